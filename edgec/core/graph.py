@@ -1,0 +1,118 @@
+"""The graph that moves through the compiler: an ONNX model and what ONNX cannot say about it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+Arrays = dict[str, np.ndarray]
+"""Tensors by name: the feeds or the results of one run."""
+
+Semantics = Literal["image", "tokens", "mask", "features", "unknown"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: the tensor's name in the graph.
+        shape: sizes; a string is a dimension left open by name, None for the whole an unknown rank.
+        dtype: a numpy dtype name (`float32`, `int64`, `bool`, …).
+        semantics: what the values mean, as far as the source tells.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    semantics: Semantics = "unknown"
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every dimension has a size."""
+        return all(isinstance(size, int) for size in self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a graph came from.
+
+    Attributes:
+        spec: what the user named, `timm:deit_tiny_patch16_224` or a file's name.
+        kind: `onnx`, `torch`, `timm`, `transformers` or `zoo`.
+        name: short name, used for the bundle's folder.
+        sha256: hash of the model's structure and weights.
+        exporter: `none` for an ONNX file, else `dynamo` or `torchscript`.
+        exporter_reason: why that exporter; with what the other one failed.
+        weights: whose weights these are, in words.
+        notes: anything the user should read, one sentence each; shown in the report.
+    """
+
+    spec: str
+    kind: str
+    name: str
+    sha256: str
+    exporter: str = "none"
+    exporter_reason: str = ""
+    weights: str = "from the file"
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass
+class Graph:
+    """A model on its way through the compiler.
+
+    Attributes:
+        model: the ONNX model (opset `dialect.ONNX_OPSET` once a frontend has returned it). Every
+            node carries `dialect.SOURCE_KEY` in its metadata.
+        source: where it came from.
+        inputs: the inputs, in the graph's order.
+        examples: feeds, one dict a sample; drawn, distinct, never all zeros.
+        references: what the source itself computed on each of `examples`, in the same order.
+        run_source: runs the untouched source on feeds; used for accuracy and for benchmarks.
+        exported: path of the exporter's own, untouched ONNX file; the baseline of benchmarks.
+        preprocessing: how raw data becomes an input, per input name (`mean`, `std`, `size`, …).
+        labels: class names where the source has them.
+    """
+
+    model: ir.Model
+    source: Source
+    inputs: tuple[TensorSpec, ...]
+    examples: list[Arrays]
+    references: list[Arrays]
+    run_source: Callable[[Mapping[str, np.ndarray]], Arrays] | None = None
+    exported: str | None = None
+    preprocessing: dict[str, dict[str, object]] = dataclasses.field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs, in the graph's order."""
+        return tuple(tensor_spec(value) for value in self.model.graph.outputs)
+
+    def with_model(self, model: ir.Model) -> Graph:
+        """The same graph around another model."""
+        return dataclasses.replace(self, model=model)
+
+    def clone(self) -> Graph:
+        """A copy whose model can be edited without touching this one; tensors are shared."""
+        return self.with_model(self.model.clone())
+
+
+def tensor_spec(value: ir.Value, semantics: Semantics = "unknown") -> TensorSpec:
+    """The spec of a graph input or output.
+
+    Raises:
+        ValueError: the value has no name, dtype or shape.
+    """
+    if value.name is None or value.dtype is None or value.shape is None:
+        raise ValueError(f"value {value.name!r} has no name, dtype or shape")
+    shape = tuple(
+        size if isinstance(size, int) else (size.value or f"{value.name}_{axis}")
+        for axis, size in enumerate(value.shape)
+    )
+    return TensorSpec(value.name, shape, value.dtype.numpy().name, semantics)

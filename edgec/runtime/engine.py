@@ -1,0 +1,97 @@
+"""The contract of an engine: opened from a folder, fed with arrays, profiled by layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from edgec.core.errors import IntegrityError
+from edgec.core.graph import Arrays
+
+DESCRIPTION = "engine.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineDescription:
+    """`engine.json`: all that is needed to open an engine's folder.
+
+    Attributes:
+        kind: `ort` or `openvino`.
+        model: the model file's name inside the folder.
+        precision: `fp32`, `fp16`, `bf16` or `int8`.
+        threads: worker threads; 0 leaves it to the engine.
+        form: the lowering form that the graph is in.
+        layers: engine node name → the user's layer name.
+        extensions: shared libraries to load first, relative to the bundle.
+    """
+
+    kind: str
+    model: str
+    precision: str
+    threads: int
+    form: str
+    layers: dict[str, str]
+    extensions: tuple[str, ...] = ()
+
+    def write(self, folder: Path) -> None:
+        """Write `engine.json` into the folder."""
+        text = json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> EngineDescription:
+        """Read `engine.json` from the folder.
+
+        Raises:
+            IntegrityError: it is missing or malformed.
+        """
+        path = folder / DESCRIPTION
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{**fields, "extensions": tuple(fields.get("extensions", ()))})
+        except (OSError, ValueError, TypeError) as error:
+            raise IntegrityError(
+                f"the engine's description cannot be read ({error})",
+                where=str(path),
+                fix="compile the model again",
+            ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerTime:
+    """Time of one engine layer.
+
+    Attributes:
+        layer: the engine's own name of it.
+        source: the user's layer name.
+        op: the engine's kernel or op type.
+        microseconds: median time of one run.
+    """
+
+    layer: str
+    source: str
+    op: str
+    microseconds: float
+
+
+class Engine(Protocol):
+    """A model ready to run in one process.
+
+    Inputs and outputs keep the source's names and dtypes whatever the precision inside.
+    """
+
+    description: EngineDescription
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """Run once. Feeds are not checked here; `Session.run` does that."""
+
+    def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
+        """Run with the engine's own per-layer timers; in execution order."""
+
+    def close(self) -> None:
+        """Free the engine and its threads."""
