@@ -93,7 +93,6 @@ def _open_ort(graph: Graph, precision: str) -> Iterator[Peer]:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     yield Peer("ort", "fp32", lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True)))
-    del session
 
 
 @contextlib.contextmanager
@@ -117,7 +116,6 @@ def _open_openvino(graph: Graph, precision: str) -> Iterator[Peer]:
         return {name: np.array(results[index]) for index, name in enumerate(names)}
 
     yield Peer("openvino", precision, run)
-    del request, compiled, core
 
 
 @contextlib.contextmanager
