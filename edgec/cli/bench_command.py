@@ -51,7 +51,7 @@ def _print(fields: dict[str, Any]) -> None:
     from edgec.cli.output import print_table
 
     print(
-        f"{fields['model']} on {fields['device']}: milliseconds a run, {fields['blocks']} alternating blocks each"
+        f"{fields['model']} on {fields['device']}: milliseconds a run, {fields['blocks']} alternating blocks"
     )
     print_table(
         ["engine", "p50", "p90", "spread %", "edgec's latency over it"],
