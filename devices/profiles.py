@@ -204,20 +204,8 @@ class _Reader:
         self._used: set[str] = set()
 
     def profile(self) -> DeviceProfile:
-        allowed = [
-            "name",
-            "title",
-            "vendor",
-            "kind",
-            "chip",
-            "notes",
-            "sources",
-            "compute",
-            "memory",
-            "power_modes",
-            "software",
-        ]
-        self._only(self._fields, allowed, "")
+        allowed = tuple(field.name for field in dataclasses.fields(DeviceProfile) if field.name != "origin")
+        self._only(self._fields, (*allowed, "sources"), "")
         self._documents = self._read_documents()
         kind = self._text("kind")
         if kind not in KINDS:
