@@ -94,7 +94,7 @@ def test_every_data_file_reaches_the_wheel() -> None:
 def test_importing_edgec_imports_nothing_heavy() -> None:
     code = (
         "import sys, edgec; "
-        "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'openvino', 'numpy', 'typer'} & set(sys.modules); "
+        "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'openvino', 'numpy'} & set(sys.modules); "
         "sys.exit(str(heavy) if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

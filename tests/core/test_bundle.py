@@ -75,9 +75,14 @@ def test_a_missing_and_an_added_file_are_noticed(tmp_path: Path) -> None:
 
 def test_a_failure_leaves_nothing_and_keeps_the_old_bundle(tmp_path: Path) -> None:
     old = make(tmp_path / "m.edgec").manifest
-    with pytest.raises(KeyboardInterrupt), bundles.writing(tmp_path / "m.edgec") as scratch:
-        (scratch / "half").write_text("x")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with bundles.writing(tmp_path / "m.edgec") as scratch:
+            (scratch / "half").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.edgec"]
     assert Bundle.open(tmp_path / "m.edgec").manifest == old
 
