@@ -191,7 +191,7 @@ def _builtin() -> dict[str, DeviceProfile]:
         if found.name != path.stem:
             raise RequestError(f"the name is {found.name!r}, the file's is {path.stem!r}", where=str(path))
         known[found.name] = found
-    return known
+    return dict(sorted(known.items()))
 
 
 class _Reader:
