@@ -51,7 +51,8 @@ def main() -> None:
             "from edgec.core.timing import measure\n"
             "session = edgec.load(sys.argv[1])\n"
             "feeds = session.bundle.samples()[0][0]\n"
-            "found = measure({'session': lambda: session.run(feeds), 'engine': lambda: session.engine.run(feeds)},"
+            "calls = {'session': lambda: session.run(feeds), 'engine': lambda: session.engine.run(feeds)}\n"
+            "found = measure(calls,"
             " blocks=21, block_seconds=0.3)\n"
             "print(json.dumps(found['session'].ratio_to(found['engine'])))"
         )
