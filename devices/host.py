@@ -1,4 +1,4 @@
-"""The profile of the machine edgec runs on: read from the system, and measured once."""
+"""The machine edgec runs on: its profile as the system tells it, and its rates, measured once."""
 
 from __future__ import annotations
 
@@ -19,58 +19,73 @@ _MEASURING_PACKAGES = ("numpy", "onnxruntime", "openvino", "torch")
 
 @dataclasses.dataclass(frozen=True)
 class HostProfile:
-    """This machine.
+    """This machine, read in milliseconds; nothing is measured.
 
     Attributes:
+        name: one line to put beside a latency: `AMD EPYC, 2 cores`.
         processor: what the system tells.
-        rates: what was measured; None where nothing has been yet.
-        measured_at: when, ISO 8601 in UTC; empty where nothing has been.
+    """
+
+    name: str
+    processor: Processor
+
+    def to_dict(self) -> dict[str, object]:
+        """As plain data, for JSON: the name and the processor's fields."""
+        return {"name": self.name, **dataclasses.asdict(self.processor)}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredRates:
+    """This machine's rates and when they were measured.
+
+    Attributes:
+        rates: the rates.
+        measured_at: when, ISO 8601 in UTC.
         packages: versions of the packages that measured.
     """
 
-    processor: Processor
-    rates: Rates | None
+    rates: Rates
     measured_at: str
     packages: dict[str, str]
 
-    @property
-    def title(self) -> str:
-        """One line that names the machine beside a latency: `AMD EPYC, 2 cores`."""
-        cores = self.processor.usable_cores
-        return f"{self.processor.model}, {cores} {'core' if cores == 1 else 'cores'}"
-
     def to_dict(self) -> dict[str, object]:
-        """The profile as plain data, for JSON; `title` included."""
-        return {"title": self.title, **dataclasses.asdict(self)}
+        """As plain data, for JSON."""
+        return {
+            **dataclasses.asdict(self.rates),
+            "products": [dataclasses.asdict(product) for product in self.rates.products],
+            "measured_at": self.measured_at,
+            "packages": dict(self.packages),
+        }
 
 
-def host_profile(*, measure: bool = True, again: bool = False) -> HostProfile:
-    """This machine's profile.
+def host_profile() -> HostProfile:
+    """This machine's profile."""
+    processor = read_processor()
+    cores = processor.usable_cores
+    return HostProfile(f"{processor.model}, {cores} {'core' if cores == 1 else 'cores'}", processor)
+
+
+def measured_rates(*, again: bool = False) -> MeasuredRates:
+    """This machine's rates, from the cache where this processor was measured with these packages.
 
     Args:
-        measure: measure the rates where no measurement of this processor with these package versions
-            is cached (about three seconds); without it, cached rates or none.
-        again: measure even where a measurement is cached, and replace it.
+        again: measure now (about four seconds) and replace what is cached.
     """
-    processor = read_processor()
-    packages = _versions()
-    cached = _cache_file(processor, packages)
-    if not again:
-        kept = _read_cache(cached)
-        if kept is not None or not measure:
-            rates, measured_at = kept or (None, "")
-            return HostProfile(processor, rates, measured_at, packages)
-    rates = measure_rates(processor.usable_cores)
-    measured_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    _write_cache(cached, rates, measured_at)
-    return HostProfile(processor, rates, measured_at, packages)
+    processor, packages = read_processor(), _versions()
+    path = _cache_file(processor, packages)
+    kept = None if again else _read_cache(path)
+    if kept is None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        kept = (measure_rates(processor.usable_cores), now)
+        _write_cache(path, *kept)
+    return MeasuredRates(*kept, packages)
 
 
 def cache_folder() -> Path:
     """Where measurements are kept: `edgec` under `$XDG_CACHE_HOME`, or under `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG base directory specification: a relative path is invalid and ignored.
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "edgec"
+    return (base if base.is_absolute() else Path.home() / ".cache") / "edgec"
 
 
 def _versions() -> dict[str, str]:

@@ -145,9 +145,9 @@ class DeviceProfile:
         return fields
 
 
-def profiles() -> dict[str, DeviceProfile]:
-    """All profiles that come with edgec, by name, sorted."""
-    return dict(_builtin())
+def profiles() -> list[DeviceProfile]:
+    """All profiles that come with edgec, in the order of their names."""
+    return list(_builtin().values())
 
 
 def profile(name: str) -> DeviceProfile:
