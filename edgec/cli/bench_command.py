@@ -24,7 +24,7 @@ def command(
     seed: options.Seed = 0,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure a bundle, or a model compiled for the purpose, beside its peers."""
+    """Measure a model or a bundle beside its peers."""
     from edgec.benchmark import bench
     from edgec.cli.output import print_json
     from edgec.core.progress import progress

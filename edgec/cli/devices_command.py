@@ -14,7 +14,7 @@ def command(
     measure: Annotated[bool, typer.Option("--measure", help="measure this machine's rates again")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show this machine's profile, measured, and the known devices' profiles, from their sources."""
+    """Show this machine, measured, and the known devices."""
     from edgec.cli.output import print_json, print_table
     from edgec.devices.host import host_profile, measured_rates
     from edgec.devices.profiles import profile, profiles

@@ -10,7 +10,7 @@ from edgec.cli import options
 
 
 def command(as_json: options.AsJson = False) -> None:
-    """Check Python, packages, compilers and tools; exit 1 if something needed is broken."""
+    """Check packages, compilers and tools."""
     from edgec.cli.output import print_json, print_table
     from edgec.devices.doctor import diagnose
 

@@ -16,7 +16,7 @@ def command(
     seed: options.Seed = 0,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show ops, parameters, multiply-accumulates, attention sites and what the passes would fuse."""
+    """Show what a model is made of and what would fuse."""
     from edgec.cli.output import print_json
     from edgec.core.bundle import MANIFEST, Bundle
     from edgec.core.progress import progress

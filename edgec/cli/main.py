@@ -57,11 +57,11 @@ def main() -> None:
     # A flag of the whole program may stand anywhere on the line.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     with _interruptible(), _quiet(debug):
-        status = _run(arguments, debug)
+        status = run(arguments, debug)
     sys.exit(status)
 
 
-def _run(arguments: list[str], debug: bool) -> int:
+def run(arguments: list[str], debug: bool) -> int:
     as_json = "--json" in arguments
     try:
         result = app(arguments, prog_name="edgec", standalone_mode=False)

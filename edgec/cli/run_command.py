@@ -21,7 +21,7 @@ def command(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Run a bundle on inputs from an .npz file, or on its own first sample."""
+    """Run a bundle on given inputs, or on its own sample."""
     import numpy as np
 
     from edgec.core.bundle import read_arrays, write_arrays

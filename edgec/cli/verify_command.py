@@ -6,7 +6,7 @@ from edgec.cli import options
 
 
 def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None:
-    """Check a bundle's files, run its samples, and compare with the source's own outputs."""
+    """Prove a bundle from the bundle alone."""
     from edgec.core.bundle import Bundle
     from edgec.core.errors import NumericsError
     from edgec.core.numerics import GATES, compare
