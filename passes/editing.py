@@ -130,6 +130,7 @@ class Editor:
         *,
         like: ir.Node,
         before: ir.Node | None = None,
+        after: ir.Node | None = None,
         attributes: Mapping[str, Any] | None = None,
         domain: str = "",
         shape: Shape | ir.Shape | None = None,
@@ -142,7 +143,8 @@ class Editor:
             op_type: the op.
             inputs: its inputs.
             like: the node it stands for; gives the source layer and the name's stem.
-            before: insert in front of this node; in front of `like` where not given.
+            before: insert in front of this node; in front of `like` where neither place is given.
+            after: insert behind this node instead.
             attributes: Python values, converted to ONNX attributes; None values are left out.
             domain: the op's domain.
             shape: shape of the first output, where known.
@@ -168,7 +170,10 @@ class Editor:
             output.type = ir.TensorType(dtype)
         if domain == EDGEC_DOMAIN:
             self.model.opset_imports.setdefault(EDGEC_DOMAIN, EDGEC_OPSET)
-        self.graph.insert_before(before or like, node)
+        if after is not None:
+            self.graph.insert_after(after, node)
+        else:
+            self.graph.insert_before(before or like, node)
         return output
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:

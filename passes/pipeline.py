@@ -12,6 +12,12 @@ _MODULES = {
     "canonicalize.constants": "canonicalize.constants",
     "canonicalize.shapes": "canonicalize.shapes",
     "canonicalize.identity": "canonicalize.identity",
+    "fuse.conv_batchnorm": "fuse.conv_batchnorm",
+    "fuse.layer_norm": "fuse.layer_norm",
+    "fuse.rms_norm": "fuse.rms_norm",
+    "fuse.gelu": "fuse.gelu",
+    "fuse.silu": "fuse.silu",
+    "fuse.matmul_add": "fuse.matmul_add",
     "canonicalize.dead": "canonicalize.dead",
 }
 

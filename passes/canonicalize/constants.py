@@ -100,7 +100,10 @@ class _Folding:
         name = old.name
         old.name = self.editor.fresh_name(f"{name}_folded")
         value = ir.Value(
-            name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+            name=name,
+            shape=ir.Shape(tensor.shape.numpy()),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
         )
         tensor.name = name
         value.metadata_props.update(old.metadata_props)

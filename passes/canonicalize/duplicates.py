@@ -10,13 +10,13 @@ from edgec.passes.editing import Editor, constant_tensor
 
 DRAWS = frozenset(
     [
+        "Bernoulli",
+        "Dropout",
+        "Multinomial",
         "RandomNormal",
         "RandomNormalLike",
         "RandomUniform",
         "RandomUniformLike",
-        "Bernoulli",
-        "Multinomial",
-        "Dropout",
     ]
 )
 """Ops whose result is another one each time."""
