@@ -36,7 +36,9 @@ def bar(value: float, largest: float, css: str = "") -> Markup:
     return _svg(10, _rect(0, 0, width, 10, f"fill {css}".strip()), "bar")
 
 
-def spread_bar(p50: float, p90: float | None, blocks: Sequence[float], largest: float, css: str = "") -> Markup:
+def spread_bar(
+    p50: float, p90: float | None, blocks: Sequence[float], largest: float, css: str = ""
+) -> Markup:
     """A bar up to the median, a whisker over the range of the blocks' medians, a tick at the 90th percentile.
 
     Args:

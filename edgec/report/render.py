@@ -94,18 +94,24 @@ def render(report: Mapping[str, Any]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     entries = data["latency"]["entries"]
     slowest = sorted(data["layers"], key=lambda layer: -layer["microseconds"])[: layers.TOP_LAYERS]
-    return _environment().get_template("page.html.j2").render(
-        report=data,
-        style=(_TEMPLATES / "style.css").read_text(encoding="utf-8"),
-        script=script,
-        script_digest=digest,
-        verdicts=summary.verdicts(data),
-        chosen=summary.chosen(data),
-        longest=max((max([entry["p90"] or 0.0, *entry["blocks"]]) for entry in entries), default=0.0) * 1.02,
-        total=sum(layer["microseconds"] for layer in data["layers"]),
-        slowest=slowest,
-        modules=layers.by_module(data["layers"]),
-        kinds=layers.by_kind(data["layers"]),
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=data,
+            style=(_TEMPLATES / "style.css").read_text(encoding="utf-8"),
+            script=script,
+            script_digest=digest,
+            verdicts=summary.verdicts(data),
+            chosen=summary.chosen(data),
+            longest=max((max([entry["p90"] or 0.0, *entry["blocks"]]) for entry in entries), default=0.0)
+            * 1.02,
+            total=sum(layer["microseconds"] for layer in data["layers"]),
+            slowest=slowest,
+            fusions=[step for step in data["passes"] if step["name"].startswith("fuse.") and step["matched"]],
+            modules=layers.by_module(data["layers"]),
+            kinds=layers.by_kind(data["layers"]),
+        )
     )
 
 
@@ -118,7 +124,18 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("milliseconds", "microseconds", "ratio", "share", "score", "points", "small", "cosine", "count", "shape")
+    names = (
+        "milliseconds",
+        "microseconds",
+        "ratio",
+        "share",
+        "score",
+        "points",
+        "small",
+        "cosine",
+        "count",
+        "shape",
+    )
     environment.filters.update({name: getattr(formats, name) for name in names})
     environment.globals.update(charts=charts, kind=layers.kind, plural=formats.plural)
     return environment

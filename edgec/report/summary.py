@@ -47,7 +47,12 @@ def best_baseline(report: Report) -> LatencyEntry | None:
 
 def verdicts(report: Report) -> list[Verdict]:
     """The cards, in the order they are read."""
-    return [_latency(report), _against_peer(report), _numerics(report["numerics"]["gates"]), _accuracy(report)]
+    return [
+        _latency(report),
+        _against_peer(report),
+        _numerics(report["numerics"]["gates"]),
+        _accuracy(report),
+    ]
 
 
 def _latency(report: Report) -> Verdict:
@@ -72,7 +77,9 @@ def _against_peer(report: Report) -> Verdict:
     noise = max(entry["spread"] or 0.0, peer["spread"] or 0.0)
     if abs(ratio - 1) <= min(noise, 0.02):
         return Verdict(title, formats.ratio(1 / ratio), "×", f"Level with it: {beside}.", "plain")
-    word, mood = ("as fast as the best peer", "good") if ratio < 1 else ("as fast: slower than the best peer", "bad")
+    word, mood = (
+        ("as fast as the best peer", "good") if ratio < 1 else ("as fast: slower than the best peer", "bad")
+    )
     return Verdict(title, formats.ratio(1 / ratio), "×", f"{word.capitalize()}: {beside}.", mood)  # type: ignore[arg-type]
 
 
@@ -96,7 +103,11 @@ def _accuracy(report: Report) -> Verdict:
         return Verdict("Accuracy", formats.NONE, "", "No evaluation data was given.", "plain")
     figure = formats.score(scores["engine"]).removesuffix(" %")
     drop = scores["drop"]
-    change = "no drop" if abs(drop) < 5e-5 else f"a {'drop' if drop > 0 else 'gain'} of {formats.points(abs(drop))} points"
+    change = (
+        "no drop"
+        if abs(drop) < 5e-5
+        else f"a {'drop' if drop > 0 else 'gain'} of {formats.points(abs(drop))} points"
+    )
     text = (
         f"{scores['metric'].capitalize()} of the engine; the source has {formats.score(scores['source'])}, {change}, on "
         f"{formats.plural(scores['samples'], 'sample')}."
