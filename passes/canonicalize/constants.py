@@ -112,7 +112,7 @@ class _Folding:
         self.editor.replace(old, value)
 
     def _become_array(self, node: ir.Node, index: int, array: np.ndarray) -> None:
-        self._become(node, index, ir.tensor(np.ascontiguousarray(array).reshape(array.shape)))
+        self._become(node, index, ir.tensor(np.asarray(array, order="C")))
 
     def _sizes(self, node: ir.Node) -> bool:
         value = node.inputs[0]
