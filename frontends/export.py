@@ -287,7 +287,6 @@ def _dynamo(call: _Call, program: torch.export.ExportedProgram, opset: int, path
 
 def _torchscript(call: _Call, opset: int, path: Path) -> None:
     import torch
-
     import torch.jit
 
     # A scripted module cannot be traced inside another; it is exported as it is.

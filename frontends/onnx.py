@@ -89,7 +89,7 @@ def from_onnx(
     to_dialect(model, where=path)
     set_output_shapes(model, references)
     progress.step(f"checking the conversion from opset {opset}")
-    check_conversion(model, opset, feeds, references, folder=file.absolute().parent, where=path)
+    unchecked = check_conversion(model, opset, feeds, references, folder=file.absolute().parent, where=path)
     return Graph(
         model=model,
         source=Source(
@@ -98,7 +98,7 @@ def from_onnx(
             name=name or file.stem,
             sha256=fingerprint(model),
             exporter_reason=f"an ONNX file of opset {opset}",
-            notes=tuple(notes),
+            notes=(*notes, *([unchecked] if unchecked else [])),
         ),
         inputs=input_specs(model, {item.name: item.semantics for item in asked}),
         examples=feeds,

@@ -103,7 +103,7 @@ def check_conversion(
     *,
     folder: Path,
     where: str,
-) -> None:
+) -> str | None:
     """Run a model whose opset was converted, and compare it with what the source computed.
 
     Args:
@@ -114,11 +114,14 @@ def check_conversion(
         folder: where the model's external data lies.
         where: the source, for messages.
 
+    Returns:
+        what to tell the user where ONNX Runtime lacks an op of the newer opset, else None.
+
     Raises:
         JobError: it does not run, or computes something else.
     """
     if opset == ONNX_OPSET or any(node.domain == EDGEC_DOMAIN for node in model.graph.all_nodes()):
-        return
+        return None
     advice = f"export the model with opset {ONNX_OPSET}"
     try:
         if _inline_bytes(model) > _INLINE_BYTES:
@@ -131,7 +134,10 @@ def check_conversion(
     except Exception as error:  # ONNX Runtime's own classes
         _logger.debug("the converted model does not run", exc_info=error)
         if "NOT_IMPLEMENTED" in str(error):
-            return  # the references came from onnx's evaluator then
+            return (
+                f"The conversion from opset {opset} to {ONNX_OPSET} could not be checked by running it "
+                f"({first_line(error)})."
+            )
         raise JobError(
             f"the model does not run any more after conversion from opset {opset} to {ONNX_OPSET}: "
             f"{first_line(error)}",
@@ -146,6 +152,7 @@ def check_conversion(
             where=where,
             fix=advice,
         )
+    return None
 
 
 def _run(session, feeds: Sequence[Arrays]) -> list[Arrays]:  # type: ignore[no-untyped-def]

@@ -162,7 +162,9 @@ def from_module(
     set_input_shapes(model, kept)
     set_output_shapes(model, references)
     feeds = [{key: value for key, value in feed.items() if key in taken} for feed in feeds]
-    check_conversion(model, opset, feeds, references, folder=exported.path.parent, where=spec)
+    unchecked = check_conversion(model, opset, feeds, references, folder=exported.path.parent, where=spec)
+    if unchecked:
+        said.append(unchecked)
     return Graph(
         model=model,
         source=Source(
