@@ -60,8 +60,8 @@ def warnings(report: Report) -> list[str]:
     entry = chosen(report)
     if entry is not None and (entry["spread"] or 0.0) > BUSY:
         found.append(
-            f"The machine was busy: the blocks of the chosen engine spread by {formats.share(entry['spread'])} "
-            "of their median. Measure again on an idle machine before quoting a latency."
+            f"The machine was busy: the chosen engine's blocks spread by {formats.share(entry['spread'])} of "
+            "their median. Measure again on an idle machine before quoting a latency."
         )
     return found
 

@@ -258,7 +258,7 @@ def test_a_busy_machine_is_said_first(sample_report: dict[str, Any]) -> None:
     assert "The machine was busy" not in Page(render(sample_report)).text
     sample_report["latency"]["entries"][0]["spread"] = 0.6
     text = Page(render(sample_report)).text
-    assert "The machine was busy: the blocks of the chosen engine spread by 60 %" in text
+    assert "The machine was busy: the chosen engine's blocks spread by 60 %" in text
 
 
 def test_samples_are_listed_where_the_run_kept_them(sample_report: dict[str, Any]) -> None:
