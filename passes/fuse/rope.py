@@ -249,7 +249,7 @@ def _fuse(editor: Editor, node: ir.Node, rotation: Rotation) -> ir.Node:
     target: Layout = (batch, heads, layout[rotation.axis], layout[-1])
     before = tuple(size for size in sizes(rotation.source) or () if size is not None)
     views = ancestry(axes, rotation.source, axes.reshape(layout, before), scaling=False)
-    view = best_view(axes, views, target)
+    view = best_view(axes, views, target, consumed=True)
     assert view is not None
     source = emit(editor, view.value, plan(axes, view.layout, target), like=node, before=end)
     count = axes.size(batch)
