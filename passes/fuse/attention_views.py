@@ -65,8 +65,8 @@ def ancestry(
     while (node := producer(views[-1].value)) is not None:
         view = views[-1]
         if scaling and (scaled := scalar_factor(node)) is not None:
-            source, by = scaled
-            views.append(View(source, view.layout, view.factor * by))
+            unscaled, by = scaled
+            views.append(View(unscaled, view.layout, view.factor * by))
             continue
         source = node.inputs[0] if node.inputs else None
         if source is None:
