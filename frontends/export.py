@@ -168,7 +168,11 @@ def _verify(path: Path, examples: Sequence[Arrays], references: Sequence[Arrays]
 
 @contextlib.contextmanager
 def without_fast_path() -> Iterator[None]:
-    """No gradients, and not the fused path of TransformerEncoder, which no exporter can write."""
+    """No gradients, and not the fused path of TransformerEncoder, which no exporter can write.
+
+    Under gradients, attention with a bias that needs them is captured with other strides than its
+    decomposition has, and the reshape behind it fails in the exporter.
+    """
     import torch
 
     enabled = torch.backends.mha.get_fastpath_enabled()
@@ -198,25 +202,17 @@ def _capture(call: _Call) -> torch.export.ExportedProgram:
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
         )
-    _repair(program.graph_module)
+    _fold_attentions(program.graph_module)
     return program
 
 
-def _repair(graph_module: torch.fx.GraphModule) -> None:
-    """Rewrite what torch's ONNX translation trips over, keeping the meaning.
-
-    - A `view` was legal for the strides at capture and may not be after decomposition: `reshape`.
-    - Attention is translated for tensors of rank 4 only: leading dimensions are folded into one.
-    """
+def _fold_attentions(graph_module: torch.fx.GraphModule) -> None:
+    """Fold the leading dimensions of attention into one: torch translates it for rank 4 only."""
     import torch
 
-    aten = torch.ops.aten
+    attention = torch.ops.aten.scaled_dot_product_attention.default
     for node in list(graph_module.graph.nodes):
-        if node.op != "call_function":
-            continue
-        if node.target is aten.view.default:
-            node.target = aten.reshape.default
-        elif node.target is aten.scaled_dot_product_attention.default:
+        if node.op == "call_function" and node.target is attention:
             _fold_attention(graph_module.graph, node)
     graph_module.recompile()
 
