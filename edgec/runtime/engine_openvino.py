@@ -48,8 +48,11 @@ class OpenVinoEngine:
         self._tensor = openvino.Tensor
         self._request = self._compiled.create_infer_request()
         self._infer = _plain_infer()
-        self._inputs = {port.get_any_name(): index for index, port in enumerate(self._compiled.inputs)}
-        self._outputs = [port.get_any_name() for port in self._compiled.outputs]
+        # By place, where the description has the names: OpenVINO lets a tensor have several.
+        inputs = self.description.inputs or [port.get_any_name() for port in self._compiled.inputs]
+        outputs = self.description.outputs or [port.get_any_name() for port in self._compiled.outputs]
+        self._inputs = {name: index for index, name in enumerate(inputs)}
+        self._outputs = list(outputs)
         self._buffers = self._own_buffers()
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:

@@ -53,6 +53,8 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
         threads=0,
         form=candidate.form,
         layers=layers,
+        inputs=tuple(value.name or "" for value in graph.model.graph.inputs if not value.is_initializer()),
+        outputs=tuple(value.name or "" for value in graph.model.graph.outputs),
     ).write(folder)
 
 

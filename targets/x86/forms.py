@@ -56,11 +56,14 @@ def forms(graph: Graph, engine: str, precision: str, *, alone: bool) -> list[str
 def lowered(graph: Graph, candidate: Candidate) -> Graph:
     """The neutral graph in a form; the given graph is left as it is."""
     from edgec.passes.decompose import load_passes
-    from edgec.targets.x86 import flat_norm, separate_projections  # noqa: F401
+    from edgec.targets.x86 import flat_norm, separate_projections, wide_bias  # noqa: F401
 
     load_passes()
     copy = graph.clone()
-    Pipeline.named(_PIPELINES[candidate.engine, candidate.form]).run(copy.model)
+    names = _PIPELINES[candidate.engine, candidate.form]
+    if candidate.precision == "bf16":
+        names = (*names, "x86.wide_bias")
+    Pipeline.named(names).run(copy.model)
     return copy
 
 
