@@ -11,8 +11,7 @@ from edgec.core.errors import JobError
 from edgec.core.evaluation import save_model
 from edgec.core.graph import Graph
 from edgec.runtime.engine import EngineDescription
-from edgec.runtime.engine_openvino import configuration, import_openvino
-from edgec.runtime.threads import worker_threads
+from edgec.runtime.engine_openvino import import_openvino
 from edgec.targets.base import Candidate
 from edgec.targets.x86.layers import LayerNames
 
@@ -23,7 +22,7 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
     """Write a lowered graph as an OpenVINO engine.
 
     Weights keep their fp32 bits whatever the engine computes in: OpenVINO rounds them when it opens
-    the engine, and a later fp32 opening loses nothing.
+    the engine, and a later fp32 opening loses nothing. It compiles for the processor when it opens.
 
     Raises:
         JobError: OpenVINO does not take the model.
@@ -39,8 +38,6 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
             _rename(model, names)
             layers = _layers(model, names)
             openvino.save_model(model, str(folder / _MODEL), compress_to_fp16=False)
-        settings = configuration(candidate.precision, worker_threads())
-        core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise JobError(
             f"OpenVINO {openvino.__version__} does not take the lowered graph ({_gist(error)})",

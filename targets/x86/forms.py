@@ -72,9 +72,15 @@ def exported(graph: Graph) -> Graph:
     assert graph.exported is not None
     model = ir.load(graph.exported)
     names = LayerNames(graph.model)
-    for node in model.graph.all_nodes():
-        outputs = (value.name for value in node.outputs if value.name)
-        layer = names.find([node.name or "", *outputs])
+    nodes = list(model.graph.all_nodes())
+    for node in nodes:
+        layer = names.find([node.name or "", *(value.name for value in node.outputs if value.name)])
         if layer is not None:
             node.metadata_props[SOURCE_KEY] = layer
+    # What the passes rewrote has another name now: it belongs to whom it feeds.
+    for node in reversed(nodes):
+        if SOURCE_KEY not in node.metadata_props:
+            readers = (use.node for value in node.outputs for use in value.uses())
+            layers = (reader.metadata_props.get(SOURCE_KEY) for reader in readers)
+            node.metadata_props[SOURCE_KEY] = next(filter(None, layers), node.name or node.op_type)
     return graph.with_model(model)
