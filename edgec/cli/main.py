@@ -123,6 +123,8 @@ def _say(error: EdgecError, as_json: bool, status: int | None = None) -> None:
 def _quiet(debug: bool) -> Iterator[None]:
     """Keep the libraries' own chatter away from the user, except with --debug."""
     if debug:
+        # The frontends let the exporters speak where edgec's own logger is this talkative.
+        logging.getLogger("edgec").setLevel(logging.DEBUG)
         yield
         return
     logging.disable(logging.WARNING)
