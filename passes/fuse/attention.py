@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import onnx_ir as ir
@@ -95,19 +96,26 @@ class FuseAttention(Pass):
         editor.remove_dead()
 
 
+def _element_type(site: Site) -> ir.DataType:
+    """The type the attention runs in: the queries', or the softmax's where a mask is added in that."""
+    dtype = operand_type(site.query)
+    if site.precision in (None, dtype):
+        return dtype
+    for term in site.terms:
+        added_after_cast = term.fill is None and term.node.outputs[0].dtype != dtype
+        if added_after_cast or term.fill not in (None, -math.inf):
+            return site.precision or dtype
+    return dtype
+
+
 def _fuse(emitter: Emitter, site: Site) -> ir.Node:
-    mask = emitter.mask()
+    dtype = _element_type(site)
+    precision = site.precision or dtype
+    mask = emitter.mask(dtype)
     inputs = emitter.inputs()
     emitter.multiplied(inputs)
-    dtype = operand_type(site.query)
-    precision = site.precision or dtype
     bias = mask.value
-    if precision != dtype and bias is not None:
-        # The mask is added in the softmax's own type, so the whole attention runs in it.
-        dtype = precision
-        inputs.query, inputs.key = emitter.cast(inputs.query, dtype), emitter.cast(inputs.key, dtype)
-        if bias.dtype != ir.DataType.BOOL:
-            bias = emitter.cast(bias, dtype)
+    inputs.query, inputs.key = emitter.cast(inputs.query, dtype), emitter.cast(inputs.key, dtype)
     inputs.value = emitter.cast(inputs.value, dtype)
     made = emitter.editor.node(
         "Attention",

@@ -55,14 +55,13 @@ class Emitter:
         self.site = site
         self.axes = site.axes
 
-    def mask(self) -> Mask:
-        """The mask input.
+    def mask(self, dtype: ir.DataType) -> Mask:
+        """The mask input, in this element type where it is added.
 
         Raises:
             MissError: no exact single mask exists.
         """
         site = self.site
-        dtype = site.query.value.dtype or ir.DataType.FLOAT
         target = (site.batch, site.heads, site.rows, site.columns)
         return MaskBuilder(
             self.editor, self.axes, target, like=site.anchor, before=site.end, dtype=dtype

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from attention_graphs import Graph, attribute, fuse
+from attention_graphs import LOWEST, Graph, attribute, fuse
 from test_attention_forms import SCALES, Form, check
 
 from edgec.core.dialect import PASS_KEY, SOURCE_KEY
@@ -64,6 +64,7 @@ def test_leading_dimensions_fold_into_the_batch():
     logits = g.op("MatMul", q, g.transpose(k, 0, 1, 2, 4, 3))
     fused = fuse(g, g.op("MatMul", g.op("Softmax", logits, axis=-1), v))
     assert list(fused.nodes[0].inputs[0].shape) == [6, 2, 4, 5]
+    assert fused.ops() == ["Reshape"] * 3 + ["Attention", "Reshape"]
     assert fused.error < 1e-5
 
 
@@ -219,6 +220,35 @@ def test_softmax_in_half_precision_graphs():
     assert fused.error < 4e-3  # fp16 rounds at 4.9e-4 of values around 1, in a few places
 
 
+@pytest.mark.parametrize("after_cast", [False, True])
+def test_masks_in_half_precision_graphs(after_cast):
+    # The lowest fp32 number is -inf in fp16: a mask that is added in fp32 must stay in fp32.
+    g = Graph()
+    q, k, v = (g.op("Cast", g.input(g.draw(1, 2, 5, 4)), to=10) for _ in range(3))
+    logits = g.op("MatMul", q, g.transpose(k, 0, 1, 3, 2))
+    keep = np.tril(np.ones((5, 5), bool), -1)
+    if after_cast:
+        logits = g.op("Add", g.op("Cast", logits, to=1), g.const(np.where(keep, 0, LOWEST)))
+    else:
+        logits = g.op("Cast", g.op("Add", logits, g.const(np.where(keep, 0, -100), np.float16)), to=1)
+    p = g.op("Cast", g.op("Softmax", logits, axis=-1), to=10)
+    fused = fuse(g, g.op("Cast", g.op("MatMul", p, v), to=1))
+    (node,) = fused.nodes
+    kind = onnx.TensorProto.FLOAT if after_cast else onnx.TensorProto.FLOAT16
+    assert [value.dtype for value in node.inputs] == [kind] * 4
+    assert fused.error < 4e-3  # as above
+
+
+def test_finite_fill_in_half_precision_is_a_miss():
+    g = Graph()
+    q, k, v = (g.op("Cast", g.input(g.draw(1, 2, 5, 4)), to=10) for _ in range(3))
+    logits = g.op("MatMul", q, g.transpose(k, 0, 1, 3, 2))
+    logits = g.op("Where", g.input(g.random.random((5, 5)) < 0.5), logits, g.const(-65504, np.float16))
+    fused = fuse(g, g.op("Cast", g.op("MatMul", g.op("Softmax", logits, axis=-1), v), to=1))
+    assert fused.nodes == []
+    assert "half precision" in fused.result.log.misses[0].reason
+
+
 def native(g: Graph, q: str, k: str, v: str, *mask: str, **attributes) -> str:
     return g.op("Attention", q, k, v, *mask, **attributes)
 
@@ -282,6 +312,18 @@ def test_an_assignment_to_all_logits_is_seen_through():
     fused = fuse(g, g.op("MatMul", g.op("Softmax", logits, axis=-1), v))
     assert fused.ops() == ["Attention"]
     assert fused.error < 1e-5
+
+
+def test_an_assignment_that_adds_is_not():
+    g = Graph()
+    q, k, v = (g.input(g.draw(1, 2, 3, 4)) for _ in range(3))
+    logits = g.op("MatMul", q, g.transpose(k, 0, 1, 3, 2))
+    places = np.stack(np.meshgrid(*(np.arange(n) for n in (1, 2, 3, 3)), indexing="ij"), axis=-1)
+    bias = g.input(g.draw(1, 2, 3, 3))
+    logits = g.op("ScatterND", logits, g.const(places, np.int64), bias, reduction="add")
+    fused = fuse(g, g.op("MatMul", g.op("Softmax", logits, axis=-1), v))
+    assert fused.nodes == []
+    assert "ScatterND" in fused.result.log.misses[0].reason
 
 
 def test_bounded_logits():

@@ -165,3 +165,11 @@ def test_a_bound_behind_a_mask():
     q, k, v = parts(g)
     logits = g.op("Tanh", g.op("Add", g.op("MatMul", q, k), g.const(g.draw(5, 5))))
     assert "masked or bounded before" in reason(fuse(g, g.op("MatMul", g.op("Softmax", logits, axis=-1), v)))
+
+
+def test_nan_turned_into_something_else_than_zero():
+    g = Graph()
+    q, k, v = parts(g)
+    p = g.op("Softmax", g.op("MatMul", q, k), axis=-1)
+    p = g.op("Where", g.op("IsNaN", p), g.const(1.0), p)
+    assert "more than one consumer" in reason(fuse(g, g.op("MatMul", p, v)))

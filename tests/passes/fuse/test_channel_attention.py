@@ -32,7 +32,8 @@ def xcit(g: Graph) -> str:
     """Cross-covariance attention: q, k, v (B, H, C, N), normalised along the tokens."""
     q, k, v = packed(g, (2, 0, 3, 4, 1))
     temperature = g.const(np.abs(g.draw(HEADS, 1, 1)) + 0.5)
-    logits = g.op("Mul", g.op("MatMul", normed(g, q), g.transpose(normed(g, k), 0, 1, 3, 2)), temperature)
+    q = g.op("Mul", normed(g, q), g.const(3.0))
+    logits = g.op("Mul", g.op("MatMul", q, g.transpose(normed(g, k), 0, 1, 3, 2)), temperature)
     out = g.op("MatMul", g.op("Softmax", logits, axis=-1), v)
     return g.reshape(g.transpose(out, 0, 3, 1, 2), BATCH, TOKENS, WIDTH)
 

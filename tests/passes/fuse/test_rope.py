@@ -133,6 +133,17 @@ def test_features_that_are_not_rotated(form):
     assert attribute(nodes[0], "rotary_embedding_dim") == 4
 
 
+def test_scaled_features_beside_a_rotation_are_outside_it():
+    g = Graph()
+    x = g.input(g.draw(2, 3, 5, 10))
+    cos, sin = angles(5, 2)
+    rotated = halves(g, cut(g, x, 0, 4, -1), cos, sin, 4)
+    rest = g.op("Mul", cut(g, x, 4, 10, -1), g.const(2.0))
+    model, nodes, _ = fuse_rope(g, g.op("Concat", rotated, rest, axis=-1))
+    assert len(nodes) == 1
+    assert "Concat" in [node.op_type for node in model.graph]
+
+
 def test_tokens_before_heads_are_transposed_around_it():
     g = Graph()
     x = g.input(g.draw(2, 5, 3, 4))
