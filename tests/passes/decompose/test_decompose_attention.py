@@ -191,6 +191,13 @@ def test_the_scale_stays_outside_where_keys_share_the_columns():
     assert "Mul" in [node.op_type for node in model.graph]
 
 
+def test_the_scale_stays_outside_where_keys_are_read_from_the_same_columns_again():
+    moves = [*GATHERED[:3], h.make_node("Gather", ["t", "zero"], ["k"], axis=0), GATHERED[4]]
+    proto, x = packed_projection(moves, ["q", "k", "v"])
+    model = check(proto, [("x", x.astype(np.float32))])
+    assert "Mul" in [node.op_type for node in model.graph]
+
+
 def test_new_nodes_keep_the_source_layer():
     proto = attention_model([(name, np.zeros((1, 2, 3, 4), np.float32)) for name in "qkv"], ["y"])
     model = ir.from_proto(proto)
