@@ -57,12 +57,14 @@ def first_bad_pass(graph: Graph, pipeline: Pipeline) -> Culprit | None:
     """
     feeds = graph.examples[0]
     reference = graph.references[0]
-    if _breaks(graph.model, feeds, reference):
+    if not _runs(graph.model, feeds) or _breaks(graph.model, feeds, reference):
         return Culprit("")
     model = graph.model.clone()
     good = model.clone()
     for step in pipeline.passes:
         step(model)
+        if not _runs(model, feeds):
+            return Culprit(step.name)
         if _breaks(model, feeds, reference):
             return first_bad_layer(good, model, feeds, step.name)
         good = model.clone()
@@ -87,11 +89,18 @@ def first_bad_layer(good: ir.Model, bad: ir.Model, feeds: Arrays, pass_name: str
 
 def _breaks(model: ir.Model, feeds: Arrays, reference: Arrays) -> bool:
     try:
-        found = _run(model, feeds, [])
-        return not _FP32.accepts(compare([reference], [found]))
+        return not _FP32.accepts(compare([reference], [_run(model, feeds, [])]))
+    except ValueError:
+        return True  # another shape, or an output lost
+
+
+def _runs(model: ir.Model, feeds: Arrays) -> bool:
+    try:
+        _run(model, feeds, [])
     except Exception:
-        # Whatever stops ONNX Runtime here (a wrong shape, an op it refuses) is a broken graph.
-        return True
+        # ONNX Runtime has no common class for a graph it refuses; whatever it raises is the answer.
+        return False
+    return True
 
 
 def _run(model: ir.Model, feeds: Arrays, outputs: list[str]) -> Arrays:
