@@ -100,7 +100,7 @@ class Editor:
     def __init__(self, model: ir.Model, pass_name: str, log: MatchLog | None = None) -> None:
         self.model = model
         self.log = MatchLog() if log is None else log
-        self.graph = model.graph
+        self.graph: ir.Graph = model.graph
         self.pass_name = pass_name
         self._names = set(_names_in(model.graph))
 

@@ -12,6 +12,8 @@ _MODULES = {
     "canonicalize.constants": "canonicalize.constants",
     "canonicalize.shapes": "canonicalize.shapes",
     "canonicalize.identity": "canonicalize.identity",
+    "canonicalize.exporter": "canonicalize.exporter",
+    "canonicalize.layout": "canonicalize.layout",
     "fuse.conv_batchnorm": "fuse.conv_batchnorm",
     "fuse.layer_norm": "fuse.layer_norm",
     "fuse.rms_norm": "fuse.rms_norm",
