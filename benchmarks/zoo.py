@@ -29,14 +29,14 @@ def measure_one(name: str) -> dict[str, Any]:
     from edgec.compiler import Request, compile_graph, load, summary
     from edgec.core.timing import measure
     from edgec.peers import opened
-    from edgec.runtime.session import Session
+    from edgec.runtime.session import load as load_session
 
     graph = load(f"zoo:{name}")
     with tempfile.TemporaryDirectory() as folder:
         bundle = compile_graph(graph, Request.checked("x86", Path(folder) / "m.x86.edgec", "fp32"))
         fields = summary(bundle)
         feeds = graph.examples[0]
-        with Session(bundle) as session, opened(graph, ["ort", "openvino"]) as peers:
+        with load_session(bundle.path) as session, opened(graph, ["ort", "openvino"]) as peers:
             calls = {"edgec": lambda: session.run(feeds)}
             calls |= {peer.name: (lambda peer=peer: peer.run(feeds)) for peer in peers}
             found = measure(calls, blocks=BLOCKS, block_seconds=0.3)

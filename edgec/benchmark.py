@@ -15,7 +15,7 @@ from edgec.core.graph import Graph
 from edgec.core.progress import Progress
 from edgec.core.timing import measure
 from edgec.peers import opened
-from edgec.runtime.session import Session
+from edgec.runtime.session import load as load_session
 
 BLOCK_SECONDS = 0.3
 
@@ -67,7 +67,7 @@ def bench(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgec-bench-")))
             request = Request.checked("x86", folder / "model.x86.edgec", precision, seed=seed)
             bundle = compile_graph(graph, request, progress=progress)
-        session = stack.enter_context(Session(bundle))
+        session = stack.enter_context(load_session(bundle.path, check=False))
         feeds = bundle.samples()[0][0]
         mine = f"edgec ({bundle.manifest['engine']} {bundle.manifest['precision']})"
         calls: dict[str, Callable[[], object]] = {mine: lambda: session.run(feeds)}

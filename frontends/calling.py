@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgec.core.errors import RequestError
@@ -38,8 +38,14 @@ class Binding:
         )
 
 
-def bind(module: torch.nn.Module, example_inputs: object, where: str) -> Binding:
+def bind(module: torch.nn.Module, example_inputs: object, where: str, names: Sequence[str] = ()) -> Binding:
     """Name the example inputs: a dict's keys, or the parameters of `forward` for a tuple or a tensor.
+
+    Args:
+        module: the module.
+        example_inputs: a tensor, a tuple or a dict.
+        where: the source, for messages.
+        names: names of a tuple's entries, instead of those of `forward`.
 
     Raises:
         RequestError: the example inputs are none, or hold something that cannot be an input.
@@ -50,7 +56,7 @@ def bind(module: torch.nn.Module, example_inputs: object, where: str) -> Binding
         named = {str(name): value for name, value in example_inputs.items()}
     else:
         values = list(example_inputs) if isinstance(example_inputs, (tuple, list)) else [example_inputs]
-        named = dict(zip(_parameter_names(module, len(values)), values, strict=True))
+        named = dict(zip(names or _parameter_names(module, len(values)), values, strict=True))
     tensors, constants = {}, {}
     for name, value in named.items():
         if isinstance(value, torch.Tensor):

@@ -74,6 +74,7 @@ def from_module(
     spec: str,
     name: str,
     kind: str = "torch",
+    input_names: Sequence[str] = (),
     semantics: Mapping[str, Semantics] | None = None,
     drawings: Mapping[str, Drawing] | None = None,
     examples: Sequence[Arrays] | None = None,
@@ -98,6 +99,7 @@ def from_module(
         spec: what the user named.
         name: short name for folders.
         kind: the frontend, as in `Source.kind`.
+        input_names: names of a tuple's entries, instead of the parameters of `forward`.
         semantics: what inputs mean, by name.
         drawings: how to draw inputs, by name; from the example inputs' own values where not given.
         examples: real feeds instead of drawn ones.
@@ -120,7 +122,7 @@ def from_module(
     said = list(notes)
     module = module.cpu()
     _to_fp32(module, said)
-    binding = bind(module, example_inputs, spec)
+    binding = bind(module, example_inputs, spec, input_names)
     binding = dataclasses.replace(
         binding, tensors={key: _as_fp32(tensor) for key, tensor in binding.tensors.items()}
     )
@@ -278,8 +280,10 @@ def _settle(source: ModuleSource, feed: Arrays, where: str, notes: list[str]) ->
     ]
     if not _same(first, second):
         acting = [
-            f"{name} ({type(layer).__name__})" for name, layer in training if not list(layer.children())
-        ]
+            f"{name} ({type(layer).__name__})"
+            for name, layer in training
+            if "drop" in type(layer).__name__.lower() or hasattr(layer, "running_mean")
+        ] or [name for name, _ in training]
         raise RequestError(
             "the module's outputs change from run to run"
             + (f"; in training mode: {', '.join(acting[:5])}" if acting else ""),

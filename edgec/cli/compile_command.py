@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,8 +84,6 @@ def _refuse_what_is_not_there(tokens: str, slim: str, calib: Path | None) -> Non
 
 def _print_summary(fields: dict[str, Any]) -> None:
     latency, numerics = fields["latency_ms"], fields["numerics"]
-    for note in fields["notes"]:
-        print(f"note: {note}", file=sys.stderr)
     print(f"bundle    {fields['bundle']}")
     print(f"engine    {fields['engine']} {fields['precision']} ({fields['form']})")
     against = ""

@@ -7,14 +7,13 @@ from edgec.cli import options
 
 def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None:
     """Prove a bundle from the bundle alone."""
-    from edgec.core.bundle import Bundle
     from edgec.core.errors import NumericsError
     from edgec.core.numerics import GATES, compare
-    from edgec.runtime.session import Session
+    from edgec.runtime.session import load
 
-    opened = Bundle.open(bundle)
-    feeds, references = opened.samples()
-    with Session(opened) as session:
+    with load(bundle) as session:
+        opened = session.bundle
+        feeds, references = opened.samples()
         difference = compare(references, [session.run(feed) for feed in feeds])
     precision = opened.manifest["precision"]
     gate = GATES[precision]

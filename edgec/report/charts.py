@@ -15,7 +15,8 @@ _WIDTH = 1000
 
 
 def _svg(height: int, body: str, css: str) -> Markup:
-    return Markup(  # noqa: S704 (every text in `body` went through `escape`)
+    # Every text in `body` went through `escape`.
+    return Markup(
         f'<svg class="{css}" viewBox="0 0 {_WIDTH} {height}" preserveAspectRatio="none" '
         f'aria-hidden="true" focusable="false">{body}</svg>'
     )
@@ -23,7 +24,8 @@ def _svg(height: int, body: str, css: str) -> Markup:
 
 def _rect(x: float, y: float, width: float, height: float, css: str, title: str = "") -> str:
     inside = f"<title>{escape(title)}</title>" if title else ""
-    return f'<rect x="{x:.2f}" y="{y:g}" width="{max(width, 0):.2f}" height="{height:g}" class="{css}">{inside}</rect>'
+    place = f'x="{x:.2f}" y="{y:g}" width="{max(width, 0):.2f}" height="{height:g}"'
+    return f'<rect {place} class="{css}">{inside}</rect>'
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
@@ -76,7 +78,7 @@ def strip(parts: Sequence[tuple[float, str, str]]) -> Markup:
 
 
 def headroom(value: float, bound: float) -> Markup:
-    """A difference against its bound on a logarithmic scale of eight decades that ends ten times over the bound."""
+    """A difference against its bound: eight decades, logarithmic, up to ten times the bound."""
     decades = 8
     right = math.log10(bound) + 1
 

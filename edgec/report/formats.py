@@ -30,14 +30,17 @@ def share(value: float | None) -> str:
     return f"{percent:.0f} %" if abs(percent) >= 10 else f"{percent:.1f} %"
 
 
-def score(value: float) -> str:
-    """An accuracy as per cent with two decimals: `97.78 %`."""
-    return f"{value * 100:.2f} %"
+def score(value: float, metric: str) -> str:
+    """A score: an accuracy as `97.78 %`, a mean cosine as `0.99998`."""
+    return cosine(value) if "cosine" in metric else f"{value * 100:.2f} %"
 
 
-def points(value: float) -> str:
-    """A drop of accuracy in percentage points, signed where it is a gain: `0.28`, `−0.28`."""
-    return f"{value * 100:.2f}".replace("-", "−").replace("−0.00", "0.00")
+def drop(value: float, metric: str) -> str:
+    """A drop of a score, negative where it is a gain: `0.28 points`, `−0.28 points`; `2e-5` of a cosine."""
+    if "cosine" in metric:
+        return small(value)
+    text = f"{value * 100:.2f}"
+    return f"{'0.00' if text == '-0.00' else text.replace('-', '−')} points"
 
 
 def small(value: float) -> str:
@@ -56,7 +59,8 @@ def cosine(value: float) -> str:
     if gap <= 0:
         return "1"
     decimals = min(max(4, math.ceil(-math.log10(gap)) + 1), 15)
-    return f"{math.floor(value * 10**decimals) / 10**decimals:.{decimals}f}"
+    # Cut, not rounded: a rounded 0.99999997 would claim nines that are not there.
+    return f"{math.floor(value * 10**decimals) / 10**decimals:.{decimals}f}".rstrip("0")
 
 
 def count(value: int | None) -> str:

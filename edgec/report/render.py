@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,8 @@ from edgec.report import charts, formats, layers, summary
 from edgec.report.schema import SCHEMA, Report
 
 _TEMPLATES = Path(__file__).parent / "templates"
+
+_ROLES = {"chosen": "chosen", "candidate": "candidate", "baseline": "peer"}
 
 _EMPTY: dict[str, Any] = {
     "edgec": "",
@@ -108,6 +111,8 @@ def render(report: Mapping[str, Any]) -> str:
             * 1.02,
             total=sum(layer["microseconds"] for layer in data["layers"]),
             slowest=slowest,
+            ranked=sorted(entries, key=lambda entry: math.inf if entry["p50"] is None else entry["p50"]),
+            role_names=_ROLES,
             fusions=[step for step in data["passes"] if step["name"].startswith("fuse.") and step["matched"]],
             modules=layers.by_module(data["layers"]),
             kinds=layers.by_kind(data["layers"]),
@@ -130,7 +135,7 @@ def _environment() -> jinja2.Environment:
         "ratio",
         "share",
         "score",
-        "points",
+        "drop",
         "small",
         "cosine",
         "count",

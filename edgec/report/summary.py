@@ -10,6 +10,9 @@ from edgec.report.schema import GateResult, LatencyEntry, Report
 
 Mood = Literal["good", "bad", "plain"]
 
+LEVEL = 0.02
+"""Ratios within this much of 1, where the blocks spread as far, are called level."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
@@ -69,18 +72,18 @@ def _latency(report: Report) -> Verdict:
 def _against_peer(report: Report) -> Verdict:
     title, entry, peer = "Against the best peer", chosen(report), best_baseline(report)
     ratio = None if entry is None else entry["ratio_to_best_baseline"]
-    if entry is None or peer is None or ratio is None or not report["latency"]["measured"]:
-        return Verdict(title, formats.NONE, "", "No peer could be measured beside it.", "plain")
-    beside = f"{peer['name']} takes {formats.milliseconds(peer['p50'])} ms"
+    if entry is None or peer is None or not ratio or not report["latency"]["measured"]:
+        return Verdict(title, formats.NONE, "", "No peer was measured beside it.", "plain")
+    beside = f"the best peer, {peer['name']}, takes {formats.milliseconds(peer['p50'])} ms"
     if peer["precision"] != entry["precision"]:
-        beside += f" in {peer['precision']}, this engine runs {entry['precision']}"
-    noise = max(entry["spread"] or 0.0, peer["spread"] or 0.0)
-    if abs(ratio - 1) <= min(noise, 0.02):
-        return Verdict(title, formats.ratio(1 / ratio), "×", f"Level with it: {beside}.", "plain")
-    word, mood = (
-        ("as fast as the best peer", "good") if ratio < 1 else ("as fast: slower than the best peer", "bad")
-    )
-    return Verdict(title, formats.ratio(1 / ratio), "×", f"{word.capitalize()}: {beside}.", mood)  # type: ignore[arg-type]
+        beside += f" in {peer['precision']}; this engine runs {entry['precision']}"
+    noise = min(max(entry["spread"] or 0.0, peer["spread"] or 0.0), LEVEL)
+    figure = formats.ratio(1 / ratio)
+    if abs(ratio - 1) <= noise:
+        return Verdict(title, figure, "× its speed", f"Level: {beside}.", "plain")
+    if ratio < 1:
+        return Verdict(title, figure, "× its speed", f"Faster: {beside}.", "good")
+    return Verdict(title, figure, "× its speed", f"Slower: {beside}.", "bad")
 
 
 def _numerics(gates: list[GateResult]) -> Verdict:
@@ -90,9 +93,10 @@ def _numerics(gates: list[GateResult]) -> Verdict:
     if failed:
         names = ", ".join(gate["stage"] for gate in failed)
         return Verdict("Numerics", "failed", "", f"Beyond the gate: {names}.", "bad")
+    off, allowed = formats.small(shipped["scaled"]), formats.small(shipped["gate"]["scaled"])
     text = (
-        f"{formats.plural(len(gates), 'gate')} kept. What ships is off by {formats.small(shipped['scaled'])} of the "
-        f"output's spread; {formats.small(shipped['gate']['scaled'])} is allowed."
+        f"{formats.plural(len(gates), 'gate')} kept. What ships is off by {off} of the output's spread; "
+        f"{allowed} is allowed."
     )
     return Verdict("Numerics", "passed", "", text, "good")
 
@@ -101,15 +105,12 @@ def _accuracy(report: Report) -> Verdict:
     scores = report["accuracy"]
     if scores is None:
         return Verdict("Accuracy", formats.NONE, "", "No evaluation data was given.", "plain")
-    figure = formats.score(scores["engine"]).removesuffix(" %")
-    drop = scores["drop"]
-    change = (
-        "no drop"
-        if abs(drop) < 5e-5
-        else f"a {'drop' if drop > 0 else 'gain'} of {formats.points(abs(drop))} points"
-    )
+    metric, drop = scores["metric"], scores["drop"]
+    kept = abs(drop) < 5e-5
+    change = f"a {'drop' if drop > 0 else 'gain'} of {formats.drop(abs(drop), metric)}"
     text = (
-        f"{scores['metric'].capitalize()} of the engine; the source has {formats.score(scores['source'])}, {change}, on "
-        f"{formats.plural(scores['samples'], 'sample')}."
+        f"{metric[:1].upper()}{metric[1:]} of the engine, beside {formats.score(scores['source'], metric)} "
+        f"of the source: {'no drop' if kept else change} on {formats.plural(scores['samples'], 'sample')}."
     )
-    return Verdict("Accuracy", figure, "%", text, "plain" if drop > 5e-5 else "good")
+    figure, _, unit = formats.score(scores["engine"], metric).partition(" ")
+    return Verdict("Accuracy", figure, unit, text, "good" if kept or drop < 0 else "plain")

@@ -102,7 +102,7 @@ def _passes() -> list[dict[str, Any]]:
     ]
 
 
-@pytest.fixture()
+@pytest.fixture
 def sample_report() -> dict[str, Any]:
     """A whole report: five candidates, three peers, 76 layers, one near miss, one prediction."""
     return build_sample()
