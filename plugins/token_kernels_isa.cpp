@@ -157,23 +157,21 @@ void pack_columns(const Job& job, const Scratch& x, int64_t begin, int64_t end) 
     }
 }
 
-// exp(v) for v <= 0, to about 1 ulp (Cephes' expf).
-inline Vec exponential(Vec v) {
-    v = v < splat(-87.0f) ? splat(-87.0f) : v;
-    const Vec shifted = v * 1.44269504088896341f + 12582912.0f;
-    const Vec whole = shifted - 12582912.0f;
-    const Vec rest = (v - whole * 0.693359375f) - whole * -2.12194440e-4f;
-    Vec y = splat(1.9875691500e-4f);
-    y = y * rest + 1.3981999507e-3f;
-    y = y * rest + 8.3334519073e-3f;
-    y = y * rest + 4.1665795894e-2f;
-    y = y * rest + 1.6666665459e-1f;
-    y = y * rest + 5.0000001201e-1f;
-    y = y * rest * rest + rest + 1.0f;
-    const Int power = (__builtin_convertvector(whole, Int) + 127) << 23;
-    Vec scale;
-    __builtin_memcpy(&scale, &power, sizeof(scale));
-    return y * scale;
+// Keeps the compiler from fusing a product with the sum it goes into, where the definition rounds both.
+inline Vec rounded(Vec v) {
+    __asm__("" : "+x"(v));
+    return v;
+}
+
+constexpr float ENERGY_UNIT = 65536.0f;
+
+// One token's pull on another in units, a whole number below 2^24: x above 0, x / (1 + |x|) below.
+inline Int pull(Vec cosine, float margin) {
+    const Vec x = cosine - margin;
+    const Vec bent = x / ((x > Vec{} ? x : -x) + 1.0f);
+    const Vec units = rounded((x > Vec{} ? x : bent) * ENERGY_UNIT);
+    constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, half to even
+    return __builtin_convertvector((units + MAGIC) - MAGIC, Int);
 }
 
 // Dot products of V vectors of seekers with J hosts at a time.
@@ -211,8 +209,7 @@ inline void hosts_step(const Job& job, const Scratch& x, int64_t c, int64_t j0, 
                 best[v] = better ? alike : best[v];
                 partner[v] = better ? splat(x.hosts[j0 + j]) : partner[v];
             } else {
-                const Vec beyond = alike * load(x.scale + c + v * W) - job.margin;
-                best[v] += beyond > Vec{} ? beyond : exponential(beyond) - 1.0f;
+                partner[v] += pull(rounded(alike * load(x.scale + c + v * W)), job.margin);
             }
         }
     }
@@ -223,7 +220,7 @@ inline void columns_step(const Job& job, const Scratch& x, int64_t c) {
     Vec best[V];
     Int partner[V];
     for (int v = 0; v < V; ++v) {
-        best[v] = want == Want::Partner ? splat(-__builtin_huge_valf()) : Vec{};
+        best[v] = splat(-__builtin_huge_valf());
         partner[v] = splat(static_cast<int32_t>(0));
     }
     int64_t j = 0;
@@ -232,13 +229,13 @@ inline void columns_step(const Job& job, const Scratch& x, int64_t c) {
     for (; j + STEP <= job.hosting; j += STEP) hosts_step<V, STEP, want>(job, x, c, j, best, partner);
     for (; j < job.hosting; ++j) hosts_step<V, 1, want>(job, x, c, j, best, partner);
     for (int v = 0; v < V; ++v) {
-        store(x.best + c + v * W, best[v]);
-        if constexpr (want == Want::Partner) store(x.partner + c + v * W, partner[v]);
+        if constexpr (want == Want::Partner) store(x.best + c + v * W, best[v]);
+        store(x.partner + c + v * W, partner[v]);
     }
 }
 
 // For seekers begin … end - 1 (both multiples of PAD): the likeness to their best host and which it is, or
-// their energy.
+// their energy in place of the partner.
 template <Want want>
 void match(const Job& job, const Scratch& x, int64_t begin, int64_t end) {
     int64_t c = begin;
@@ -247,21 +244,20 @@ void match(const Job& job, const Scratch& x, int64_t begin, int64_t end) {
     for (; c + W <= end; c += W) columns_step<1, want>(job, x, c);
 }
 
-// Ranks of `ranked`: highest first, the lower index first among equals.
-void rank_all(const Scratch& x, int64_t count) {
-    const int64_t end = padded(count);
-    for (int64_t i = count; i < end; ++i) x.ranked[i] = -__builtin_huge_valf();
-    for (int64_t c = 0; c < end; c += W) {
-        const Vec mine = load(x.ranked + c);
+// Ranks: highest first, the lower index first among equals. `values` has room up to a multiple of PAD.
+template <typename V, typename S>
+void rank_all(const S* values, int32_t* rank, int64_t count) {
+    for (int64_t c = 0; c < count; c += W) {
+        const V mine = load(values + c);
         Int index;
         for (int lane = 0; lane < W; ++lane) index[lane] = static_cast<int32_t>(c) + lane;
         Int ahead = {};
         for (int64_t j = 0; j < count; ++j) {
-            const Vec other = splat(x.ranked[j]);
+            const V other = splat(values[j]);
             const Int first = splat(static_cast<int32_t>(j)) < index;
             ahead -= (other > mine) | ((other == mine) & first);
         }
-        store(x.rank + c, ahead);
+        store(rank + c, ahead);
     }
 }
 
@@ -390,7 +386,7 @@ void alternate_choice(const Job& job, const Scratch& x, int64_t sample, int64_t)
     const float* sizes = job.sizes + sample * s.length + s.guarded;
     for (int64_t i = 0; i < job.seeking; ++i)
         x.ranked[i] = sizes[2 * i] > 0.0f ? x.best[i] * x.scale[i] : 2.0f;
-    rank_all(x, job.seeking);
+    rank_all<Vec>(x.ranked, x.rank, job.seeking);
     for (int64_t i = 0; i < s.length - s.guarded; ++i) x.target[i] = -1;
     for (int64_t i = 0; i < job.seeking; ++i)
         if (x.rank[i] < s.r) x.target[2 * i] = x.partner[i];
@@ -406,8 +402,9 @@ void energy_lists(const Job& job, const Scratch& x, int64_t sample, int64_t) {
     const auto& s = job.shape;
     const int64_t free_count = s.length - s.guarded;
     const float* sizes = job.sizes + sample * s.length + s.guarded;
-    for (int64_t i = 0; i < free_count; ++i) x.ranked[i] = sizes[i] > 0.0f ? x.best[i] : 1.0e30f;
-    rank_all(x, free_count);
+    for (int64_t i = 0; i < free_count; ++i)
+        if (!(sizes[i] > 0.0f)) x.partner[i] = 1 << 30;
+    rank_all<Int>(x.partner, x.rank, free_count);
     int64_t seeking = 0, hosting = 0;
     for (int64_t i = 0; i < free_count; ++i) {
         if (x.rank[i] >= 2 * s.r) continue;
@@ -429,7 +426,7 @@ void prune_lists(const Job& job, const Scratch& x, int64_t sample, const float* 
         value = value < -2.0e38f ? -2.0e38f : value;
         x.ranked[i] = sizes[i] > 0.0f ? value : -3.0e38f;
     }
-    rank_all(x, free_count);
+    rank_all<Vec>(x.ranked, x.rank, free_count);
     int64_t seeking = 0, hosting = 0;
     for (int64_t i = 0; i < free_count; ++i) {
         if (x.rank[i] >= free_count - s.r)

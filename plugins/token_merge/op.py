@@ -21,8 +21,10 @@ tokens, those at even places look for the most alike one at odd places, and the 
 merge into it. Among equals the lower index wins, both as partner and in the order. r ≤ free // 2.
 
 **TokenMergeEnergy** is PiToMe (Tran et al., arXiv 2405.16148): a token's energy is the sum over all free
-tokens of ELU(cosine - margin); of the 2r tokens of highest energy, those of even rank merge into the most
-alike of odd rank, and tokens that are like no other are left alone.
+tokens of f(cosine - margin); of the 2r tokens of highest energy, those of even rank merge into the most
+alike of odd rank, and tokens that are like no other are left alone. PiToMe's f is ELU. Here it is x above 0
+and x / (1 + |x|) below, which has ELU's value and slope at 0 and its limit of -1, and each term is rounded
+to a multiple of 2^-16: no exponential and no order of summing makes engines rank differently.
 
 The likeness of i and j is (keys_i · keys_j) · (1 / |keys_j|), times 1 / |keys_i| where tokens i are
 ranked: each factor rounded to float32 in this order, so that a kernel that does the same decides the
@@ -95,10 +97,19 @@ _ENERGY = """
   cosine = Mul (alike, inverse_norm)
   margin_value = Constant <value_float: float = @margin> ()
   beyond = Sub (cosine, margin_value)
-  pull = Elu (beyond)
-  energy = ReduceSum <keepdims = 0> (pull, last)
+  above = Greater (beyond, zero)
+  distance = Abs (beyond)
+  distance1 = Add (distance, one)
+  bent = Div (beyond, distance1)
+  pull = Where (above, beyond, bent)
+  unit = Constant <value_float = 65536.0> ()
+  pull_units = Mul (pull, unit)
+  pull_rounded = Round (pull_units)
+  pull32 = Cast <to = 6> (pull_rounded)
+  energy = ReduceSum <keepdims = 0> (pull32, last)
   real = Greater (free_size, zero)
-  top = Constant <value_float = 1.0e30> ()
+  top64 = Constant <value_int = 1073741824> ()
+  top = Cast <to = 6> (top64)
   ranked = Where (real, energy, top)
 """
 
