@@ -52,6 +52,7 @@ def trained() -> SentenceEmbedding:
     folder = checkpoint()
     prepare_torchvision()
     transformers = require("transformers", "zoo")
+    transformers.utils.logging.disable_progress_bar()
     with quiet():
         encoder = transformers.AutoModel.from_pretrained(
             folder, local_files_only=True, dtype=torch.float32, add_pooling_layer=False

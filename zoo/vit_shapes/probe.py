@@ -26,8 +26,7 @@ def features(seed: int, count: int, side: int, device: torch.device) -> tuple[to
     rows, labels = [], []
     for step in range(count // CHUNK):
         parameters, label = draw(np.random.default_rng([seed, step]), CHUNK)
-        moved = {name: torch.from_numpy(array).to(device) for name, array in parameters.items()}
-        pictures = torch.nn.functional.avg_pool2d(paint(moved), SIDE // side)
+        pictures = torch.nn.functional.avg_pool2d(paint(parameters), SIDE // side)
         rows.append(pictures.flatten(1))
         labels.append(torch.from_numpy(label).to(device))
     return torch.cat(rows), torch.cat(labels)

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from edgec.zoo.vit_shapes.scenes import (
     SIDE,
     STD,
     TRAINING,
+    Parameters,
     draw,
     grain,
     render,
@@ -38,22 +38,30 @@ from edgec.zoo.vit_shapes.scenes import (
 from edgec.zoo.vit_shapes.silhouettes import templates
 
 
-def painter(device: torch.device) -> Callable[[dict[str, torch.Tensor]], torch.Tensor]:
-    """A function from parameters on `device` to normalised pictures there."""
-    tables = (torch.from_numpy(templates()).reshape(-1).to(device), torch.from_numpy(grain()).to(device))
-    pixels = torch.arange(SIDE, dtype=torch.float32, device=device)
+def painter(device: torch.device) -> Callable[[Parameters], torch.Tensor]:
+    """A function from drawn parameters to normalised pictures on `device`."""
+    flat = templates().reshape(-1)
+    steps = np.arange(SIDE, dtype=np.float32)
+    if device.type == "cpu":
+        return lambda parameters: torch.from_numpy(
+            (render(parameters, (flat, grain()), steps) / np.float32(255.0) - np.float32(MEAN))
+            / np.float32(STD)
+        )
+    tables = (torch.from_numpy(flat).to(device), torch.from_numpy(grain()).to(device))
+    pixels = torch.from_numpy(steps).to(device)
 
+    @torch.compile(dynamic=False)
     def paint(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
         return (render(parameters, tables, pixels, torch) / 255.0 - MEAN) / STD
 
-    return torch.compile(paint, dynamic=False) if device.type == "cuda" else paint
+    return lambda parameters: paint(
+        {name: torch.from_numpy(array).to(device) for name, array in parameters.items()}
+    )
 
 
-def drawn_ahead(
-    seed: int, steps: int, batch: int, device: torch.device
-) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-    """Parameters and labels of each step on `device`, drawn by a thread some steps ahead."""
-    ahead: queue.Queue[tuple[dict[str, Any], np.ndarray]] = queue.Queue(maxsize=4)
+def drawn_ahead(seed: int, steps: int, batch: int) -> Iterator[tuple[Parameters, np.ndarray]]:
+    """Parameters and labels of each step, drawn by a thread some steps ahead."""
+    ahead: queue.Queue[tuple[Parameters, np.ndarray]] = queue.Queue(maxsize=4)
 
     def work() -> None:
         for step in range(steps):
@@ -61,9 +69,7 @@ def drawn_ahead(
 
     threading.Thread(target=work, daemon=True).start()
     for _ in range(steps):
-        parameters, labels = ahead.get()
-        moved = {name: torch.from_numpy(array).to(device) for name, array in parameters.items()}
-        yield moved, torch.from_numpy(labels).to(device)
+        yield ahead.get()
 
 
 def train(steps: int, batch: int, peak_rate: float, seed: int, device: torch.device) -> VisionTransformer:
@@ -94,8 +100,9 @@ def train(steps: int, batch: int, peak_rate: float, seed: int, device: torch.dev
     total = torch.zeros((), device=device)
     report = max(1, steps // 20)
     start = time.perf_counter()
-    for step, (parameters, labels) in enumerate(drawn_ahead(TRAINING, steps, batch, device), start=1):
+    for step, (parameters, classes) in enumerate(drawn_ahead(TRAINING, steps, batch), start=1):
         pictures = paint(parameters)
+        labels = torch.from_numpy(classes).to(device)
         lower = torch.autocast("cuda", torch.bfloat16) if on_gpu else contextlib.nullcontext()
         with lower:
             logits = forward(pictures)
@@ -139,11 +146,11 @@ def accuracy(model: VisionTransformer, count: int, workers: int) -> float:
 def main() -> None:
     """Train, write the weights, read them back and print the accuracy of what was written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--held-out", type=int, default=4096)
+    parser.add_argument("--held-out", type=int, default=8192)
     parser.add_argument("--workers", type=int, default=16)
     parser.add_argument("-o", "--output", type=Path, default=WEIGHTS)
     options = parser.parse_args()
