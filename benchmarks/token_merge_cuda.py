@@ -79,6 +79,8 @@ def prepare(folder: Path) -> None:
 
 
 class Shape(ctypes.Structure):
+    """`edgec_cuda_token_shape` of the C header."""
+
     _fields_ = [
         (name, ctypes.c_int64) for name in ("batch", "length", "channels", "heads", "depth", "r", "guarded")
     ]
@@ -236,7 +238,10 @@ def bench(kernels: Kernels) -> None:
         def steps(feeds=feeds, sizes=sizes):  # type: ignore[no-untyped-def]
             return torch_merge(torch, feeds["tokens"], feeds["metric"], sizes, r)
 
-        times = {"torch": milliseconds(torch, steps), "torch graph": milliseconds(torch, graphed(torch, steps))}
+        times = {
+            "torch": milliseconds(torch, steps),
+            "torch graph": milliseconds(torch, graphed(torch, steps)),
+        }
         for op_type in OPS:
             call, _ = kernels.prepare(op_type, feeds, {"r": r, "protected": 1, "merge": 1})
             times[op_type] = milliseconds(torch, call)

@@ -12,7 +12,11 @@ from pathlib import Path
 from edgec.core.errors import JobError
 from edgec.plugins.native_build import SOURCES, cache_folder
 
-ARCHITECTURES = {"87": "Jetson Orin", "110": "Jetson Thor", "90": "H100 and H200, where the kernels are measured"}
+ARCHITECTURES = {
+    "87": "Jetson Orin",
+    "110": "Jetson Thor",
+    "90": "H100 and H200, where the kernels are measured",
+}
 """Compute capabilities, without the dot, and what has them."""
 
 _FILES = ("token_cuda.h", "token_cuda.cu")

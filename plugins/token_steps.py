@@ -17,7 +17,7 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
-from edgec.core.dialect import EDGEC_DOMAIN, EDGEC_OPSET, ONNX_OPSET
+from edgec.core.dialect import EDGEC_DOMAIN, ONNX_OPSET
 from edgec.core.errors import RequestError
 
 CONSTANTS = """
@@ -153,9 +153,7 @@ def integer(node: ir.Node, name: str, default: int = 0) -> int:
     return default if found is None else found.as_int()
 
 
-def infer_reduction(
-    node: ir.Node, *, most: int, what: str
-) -> Sequence[tuple[ir.Shape, ir.DataType]]:
+def infer_reduction(node: ir.Node, *, most: int, what: str) -> Sequence[tuple[ir.Shape, ir.DataType]]:
     """Shapes and dtypes of (merged, merged_sizes, assignment).
 
     Args:
@@ -191,9 +189,7 @@ def largest_r(length: int, protected: int, *, most: int) -> int:
     return max(0, free // 2 if most == 2 else free - 1)
 
 
-def check_r(
-    r: int, length: int, protected: int, *, most: int, what: str, where: str | None = None
-) -> None:
+def check_r(r: int, length: int, protected: int, *, most: int, what: str, where: str | None = None) -> None:
     """Refuse an r outside what the tokens allow.
 
     Raises:

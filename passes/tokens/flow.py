@@ -19,11 +19,63 @@ from edgec.core.dialect import is_op, source_layer
 from edgec.passes.editing import Editor, attribute, constant, rank, sizes
 
 UNARY = frozenset(
-    "Abs Cast Ceil Celu Clip Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsNaN LeakyRelu Log "
-    "Mish Neg Not Reciprocal Relu Round Selu Sigmoid Sign Softplus Softsign Sqrt Swish Tanh "
-    "QuickGelu ThresholdedRelu".split()
+    [
+        "Abs",
+        "Cast",
+        "Ceil",
+        "Celu",
+        "Clip",
+        "Dropout",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "IsNaN",
+        "LeakyRelu",
+        "Log",
+        "Mish",
+        "Neg",
+        "Not",
+        "Reciprocal",
+        "Relu",
+        "Round",
+        "Selu",
+        "Sigmoid",
+        "Sign",
+        "Softplus",
+        "Softsign",
+        "Sqrt",
+        "Swish",
+        "Tanh",
+        "QuickGelu",
+        "ThresholdedRelu",
+    ]
 )
-BINARY = frozenset("Add Sub Mul Div Pow Max Min Mean Sum Where PRelu Equal Greater Less And Or Mod".split())
+BINARY = frozenset(
+    [
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Pow",
+        "Max",
+        "Min",
+        "Mean",
+        "Sum",
+        "Where",
+        "PRelu",
+        "Equal",
+        "Greater",
+        "Less",
+        "And",
+        "Or",
+        "Mod",
+    ]
+)
 NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 SPECIAL = 16
 """More leading tokens than any model singles out; a higher index is an ordinary token's."""
@@ -295,7 +347,7 @@ def _gather(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
     if along != axis:
         moved = axis + (indices.ndim - 1 if along < axis else 0)
         return Step({node.outputs[0]: moved})
-    if indices.size and 0 <= indices.min() and indices.max() < SPECIAL:
+    if indices.size and indices.min() >= 0 and indices.max() < SPECIAL:
         return Step(singled=int(indices.max()) + 1)
     raise Obstacle("it picks tokens by their place")
 

@@ -65,7 +65,9 @@ class MergeTokens(Pass):
         proportional: bool = True,
     ) -> None:
         if matching not in MATCHINGS:
-            raise RequestError(f"no matching is named {matching!r}", fix=f"choose from {', '.join(MATCHINGS)}")
+            raise RequestError(
+                f"no matching is named {matching!r}", fix=f"choose from {', '.join(MATCHINGS)}"
+            )
         self.schedule = schedule
         self.matching = matching
         self.margin = margin
@@ -77,7 +79,9 @@ class MergeTokens(Pass):
         schedule = even(sites, DEFAULT_R) if self.schedule is None else self.schedule
         reductions = schedule.reductions(sites)
         if reductions:
-            Sweep(Editor(model, self.name, log), reductions, self._insert, proportional=self.proportional).run(log)
+            Sweep(
+                Editor(model, self.name, log), reductions, self._insert, proportional=self.proportional
+            ).run(log)
 
     def _insert(self, sweep: Sweep, site: Site, stream: ir.Value, sizes: ir.Value, r: int) -> ir.Value:
         attributes: dict[str, object] = {"r": r, "protected": site.protected}

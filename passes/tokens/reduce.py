@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+import edgec.plugins.token_merge.op
+import edgec.plugins.token_prune.op
+import edgec.plugins.token_restore.op  # noqa: F401 - registers the ops that are inserted here
 from edgec.core.dialect import EDGEC_DOMAIN, is_op
 from edgec.passes.editing import Editor, attribute, sizes
 from edgec.passes.infra import MatchLog
@@ -231,7 +234,9 @@ class Sweep:
         source = value
         if axis == 2:
             turned = [full[0], full[2], full[1]]
-            source = self.insert("Transpose", [value], like=anchor, attributes={"perm": [0, 2, 1]}, shape=turned)
+            source = self.insert(
+                "Transpose", [value], like=anchor, attributes={"perm": [0, 2, 1]}, shape=turned
+            )
             self._carries[source] = (1, level)
         restored = self.insert(
             "TokenRestore",
@@ -242,7 +247,9 @@ class Sweep:
             dtype=value.dtype,
         )
         if axis == 2:
-            restored = self.insert("Transpose", [restored], like=anchor, attributes={"perm": [0, 2, 1]}, shape=full)
+            restored = self.insert(
+                "Transpose", [restored], like=anchor, attributes={"perm": [0, 2, 1]}, shape=full
+            )
         self._restored[value] = restored
         return restored
 
@@ -284,7 +291,12 @@ def initial_sizes(sweep: Sweep, site: Site) -> ir.Value:
             "Greater", [mask, bound], like=site.attention, shape=mask.shape, dtype=ir.DataType.BOOL
         )
     number = sweep.insert(
-        "Cast", [visible], like=site.attention, attributes={"to": 1}, shape=mask.shape, dtype=ir.DataType.FLOAT
+        "Cast",
+        [visible],
+        like=site.attention,
+        attributes={"to": 1},
+        shape=mask.shape,
+        dtype=ir.DataType.FLOAT,
     )
     own = known[0] if len(known) == 4 else 1
     column = sweep.insert(

@@ -66,7 +66,9 @@ class Schedule:
             if not 0 <= index < len(sites):
                 raise RequestError(
                     f"the token schedule {self.name} names layer {index}",
-                    fix=f"choose layers from 0 to {len(sites) - 1}" if sites else "this graph has none to reduce",
+                    fix=f"choose layers from 0 to {len(sites) - 1}"
+                    if sites
+                    else "this graph has none to reduce",
                 )
         taken, found = 0, []
         for site in sites:
@@ -86,7 +88,7 @@ class Schedule:
 
 
 def even(sites: Sequence[Site], r: int, *, most: int = 2) -> Schedule:
-    """r at every site, or as many as its tokens allow (ToMe's constant schedule)."""
+    """R at every site, or as many as its tokens allow (ToMe's constant schedule)."""
     rates, taken = {}, 0
     for site in sites:
         allowed = min(r, largest_r(site.length - taken, site.protected, most=most))

@@ -99,7 +99,9 @@ def _read(graph: ir.Graph, node: ir.Node, index: int) -> Site:
     return Site(index, node, stream, length, protected, padding, found)
 
 
-_WITHIN = frozenset({"Transpose", "Reshape", "MatMul", "Gemm", "Mul", "Identity", "Dropout", "Cast", "Squeeze"})
+_WITHIN = frozenset(
+    {"Transpose", "Reshape", "MatMul", "Gemm", "Mul", "Identity", "Dropout", "Cast", "Squeeze"}
+)
 
 
 def _stream(attention: ir.Node, batch: int | None, length: int) -> ir.Value:

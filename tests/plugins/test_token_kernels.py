@@ -16,9 +16,7 @@ from token_bodies import run_body
 from edgec.plugins import token_native
 
 OPS = ("TokenMerge", "TokenMergeEnergy", "TokenPrune")
-CASES = settings(
-    max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
+CASES = settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 # Sums of up to a few dozen terms near 1 in float32, taken in another order.
 ROUNDING = 2e-5
 

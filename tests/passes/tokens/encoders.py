@@ -10,9 +10,6 @@ import onnx.parser
 import onnx_ir as ir
 import onnxruntime
 
-import edgec.plugins.token_merge.op
-import edgec.plugins.token_prune.op
-import edgec.plugins.token_restore.op  # noqa: F401 - registers the ops
 from edgec.passes.decompose import load_passes
 from edgec.passes.manager import Pipeline
 
@@ -118,7 +115,9 @@ class Encoder:
 
     def _block(self, lines: list[str], i: int, stream: str, mask: str) -> str:
         def norm(kind: str, value: str) -> str:
-            lines.append(f"n{kind}{i} = LayerNormalization <axis = -1> ({value}, scale_{kind}{i}, shift_{kind}{i})")
+            lines.append(
+                f"n{kind}{i} = LayerNormalization <axis = -1> ({value}, scale_{kind}{i}, shift_{kind}{i})"
+            )
             return f"n{kind}{i}"
 
         source = stream if self.post_norm else norm("a", stream)
@@ -177,7 +176,9 @@ class Encoder:
                 feeds["mask"][:, -padding:] = 0
         return feeds
 
-    def with_tome(self, patches: np.ndarray, rates: dict[int, int], sizes: np.ndarray | None = None) -> np.ndarray:
+    def with_tome(
+        self, patches: np.ndarray, rates: dict[int, int], sizes: np.ndarray | None = None
+    ) -> np.ndarray:
         """The encoder with ToMe between attention and MLP, in float64, after the paper's own code.
 
         Returns the class token's or the mean's value; a mean weighs by size, as un-merging does.

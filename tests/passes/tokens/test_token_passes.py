@@ -90,7 +90,9 @@ def test_every_shape_is_what_runs() -> None:
         model = encoder.model()
         make(Schedule({0: 3, 2: 2}))(model)
         assert lengths(model) == [18, 15, 15]
-        shapes = {value.name: list(value.shape) for node in model.graph for value in node.outputs if value.shape}
+        shapes = {
+            value.name: list(value.shape) for node in model.graph for value in node.outputs if value.shape
+        }
         copy = model.clone()
         for name in ("sum_a1", "sum_b1", "hid2", "mlp2"):
             value = next(v for node in copy.graph for v in node.outputs if v.name == name)
@@ -160,9 +162,10 @@ def _attention_with(mask: str, residual: bool = True, attributes: str = "", quer
       m = MatMul (s, w) z = Add (s, m)"""
     text = f"""<ir_version: 11, opset_import: ["": 23]>
       g (float[1, 8, 4] x, float[1, 8, 4] y, float[1, 2, 8, 8] pairs) => (float[1, 8, 4] z)
-      <int64[4] split = {{1, 8, 2, 2}}, int64[3] joined = {{1, 8, 4}}, float[4, 4] w = {{1, 0, 0, 0, 0, 1, 0, 0,
-       0, 0, 1, 0, 0, 0, 0, 1}}> {{ {lines} }}"""
-    proto = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text), strict_mode=True, data_prop=True)
+      <int64[4] split = {{1, 8, 2, 2}}, int64[3] joined = {{1, 8, 4}}, float[4, 4] w = {{1, 0, 0, 0,
+       0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1}}> {{ {lines} }}"""
+    parsed = onnx.parser.parse_model(text)
+    proto = onnx.shape_inference.infer_shapes(parsed, strict_mode=True, data_prop=True)
     return ir.from_proto(proto)
 
 
