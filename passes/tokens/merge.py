@@ -80,7 +80,11 @@ class MergeTokens(Pass):
         reductions = schedule.reductions(sites)
         if reductions:
             Sweep(
-                Editor(model, self.name, log), reductions, self._insert, proportional=self.proportional
+                Editor(model, self.name, log),
+                reductions,
+                self._insert,
+                restore=None if schedule.restore is None else sites[schedule.restore],
+                proportional=self.proportional,
             ).run(log)
 
     def _insert(self, sweep: Sweep, site: Site, stream: ir.Value, sizes: ir.Value, r: int) -> ir.Value:

@@ -65,7 +65,13 @@ class PruneTokens(Pass):
             if site.attention.inputs[0].shape[1] == site.attention.inputs[1].shape[1]  # type: ignore[union-attr]
         ]
         if reductions:
-            Sweep(Editor(model, self.name, log), reductions, self._insert, proportional=self.merge).run(log)
+            Sweep(
+                Editor(model, self.name, log),
+                reductions,
+                self._insert,
+                restore=None if schedule.restore is None else sites[schedule.restore],
+                proportional=self.merge,
+            ).run(log)
 
     def _insert(self, sweep: Sweep, site: Site, stream: ir.Value, sizes: ir.Value, r: int) -> ir.Value:
         node = site.attention

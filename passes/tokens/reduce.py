@@ -56,6 +56,7 @@ class Sweep:
         editor: of the graph.
         reductions: r by site; r is positive.
         reduce: makes the reducing op.
+        restore: the site at which all tokens are restored, where they are not yet.
         proportional: let attention weigh a token by its size (ToMe's proportional attention).
     """
 
@@ -65,12 +66,14 @@ class Sweep:
         reductions: Sequence[tuple[Site, int]],
         reduce: Reduce,
         *,
+        restore: Site | None = None,
         proportional: bool = True,
     ) -> None:
         self.editor = editor
         self.reduce = reduce
         self.proportional = proportional
         self._due = {site.stream: (site, r) for site, r in reductions}
+        self._restore_at = None if restore is None else restore.stream
         self._carries: dict[ir.Value, tuple[int, Level]] = {}
         self._restored: dict[ir.Value, ir.Value] = {}
         self._behind: ir.Node | None = None
@@ -129,6 +132,14 @@ class Sweep:
         return self.editor.initializer(np.array(values, np.int64), stem)
 
     def _stream(self, node: ir.Node, log: MatchLog) -> None:
+        if self._restore_at in self._carries and self._restore_at in node.outputs:
+            reduced_stream = self._restore_at
+            assert reduced_stream is not None
+            uses = list(reduced_stream.uses())
+            restored = self._restore(reduced_stream)
+            for use in uses:
+                use.node.replace_input_with(use.idx, restored)
+            return
         due = next((self._due[value] for value in node.outputs if value in self._due), None)
         if due is None:
             return

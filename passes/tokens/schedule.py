@@ -16,36 +16,50 @@ class Schedule:
 
     Attributes:
         rates: site index → tokens to take away there.
+        restore: the site behind whose attention all tokens are there again; None to restore only
+            where something needs them all.
     """
 
     rates: Mapping[int, int]
+    restore: int | None = None
 
     @property
     def name(self) -> str:
-        """`3:40+6:40`: what `parse` reads back; `none` for no reduction."""
-        parts = [f"{site}:{r}" for site, r in sorted(self.rates.items()) if r]
-        return "+".join(parts) or "none"
+        """`3:40+6:40+9:all`: what `parse` reads back; `none` for no reduction."""
+        parts = {site: str(r) for site, r in self.rates.items() if r}
+        if not parts:
+            return "none"
+        if self.restore is not None:
+            parts[self.restore] = "all"
+        return "+".join(f"{site}:{text}" for site, text in sorted(parts.items()))
 
     @classmethod
     def parse(cls, text: str, sites: Sequence[Site], *, most: int = 2) -> Schedule:
         """The schedule that `--tokens` names, for the sites a graph has.
 
         `r=N` takes N at every site, less where fewer can go; `keep=F` leaves the fraction F of all
-        tokens after the last site, the same number taken at each; `SITE:R+SITE:R` is exact.
+        tokens after the last site, the same number taken at each; `SITE:R+SITE:R` is exact, and
+        `SITE:all` in it restores all tokens there.
 
         Raises:
             RequestError: the text is none of these, or the tokens do not allow it.
         """
         if text == "none":
             return cls({})
-        key, _, value = text.partition("=")
+        key, _, number = text.partition("=")
         try:
             if key == "r":
-                return even(sites, _positive(value), most=most)
+                return even(sites, _positive(number), most=most)
             if key == "keep":
-                return keeping(sites, float(value), most=most)
-            schedule = cls({int(site): int(r) for site, r in (part.split(":") for part in text.split("+"))})
-        except ValueError:
+                return keeping(sites, float(number), most=most)
+            parts = [part.split(":") for part in text.split("+")]
+            named = {int(site): value for site, value in parts}
+            if len(named) != len(parts):
+                raise ValueError
+            restored = [site for site, value in named.items() if value == "all"]
+            rates = {site: int(value) for site, value in named.items() if value != "all"}
+            schedule = cls(rates, *restored)
+        except (ValueError, TypeError):
             raise RequestError(
                 f"--tokens {text!r} is no schedule", fix="write r=N, keep=F or SITE:R+SITE:R, as 3:40+6:40"
             ) from None
@@ -62,7 +76,7 @@ class Schedule:
         Raises:
             RequestError: a site does not exist, or its tokens do not allow the r.
         """
-        for index in self.rates:
+        for index in (*self.rates, *(() if self.restore is None else (self.restore,))):
             if not 0 <= index < len(sites):
                 raise RequestError(
                     f"the token schedule {self.name} names layer {index}",
@@ -72,6 +86,8 @@ class Schedule:
                 )
         taken, found = 0, []
         for site in sites:
+            if site.index == self.restore:
+                taken = 0
             r = self.rates.get(site.index, 0)
             limit = largest_r(site.length - taken, site.protected, most=most)
             if not 0 <= r <= limit:

@@ -84,6 +84,16 @@ def test_dense_output_has_all_tokens_again() -> None:
     assert len(np.unique(result[0].round(5), axis=0)) == 18 - 7
 
 
+def test_tokens_can_be_restored_for_the_last_blocks() -> None:
+    """The blocks behind the restoring see full lengths, and compute as if the groups' values were theirs."""
+    encoder = Encoder(blocks=4, head="dense")
+    model, feeds = encoder.model(), encoder.feeds()
+    MergeTokens(Schedule.parse("0:5+2:all", find_sites(model)))(model)
+    assert lengths(model) == [18, 13, 13, 18]
+    assert [node.op_type for node in model.graph].count("TokenRestore") == 1
+    assert len(np.unique(run(model, feeds)[0].round(5), axis=0)) == 13
+
+
 def test_every_shape_is_what_runs() -> None:
     encoder = Encoder(layer_scale=True, head="mean")
     for make in (MergeTokens, PruneTokens):
@@ -196,6 +206,9 @@ def test_what_cannot_be_reduced_is_left_alone_with_a_reason(model: ir.Model, rea
         ("0:8+1:5", "choose at most 4"),
         ("half", "no schedule"),
         ("3:x", "no schedule"),
+        ("0:3+0:4", "no schedule"),
+        ("0:3+1:all+2:all", "no schedule"),
+        ("0:3+7:all", "choose layers from 0 to 2"),
     ],
 )
 def test_bad_schedules_say_what_would_work(text: str, words: str) -> None:
@@ -207,7 +220,7 @@ def test_bad_schedules_say_what_would_work(text: str, words: str) -> None:
 
 def test_schedules_have_names_that_read_back() -> None:
     sites = find_sites(Encoder().model())
-    for text in ("r=2", "keep=0.5", "0:3+2:1", "none"):
+    for text in ("r=2", "keep=0.5", "0:3+2:1", "0:3+1:all", "none"):
         schedule = Schedule.parse(text, sites)
         again = Schedule.parse(schedule.name, sites)
         assert {site: r for site, r in schedule.rates.items() if r} == dict(again.rates)
