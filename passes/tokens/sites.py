@@ -79,7 +79,10 @@ def _read(graph: ir.Graph, node: ir.Node, index: int) -> Site:
     if length is None or key_sizes[2] is None:
         raise _Refused("its number of tokens is open; give the model a fixed shape")
     if key_sizes[2] != length:
-        raise _Refused(f"{length} queries attend to {key_sizes[2]} keys: it is no self-attention")
+        raise _Refused(
+            f"{length} queries attend to {key_sizes[2]} keys: it is a cross-attention, or the layers behind "
+            "read no other tokens"
+        )
     if attribute(node, "is_causal", 0):
         raise _Refused("it is causal: its tokens must keep their order")
     mask = node.inputs[3] if len(node.inputs) > 3 else None

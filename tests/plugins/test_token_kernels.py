@@ -114,7 +114,7 @@ def test_kernel_decides_ties_as_defined(op_type: str) -> None:
 
 @pytest.mark.parametrize("op_type", OPS)
 def test_kernel_equals_body(op_type: str) -> None:
-    @CASES
+    @FEWER
     @given(cases(op_type, exact=False))
     def check(case: tuple) -> None:
         for isa in runnable():
