@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -133,7 +133,7 @@ def _drawn(timm_name: str, seed: int) -> tuple[torch.nn.Module, tuple[torch.Tens
 
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
-        model = timm.create_model(timm_name).eval()
+        model: Any = timm.create_model(timm_name).eval()
         images = torch.randn(2, *model.pretrained_cfg["input_size"])
     with torch.no_grad():
         draw_weights(model, seed, lambda: model(images))

@@ -9,9 +9,13 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
+
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +52,13 @@ class Latency:
 
 
 def measure(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[Name, Callable[[], object]],
     *,
     blocks: int = 5,
     block_seconds: float = 0.3,
     warmup: int = 3,
     settle_seconds: float = 0.02,
-) -> dict[str, Latency]:
+) -> dict[Name, Latency]:
     """Time callables in alternating blocks.
 
     Args:
@@ -67,8 +71,8 @@ def measure(
     Returns:
         the latency of each callable, by its name.
     """
-    medians: dict[str, list[float]] = {name: [] for name in calls}
-    samples: dict[str, list[float]] = {name: [] for name in calls}
+    medians: dict[Name, list[float]] = {name: [] for name in calls}
+    samples: dict[Name, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         for _ in range(warmup):
             call()

@@ -23,8 +23,8 @@ class Identity(Pass):
             └── Relu ── Neg ── b                                                  └── b
 
     Arithmetic with a neutral constant goes only where broadcasting keeps the shape. Adding a
-    positive zero turns -0.0 into 0.0, two zeros that compare equal; it stays where a division reads
-    the sum, the one reader that can tell them apart.
+    positive zero turns -0.0 into 0.0, two zeros that compare equal; it stays where something is
+    divided by the sum, the one reader that can tell them apart.
     """
 
     name = "canonicalize.identity"
@@ -149,10 +149,10 @@ def _neutral(number: float, sides: tuple[int, ...]) -> Rule:
                 continue
             if not _keeps_shape(value, array, node.outputs[0]):
                 continue
-            if _drops_a_sign(node, array) and any(
-                reader.op_type in ("Div", "Reciprocal") for reader in consumers(node.outputs[0])
-            ):
-                editor.log.missed(node, "adding zero clears the sign of -0.0 and a division reads the sum")
+            if _drops_a_sign(node, array) and _is_divided_by(node.outputs[0]):
+                editor.log.missed(
+                    node, "adding zero clears the sign of -0.0 and something is divided by the sum"
+                )
                 continue
             return hand_on(editor, node, value)
         return False
@@ -165,6 +165,13 @@ def _keeps_shape(value: ir.Value | None, array: np.ndarray, out: ir.Value) -> bo
         return False
     return same_shape(value, out) or (
         array.size == 1 and value.shape is not None and array.ndim <= len(value.shape)
+    )
+
+
+def _is_divided_by(value: ir.Value) -> bool:
+    return any(
+        reader.op_type == "Reciprocal" or (reader.op_type == "Div" and reader.inputs[1] is value)
+        for reader in consumers(value)
     )
 
 

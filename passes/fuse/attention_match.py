@@ -19,7 +19,7 @@ from edgec.passes.fuse.attention_logits import (
     paths_back,
 )
 from edgec.passes.fuse.attention_mask import MaskTerm
-from edgec.passes.fuse.attention_product import lay
+from edgec.passes.fuse.attention_product import Product, lay
 from edgec.passes.fuse.axes import Axes, AxesError, Dim, Layout
 from edgec.passes.fuse.features import feature_index
 
@@ -174,6 +174,7 @@ def _read(softmax: ir.Node, weighing: Weighing, path: Path) -> Site:
     strangers = value_atoms - known
     if strangers:
         raise MissError(f"the values {values.value.name!r} have an axis that the probabilities lack")
+    _check_shared(axes, product, query, key, values, {atom for dim in (*rest, rows) for atom in dim})
     features = {operand: feature_atoms(axes, operand) for operand in (query, key)}
     batch, heads = _group(axes, rest, features[query])
     return Site(
@@ -199,6 +200,28 @@ def _read(softmax: ir.Node, weighing: Weighing, path: Path) -> Site:
     )
 
 
+def _check_shared(
+    axes: Axes, product: Product, query: Operand, key: Operand, values: Operand, batch: set[int]
+) -> None:
+    """Keys and values must belong together: be as many, in the same batches and heads."""
+    key_batch, value_batch = (_atoms(axes, operand.layout) & batch for operand in (key, values))
+    if key_batch == value_batch:
+        return
+    if product.weight() is not None:
+        raise MissError(_mixing(product))
+    own = value_batch - key_batch
+    if own and own <= _atoms(axes, query.layout):
+        raise MissError(f"the values {values.value.name!r} differ from query to query")
+    raise MissError(f"{key.value.name!r} and {values.value.name!r} do not have the same batches and heads")
+
+
+def _mixing(product: Product) -> str:
+    return (
+        f"the logits come from the linear layer {name_of(product.node)}, whose weights mix them along "
+        f"another axis than the softmax's (talking heads, outlook attention)"
+    )
+
+
 def _scaled(term: MaskTerm, factor: float) -> MaskTerm:
     fill = None if term.fill is None else term.fill * factor
     if fill is not None and np.isnan(fill):
@@ -217,10 +240,7 @@ def _key_side(axes: Axes, path: Path, bound: dict[str, Dim], columns: Dim, softm
             if {atom for x in letters for atom in axes.resolve(bound[x])} == set(columns):
                 return side
     if product.weight() is not None:
-        raise MissError(
-            f"the logits come from the linear layer {name_of(product.node)}, whose weights mix "
-            f"them along another axis than the softmax's (talking heads, outlook attention)"
-        )
+        raise MissError(_mixing(product))
     if not columns:
         raise MissError("the softmax runs over an axis of size one")
     raise MissError(

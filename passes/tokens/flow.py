@@ -167,9 +167,17 @@ def restorable(value: ir.Value, axis: int) -> bool:
 
 
 def leading_cut(node: ir.Node, carries: dict[ir.Value, int]) -> int:
-    """How many leading tokens a Slice cuts off: they are special then."""
+    """How many leading tokens a Slice or Split cuts off: they are special then."""
     source = node.inputs[0]
-    if not is_op(node, "Slice") or source not in carries:
+    if source not in carries:
+        return 0
+    if is_op(node, "Split"):
+        counts = [(sizes(output) or ())[carries[source] : carries[source] + 1] for output in node.outputs]
+        leading = [count[0] if count else None for count in counts[:-1]]
+        if None in leading or not leading:
+            return 0
+        return sum(leading) if sum(leading) <= SPECIAL else 0  # type: ignore[arg-type]
+    if not is_op(node, "Slice"):
         return 0
     start = _slice_bounds(node, carries[source])
     return start[0] if start is not None and 0 < start[0] <= SPECIAL else 0
@@ -232,6 +240,10 @@ def _binary(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
         if len(shape) >= behind and shape[len(shape) - behind] != 1:
             raise Obstacle(f"{value.name!r} has a value for each token")
     return Step({output: total - behind})
+
+
+def _rotary(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
+    raise Obstacle("its angles belong to the tokens' places")
 
 
 def _norm(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
@@ -490,4 +502,5 @@ _READERS: dict[str, Callable[[ir.Node, dict[ir.Value, int]], Step]] = {
     "Slice": _slice,
     "Expand": _expand,
     "Attention": _attention,
+    "RotaryEmbedding": _rotary,
 }

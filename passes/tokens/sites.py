@@ -63,9 +63,11 @@ def find_sites(model: ir.Model, log: MatchLog | None = None) -> list[Site]:
             log.missed(node, str(refused))
     if not found:
         return []
-    # What any site or anything behind it singles out is special everywhere before.
-    protected = max(max(site.protected, site.found.singled) for site in found)
-    return [dataclasses.replace(site, protected=protected) for site in found]
+    # What one site or anything behind it singles out is special in every block of the same sequence.
+    protected: dict[int, int] = {}
+    for site in found:
+        protected[site.length] = max(protected.get(site.length, 0), site.protected)
+    return [dataclasses.replace(site, protected=protected[site.length]) for site in found]
 
 
 def _read(graph: ir.Graph, node: ir.Node, index: int) -> Site:
@@ -185,4 +187,5 @@ def _leading(concat: ir.Node) -> int | None:
     first_input = flags.index(False)
     if any(flags[first_input:]):
         raise _Refused("learned tokens stand behind the others; only leading ones can be protected")
-    return sum(count for count in counts[:first_input] if count is not None)
+    # A sequence that is only put together again from its parts says nothing; look further back.
+    return sum(count for count in counts[:first_input] if count is not None) or None

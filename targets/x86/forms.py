@@ -17,20 +17,23 @@ EXPORTED = "exported"
 """The exporter's own graph, untouched."""
 
 DECOMPOSED = "decomposed"
-"""Attention as products around a softmax; for OpenVINO also norms without scale and shift."""
+"""Attention as products around a softmax; for OpenVINO also norms and projections as it runs them best."""
 
 BLOCKED = "blocked"
 """`decomposed`, with every fp32 linear layer in the form that OpenVINO gives its blocked kernel."""
 
+_OPENVINO = (
+    "decompose.plugins",
+    "decompose.attention",
+    "decompose.norm_affine",
+    "x86.flat_norm",
+    "x86.separate_projections",
+)
+
 _PIPELINES: dict[tuple[str, str], tuple[str, ...]] = {
     ("ort", DECOMPOSED): ("decompose.plugins", "decompose.attention"),
-    ("openvino", DECOMPOSED): ("decompose.plugins", "decompose.attention", "decompose.norm_affine"),
-    ("openvino", BLOCKED): (
-        "decompose.plugins",
-        "decompose.attention",
-        "decompose.norm_affine",
-        "x86.blocked_linear",
-    ),
+    ("openvino", DECOMPOSED): _OPENVINO,
+    ("openvino", BLOCKED): (*_OPENVINO, "x86.blocked_linear"),
 }
 
 
@@ -62,6 +65,7 @@ def lowered(graph: Graph, candidate: Candidate) -> Graph:
     """The neutral graph in a form; the given graph is left as it is."""
     from edgec.passes.decompose import load_passes
     from edgec.passes.decompose.plugins import DecomposePlugins
+    from edgec.targets.x86 import flat_norm, separate_projections  # noqa: F401
 
     load_passes()
     copy = graph.clone()

@@ -114,6 +114,14 @@ def test_dropout_that_may_train_stays():
     assert "training" in reasons(load)
 
 
+def test_a_sum_that_is_divided_goes():
+    model = build(
+        "(float[2] x) => (float[2] y) { a = Add(x, zero)\n y = Div(a, two) }", two=f32(2.0), **NUMBERS
+    )
+    check(model, *IDENTITY)
+    assert ops(model) == {"Div": 1}
+
+
 def test_a_sum_that_clears_a_zeros_sign_stays_before_a_division():
     model = build("(float[2] x) => (float[2] y) { a = Add(x, zero)\n y = Reciprocal(a) }", **NUMBERS)
     report = check(model, *IDENTITY)["canonicalize.identity"]

@@ -165,3 +165,9 @@ def test_casts_of_a_half_precision_rms_norm_go_inside():
     reports = check(model, "fuse.rms_norm", "canonicalize.dead", tolerance=2e-3)
     assert reports["fuse.rms_norm"].matched == 1
     assert ops(model) == {"RMSNormalization": 1}
+
+
+def test_dividing_something_else_by_a_root_mean_square_is_no_norm():
+    body = norm("div sqrt", "mul", "mean", "x", "y = Mul(n, w)").replace("Div(x", "Div(z")
+    model = build(f"(float[2,8] x, float[2,8] z) => (float[2,8] y) {{ {body} }}", w=weight(8), **NUMBERS)
+    assert check(model, "fuse.layer_norm", "fuse.rms_norm")["fuse.rms_norm"].matched == 0

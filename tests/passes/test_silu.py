@@ -29,3 +29,11 @@ def test_one_plus_exp_with_another_reader_stays():
     body = "n = Neg(x)\n e = Exp(n)\n a = Add(e, one)\n y = Div(x, a)\n z = Mul(a, a)"
     model = build(f"(float[2,3] x) => (float[2,3] y, float[2,3] z) {{ {body} }}", one=f32(1.0))
     assert check(model, "fuse.silu")["fuse.silu"].matched == 0
+
+
+def test_another_number_than_one_is_no_sigmoid():
+    model = build(
+        "(float[2,3] x) => (float[2,3] y) { n = Neg(x)\n e = Exp(n)\n a = Add(e, two)\n y = Div(x, a) }",
+        two=f32(2.0),
+    )
+    assert check(model, "fuse.silu")["fuse.silu"].matched == 0

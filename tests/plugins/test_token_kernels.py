@@ -17,6 +17,7 @@ from edgec.plugins import token_native
 
 OPS = ("TokenMerge", "TokenMergeEnergy", "TokenPrune")
 CASES = settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FEWER = settings(CASES, max_examples=150)
 # Sums of up to a few dozen terms near 1 in float32, taken in another order.
 ROUNDING = 2e-5
 

@@ -18,9 +18,9 @@ from edgec.core.errors import MissingExtraError
 Part = Literal["train", "calibration", "held_out"]
 
 SHARES: dict[Part, tuple[float, float]] = {
-    "train": (0.0, 0.6),
-    "calibration": (0.6, 0.7),
-    "held_out": (0.7, 1.0),
+    "train": (0.0, 0.7),
+    "calibration": (0.7, 0.8),
+    "held_out": (0.8, 1.0),
 }
 """Where each part begins and ends in a digit's shuffled images."""
 

@@ -19,8 +19,8 @@ from edgec.zoo.vit import VisionTransformer
 from edgec.zoo.vit_digits.data import Part, digits
 from edgec.zoo.vit_digits.model import CONFIG, WEIGHTS
 
-BATCH = 64
-PEAK_RATE = 1.5e-3
+BATCH = 32
+PEAK_RATE = 1e-3
 WARMUP = 0.1
 
 
@@ -96,7 +96,7 @@ def train(epochs: int, seed: int) -> VisionTransformer:
 def main() -> None:
     """Train, write the weights, read them back and print the accuracy of what was written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=90)
+    parser.add_argument("--epochs", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, default=WEIGHTS)
     options = parser.parse_args()
