@@ -2,8 +2,9 @@
 
     python benchmarks/zoo.py [NAME …]
 
-Each model runs in a process of its own; its bundle is measured again, apart from the measurements
-that chose it, in alternating blocks with plain ONNX Runtime and plain OpenVINO on the exporter's graph.
+With names, only those are measured again and the table keeps the others. Each model runs in a process of its
+own; its bundle is measured again, apart from the measurements that chose it, in alternating blocks with plain
+ONNX Runtime and plain OpenVINO on the exporter's graph.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tables import markdown, publish
+from tables import RESULTS, markdown, publish
 
 from edgec import zoo
 
 BLOCKS = 11
+ROWS = RESULTS / "zoo.json"
 
 
 def measure_one(name: str) -> dict[str, Any]:
@@ -66,19 +68,27 @@ def main() -> None:
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(measure_one(sys.argv[2])))
         return
-    rows = []
+    rows: dict[str, dict[str, Any]] = json.loads(ROWS.read_text()) if ROWS.exists() else {}
+    failed = []
     for name in sys.argv[1:] or zoo.names():
         done = subprocess.run(
             [sys.executable, __file__, "--one", name],
             capture_output=True,
             text=True,
-            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+            env={**os.environ, "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"},
         )
         if done.returncode:
-            raise SystemExit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
-        row = json.loads(done.stdout.strip().splitlines()[-1])
-        print(f"{name}: {row['ratio']:.3f}", file=sys.stderr)
-        rows.append(row)
+            failed.append(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+            print(failed[-1], file=sys.stderr)
+            continue
+        rows[name] = json.loads(done.stdout.strip().splitlines()[-1])
+        print(f"{name}: {rows[name]['ratio']:.3f}", file=sys.stderr)
+        ROWS.write_text(json.dumps(rows, indent=1) + "\n")
+    publish_table([rows[name] for name in zoo.names() if name in rows], failed)
+
+
+def publish_table(rows: list[dict[str, Any]], failed: list[str]) -> None:
+    """Print and keep the table of all models measured so far."""
     table = markdown(
         [
             "model", "exporter", "attention", "channel", "left alone", "engine",
@@ -99,6 +109,8 @@ def main() -> None:
         f"worst {max(ratios):.3f}, best {min(ratios):.3f}. "
         f"Numerics: worst {max(row['scaled'] for row in rows):.1e} of the output's spread (allowed 1e-4)."
     )
+    if failed:
+        body += "\n\nFailed: " + "; ".join(failed)
     publish("zoo", "The zoo on x86, fp32", body)
 
 

@@ -124,9 +124,9 @@ def _from_file(path: Path) -> EvaluationData:
 
 
 def _from_zoo(graph: Graph) -> EvaluationData | None:
-    from edgec import zoo
+    from edgec.zoo import evaluation as zoo_evaluation
 
-    evaluation = zoo.evaluation(graph.source.spec.removeprefix("zoo:"))
+    evaluation = zoo_evaluation(graph.source.spec.removeprefix("zoo:"))
     if evaluation is None:
         return None
     return EvaluationData(f"{graph.source.spec}, held out", evaluation.inputs, evaluation.labels)

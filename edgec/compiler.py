@@ -230,7 +230,8 @@ def load(
     Raises:
         EdgecError: the source cannot be loaded, exported or verified.
     """
-    from edgec import frontends, zoo
+    from edgec.frontends import load as load_source
+    from edgec.zoo import load as load_zoo
 
     progress = progress or Silent()
     if isinstance(model, str):
@@ -239,8 +240,8 @@ def load(
         if model.startswith("zoo:"):
             if inputs:
                 raise RequestError("a zoo model's inputs are fixed", fix="leave out --input")
-            return zoo.load(model.removeprefix("zoo:"), batch=batch, seed=seed, progress=progress)
-        return frontends.load(model, inputs=inputs, batch=batch, seed=seed, progress=progress)
+            return load_zoo(model.removeprefix("zoo:"), batch=batch, seed=seed, progress=progress)
+        return load_source(model, inputs=inputs, batch=batch, seed=seed, progress=progress)
     if example_inputs is None:
         raise RequestError("a torch module needs example_inputs", fix="pass what its forward takes")
     from edgec.frontends.torch import from_module

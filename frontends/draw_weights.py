@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -80,7 +81,7 @@ def _fan_in(layer: torch.nn.Module, name: str, weight: torch.Tensor) -> int | No
 def _set_statistics(
     module: torch.nn.Module, generator: torch.Generator, run: Callable[[], object] | None
 ) -> None:
-    norms = [
+    norms: list[Any] = [
         layer
         for layer in module.modules()
         if isinstance(getattr(layer, "running_mean", None), torch.Tensor)
@@ -100,10 +101,10 @@ def _set_statistics(
             handle.remove()
 
 
-def _statistics_hook(generator: torch.Generator) -> Callable[[torch.nn.Module, tuple[torch.Tensor]], None]:
+def _statistics_hook(generator: torch.Generator) -> Callable[[Any, tuple[torch.Tensor]], None]:
     seen: set[torch.nn.Module] = set()
 
-    def hook(layer: torch.nn.Module, arguments: tuple[torch.Tensor]) -> None:
+    def hook(layer: Any, arguments: tuple[torch.Tensor]) -> None:
         features = arguments[0]
         if layer in seen or features.shape[1] != layer.running_mean.numel():
             return

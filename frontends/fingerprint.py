@@ -52,6 +52,6 @@ def _add_tensor(digest: hashlib._Hash, tensor: ir.TensorProtocol) -> None:
         return
     array = tensor.numpy()
     if array.dtype.itemsize * array.size == tensor.nbytes:
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     else:
         digest.update(tensor.tobytes())

@@ -9,6 +9,7 @@ converter works on protobufs, which end at 2 GB, and loses node metadata; onnxsc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -120,13 +121,13 @@ class _Step:
         return value
 
     def before(
-        self, node: ir.Node, op_type: str, inputs: list[ir.Value | None], **attributes: object
+        self, node: ir.Node, op_type: str, inputs: list[ir.Value | None], **attributes: Any
     ) -> ir.Value:
         """A new node in front of the node; its first output."""
         return self._beside(node, op_type, inputs, attributes, after=False)
 
     def after(
-        self, node: ir.Node, op_type: str, inputs: list[ir.Value | None], **attributes: object
+        self, node: ir.Node, op_type: str, inputs: list[ir.Value | None], **attributes: Any
     ) -> ir.Value:
         """A new node behind the node; its first output."""
         return self._beside(node, op_type, inputs, attributes, after=True)
@@ -136,7 +137,7 @@ class _Step:
         node: ir.Node,
         op_type: str,
         inputs: list[ir.Value | None],
-        attributes: dict[str, object],
+        attributes: dict[str, Any],
         *,
         after: bool,
     ) -> ir.Value:

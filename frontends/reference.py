@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -33,19 +34,22 @@ class OnnxFile:
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
         self.path = Path(path)
         self._threads = threads
-        self._session = None
+        self._session: Any = None
+        self._inputs: list[str] = []
         self._outputs: list[str] = []
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
-        """Run it.
+        """Run it; feeds that the file does not take are left out.
 
         Raises:
             Exception: whatever ONNX Runtime raises on a file or a feed it cannot take.
         """
         if self._session is None:
             self._session = open_session(self.path, threads=self._threads)
-            self._outputs = [output.name for output in self._session.get_outputs()]
-        results = self._session.run(self._outputs, dict(feeds))
+            self._inputs = [value.name for value in self._session.get_inputs()]
+            self._outputs = [value.name for value in self._session.get_outputs()]
+        taken = {name: feeds[name] for name in self._inputs if name in feeds}
+        results = self._session.run(self._outputs, taken)
         return dict(zip(self._outputs, results, strict=True))
 
 
@@ -58,7 +62,7 @@ class ReferenceFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._evaluator = None
+        self._evaluator: Any = None
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Run it.

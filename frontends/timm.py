@@ -224,7 +224,8 @@ def _with_file(name: str, file: str, arguments: Mapping[str, Any]) -> torch.nn.M
             fix="give a safetensors file or a state dict saved with torch.save",
         ) from error
     model = _create(name, arguments)
-    classifier = model.pretrained_cfg.get("classifier")
+    config: Any = model.pretrained_cfg
+    classifier = config.get("classifier")
     head = state.get(f"{classifier}.weight") if isinstance(classifier, str) else None
     if head is not None and "num_classes" not in arguments and head.shape[0] != model.num_classes:
         model = _create(name, {**arguments, "num_classes": head.shape[0]})
@@ -248,7 +249,8 @@ def _with_file(name: str, file: str, arguments: Mapping[str, Any]) -> torch.nn.M
 
 
 def _input_size(model: torch.nn.Module, arguments: Mapping[str, Any]) -> tuple[int, int, int]:
-    channels, height, width = model.pretrained_cfg.get("input_size") or (3, 224, 224)
+    config: Any = model.pretrained_cfg
+    channels, height, width = config.get("input_size") or (3, 224, 224)
     return (arguments.get("in_chans", channels), *arguments.get("img_size", (height, width)))
 
 

@@ -236,7 +236,8 @@ def _token_inputs(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     pad = getattr(config, "pad_token_id", None)
     # RoBERTa numbers positions from behind the padding token's id.
-    usable = limit - (pad + 1 if "padding_idx" in _position_table(model) else 0) if limit else DEFAULT_TOKENS
+    reserved = pad + 1 if pad is not None and _reserves_padding(model) else 0
+    usable = limit - reserved if limit else DEFAULT_TOKENS
     shape = (1, min(DEFAULT_TOKENS, usable))
     takes = [
         name
@@ -253,12 +254,12 @@ def _token_inputs(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict
     )
 
 
-def _position_table(model: torch.nn.Module) -> str:
-    """`padding_idx` where the position table keeps a row for padding, as RoBERTa's does."""
-    for name, layer in model.named_modules():
-        if name.endswith("position_embeddings") and getattr(layer, "padding_idx", None) is not None:
-            return "padding_idx"
-    return ""
+def _reserves_padding(model: torch.nn.Module) -> bool:
+    """Whether the position table keeps a row for padding, as RoBERTa's does."""
+    return any(
+        name.endswith("position_embeddings") and getattr(layer, "padding_idx", None) is not None
+        for name, layer in model.named_modules()
+    )
 
 
 def _pixel_inputs(config: Any) -> dict[str, torch.Tensor]:

@@ -104,7 +104,7 @@ def test_a_right_pipeline_has_no_culprit() -> None:
 
 
 def test_the_pass_and_the_layer_are_named() -> None:
-    culprit = first_bad_pass(make_graph(), Pipeline([Harmless(), WrongEpsilon(), Harmless()]))
+    culprit = first_bad_pass(make_graph(), Pipeline([Harmless(), WrongEpsilon()]))
     assert culprit is not None
     assert culprit.pass_name == "test.wrong_epsilon"
     # The fused value has a new name, so the first shared one that differs is the product after it.

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 import numpy as np
 
-
 Name = TypeVar("Name", bound=Hashable)
 
 

@@ -28,6 +28,8 @@ class EngineDescription:
         form: the lowering form that the graph is in.
         layers: engine node name → the user's layer name.
         extensions: shared libraries to load first, relative to the engine's folder.
+        inputs: names of the model's inputs, in its own order; empty where the model file tells them.
+        outputs: names of the model's outputs, likewise.
     """
 
     kind: str
@@ -37,6 +39,8 @@ class EngineDescription:
     form: str
     layers: dict[str, str]
     extensions: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
         """Write `engine.json` into the folder."""
@@ -53,7 +57,8 @@ class EngineDescription:
         path = folder / DESCRIPTION
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{**fields, "extensions": tuple(fields.get("extensions", ()))})
+            lists = {name: tuple(fields.get(name, ())) for name in ("extensions", "inputs", "outputs")}
+            return cls(**{**fields, **lists})
         except (OSError, ValueError, TypeError) as error:
             raise IntegrityError(
                 f"the engine's description cannot be read ({error})",

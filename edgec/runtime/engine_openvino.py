@@ -47,20 +47,30 @@ class OpenVinoEngine:
         self._tensor = openvino.Tensor
         self._request = self._compiled.create_infer_request()
         self._infer = _plain_infer()
-        self._inputs = {port.get_any_name(): index for index, port in enumerate(self._compiled.inputs)}
-        self._outputs = [port.get_any_name() for port in self._compiled.outputs]
+        # By place, where the description has the names: OpenVINO lets a tensor have several.
+        inputs = self.description.inputs or [port.get_any_name() for port in self._compiled.inputs]
+        outputs = self.description.outputs or [port.get_any_name() for port in self._compiled.outputs]
+        self._inputs = {name: index for index, name in enumerate(inputs)}
+        self._outputs = list(outputs)
+        self._buffers = self._own_buffers()
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
-        """Run once. Contiguous feeds are read in place; the outputs are fresh arrays."""
-        tensors = {index: self._share(feeds[name]) for name, index in self._inputs.items()}
+        """Run once; the outputs are fresh arrays."""
+        if self._buffers:
+            for name, buffer in self._buffers.items():
+                np.copyto(buffer, feeds[name])
+            tensors = {}
+        else:
+            tensors = self._shared(feeds)
         # Not shared: the request writes its next results over its own tensors.
         results = self._infer(self._request, tensors, share_outputs=False, decode_strings=True)
         return dict(zip(self._outputs, results.values(), strict=True))
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
         """Run with OpenVINO's own counters, compiled once more with them on; in execution order."""
-        request = self._compile({"PERF_COUNT": True}).create_infer_request()
-        tensors = {index: self._share(feeds[name]) for name, index in self._inputs.items()}
+        compiled = self._compile({"PERF_COUNT": True})
+        request = compiled.create_infer_request()
+        tensors = self._shared(feeds)
         calls: dict[str, list[float]] = {}
         ops: dict[str, str] = {}
         warmup = 2
@@ -71,17 +81,39 @@ class OpenVinoEngine:
                     continue
                 calls.setdefault(layer.node_name, []).append(layer.real_time.total_seconds() * 1e6)
                 ops[layer.node_name] = f"{layer.node_type} {layer.exec_type}"
-        return summarize(calls, ops, self.description.layers, warmup)
+        return summarize(calls, ops, _sources(compiled, self.description.layers), warmup)
 
     def close(self) -> None:
         """Free the compiled model and its threads."""
         self._request = self._compiled = self._model = self._core = None
+        self._buffers = {}
 
-    def _share(self, array: np.ndarray) -> Any:
-        # A read-only array cannot be shared: the binding refuses it.
-        if not array.flags.c_contiguous or not array.flags.writeable:
-            array = np.array(array, order="C")
-        return self._tensor(array, shared_memory=True)
+    def _own_buffers(self) -> dict[str, np.ndarray]:
+        """Arrays that the request reads its inputs from; empty where a size is open.
+
+        Copying a feed there is faster than giving the request another tensor for every run.
+        """
+        ports = self._compiled.inputs
+        if any(port.get_partial_shape().is_dynamic for port in ports):
+            return {}
+        buffers = {}
+        for name, index in self._inputs.items():
+            port = ports[index]
+            buffer = np.zeros(tuple(port.get_shape()), dtype=port.get_element_type().to_dtype())
+            self._request.set_input_tensor(index, self._tensor(buffer, shared_memory=True))
+            buffers[name] = buffer
+        return buffers
+
+    def _shared(self, feeds: Mapping[str, np.ndarray]) -> dict[int, Any]:
+        """The feeds as the request's tensors, read in place where that is possible."""
+        tensors = {}
+        for name, index in self._inputs.items():
+            array = feeds[name]
+            # The binding refuses to share a read-only array.
+            if not array.flags.c_contiguous or not array.flags.writeable:
+                array = np.array(array, order="C")
+            tensors[index] = self._tensor(array, shared_memory=True)
+        return tensors
 
     def _compile(self, more: Mapping[str, object]) -> Any:
         config = configuration(self.description.precision, worker_threads(self.description.threads))
@@ -98,6 +130,30 @@ def configuration(precision: str, threads: int) -> dict[str, object]:
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
     }
+
+
+def _sources(compiled: Any, layers: Mapping[str, str]) -> dict[str, str]:
+    """The user's layer of everything the plugin runs after its fusions, by the plugin's own name.
+
+    The plugin's names are new in every process; the names that it says it fused are the IR's. What it
+    inserted for itself (a change of layout) fused nothing: it belongs to the layer that reads it.
+    """
+    sources: dict[str, str] = {}
+    for operation in reversed(compiled.get_runtime_model().get_ordered_ops()):
+        name = operation.get_friendly_name()
+        originals = operation.get_rt_info()["originalLayersNames"].astype(str).split(",")
+        source = next((layers[original] for original in reversed(originals) if original in layers), None)
+        if source is None:
+            # The binding gives the readers in no order of its own.
+            readers = {
+                target.get_node().get_friendly_name()
+                for output in operation.outputs()
+                for target in output.get_target_inputs()
+            }
+            source = next((sources[reader] for reader in sorted(readers) if reader in sources), None)
+        if source is not None:
+            sources[name] = source
+    return sources
 
 
 def import_openvino() -> Any:

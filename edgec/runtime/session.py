@@ -6,7 +6,7 @@ with edgec.load("deit.x86.edgec") as session:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -43,7 +43,7 @@ class Session:
             for spec in bundle.io.inputs
         )
         self._specs = {spec.name: spec for spec in bundle.io.inputs}
-        self._run = engine.run
+        self._run: Callable[[Mapping[str, np.ndarray]], Arrays] = engine.run
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

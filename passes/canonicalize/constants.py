@@ -184,8 +184,9 @@ class _Folding:
         vector = self.editor.initializer(np.array(shape, np.int64), f"{node.outputs[0].name}_shape")
         node.replace_input_with(1, vector)
         infer_node(node, self.editor.model, MatchLog())
-        if target is not None and target.producer() is not None:
-            self.editor.prune(target.producer())
+        maker = target.producer() if target is not None else None
+        if maker is not None:
+            self.editor.prune(maker)
         return True
 
     def _compute(self, node: ir.Node) -> bool:

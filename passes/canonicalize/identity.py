@@ -96,11 +96,13 @@ def _cast(editor: Editor, node: ir.Node) -> bool:
     if value is None or value.dtype is None:
         return False
     to = ir.DataType(attribute(node, "to")) if node.op_type == "Cast" else out.dtype
+    if to is None:
+        return False
     if value.dtype == to:
         return hand_on(editor, node, value)
     first = producer(value, "Cast")
     origin = first.inputs[0] if first is not None else None
-    if origin is not None and origin.dtype == to and value.dtype in _HOLDS.get(origin.dtype, ()):
+    if origin is not None and origin.dtype == to and value.dtype in _HOLDS.get(to, ()):
         return hand_on(editor, node, origin)
     return False
 

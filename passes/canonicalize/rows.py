@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -152,14 +153,26 @@ def _attention(node: ir.Node, rows: Rows) -> Needs | str | None:
 
 def reshaped_axis(node: ir.Node, axis: int) -> int | None:
     """The axis of a Reshape's input that becomes an axis of its output unchanged; None if there is none."""
-    before, after = sizes(node.inputs[0]), sizes(node.outputs[0])
-    if before is None or after is None or None in before or None in after:
+    value, out = node.inputs[0], node.outputs[0]
+    if value is None or value.shape is None or out.shape is None:
         return None
-    lead = math.prod(after[:axis])  # type: ignore[arg-type]
+    before, after = list(value.shape), list(out.shape)
+    lead = _elements(after[:axis])
+    if lead is None or sum(not isinstance(size, int) for size in after) > 1:
+        return None
     for place, size in enumerate(before):
-        if size == after[axis] and math.prod(before[:place]) == lead:  # type: ignore[arg-type]
+        if isinstance(size, int) and size == after[axis] and _elements(before[:place]) == lead:
             return place
     return None
+
+
+def _elements(shape: Sequence[int | ir.SymbolicDim]) -> tuple[int, tuple[str, ...]] | None:
+    """The number of elements: a factor, and the names of open sizes; None where one has no name."""
+    names = [size.value for size in shape if not isinstance(size, int)]
+    known = [name for name in names if name is not None]
+    if len(known) < len(names):
+        return None
+    return math.prod(size for size in shape if isinstance(size, int)), tuple(sorted(known))
 
 
 def _concat(node: ir.Node, rows: Rows) -> Needs | None:

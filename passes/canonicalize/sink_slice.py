@@ -100,12 +100,12 @@ class _Sinking:
                 )
             if isinstance(found, list):
                 carried[node] = found
-                for value, need in zip(node.inputs, found, strict=True):
-                    self._want(value, need)
+                for operand, need in zip(node.inputs, found, strict=True):
+                    self._want(operand, need)
                 continue
             selection = taken(node)
-            for position, value in enumerate(node.inputs):
-                self._want(value, selection if position == 0 else None)
+            for position, operand in enumerate(node.inputs):
+                self._want(operand, selection if position == 0 else None)
         return carried
 
     def _gainful(self, carried: dict[ir.Node, Needs]) -> set[ir.Node]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -117,8 +118,8 @@ class _Decomposition:
         dtype = node.inputs[0].dtype  # type: ignore[union-attr]
         split = rank(node.inputs[0]) == 3
         scale = self._scale_left(split)
-        query_heads = attribute(node, "q_num_heads") if split else sizes(node.inputs[0])[1]  # type: ignore[index]
-        key_heads = attribute(node, "kv_num_heads") if split else sizes(node.inputs[1])[1]  # type: ignore[index]
+        query_heads: Any = attribute(node, "q_num_heads") if split else sizes(node.inputs[0])[1]  # type: ignore[index]
+        key_heads: Any = attribute(node, "kv_num_heads") if split else sizes(node.inputs[1])[1]  # type: ignore[index]
         query = self._heads(node.inputs[0], query_heads) if split else node.inputs[0]
         key = self._heads(node.inputs[1], key_heads) if split else node.inputs[1]
         value = self._heads(node.inputs[2], key_heads) if split else node.inputs[2]
@@ -161,8 +162,8 @@ class _Decomposition:
     def _scale_left(self, split: bool) -> float:
         """The scale that is not in the weights of the queries' linear layer already."""
         query = self.node.inputs[0]
-        width = sizes(query)[-1]  # type: ignore[index]
-        head_size = width // attribute(self.node, "q_num_heads") if split else width  # type: ignore[operator]
+        width: Any = sizes(query)[-1]  # type: ignore[index]
+        head_size = width // attribute(self.node, "q_num_heads") if split else width
         scale = attribute(self.node, "scale") or 1.0 / math.sqrt(head_size)
         if scale == 1.0 or (query is not None and fold_scale(self.editor, query, scale)):
             return 1.0

@@ -61,7 +61,7 @@ class Masks:
             allowed = None
             if causal:
                 queries, keys, before = lengths
-                allowed = np.tri(queries, keys, before, dtype=bool)  # type: ignore[arg-type]
+                allowed = np.tri(queries, keys, before).astype(bool)  # type: ignore[arg-type]
             self._made[identity] = self._make(node, mask, allowed, query)
         return self._made[identity]
 

@@ -43,7 +43,7 @@ class Step:
 
     Attributes:
         kind: `move`, `scale` (by `factor`), `multiply` or `divide` (by `operand`), `add` (`operand`),
-            `where` (keep the logits where `operand` is `keep`, else `factor`), `cast`, `softcap`.
+            `where` (keep the logits where `operand` is `keep`, else `factor`), `cast`, `tanh`.
         node: the node.
         operand: the other tensor of a binary op.
         factor: a scalar, by kind.
@@ -112,6 +112,10 @@ def _branches(node: ir.Node) -> Iterator[tuple[Step, ir.Value]]:
         return
     if is_op(node, *MOVES):
         yield Step("move", node), first
+    elif is_op(node, "Tanh"):
+        yield Step("tanh", node), first
+    elif is_inactive_dropout(node):
+        yield Step("cast", node), first
     elif is_op(node, "Cast"):
         if first.dtype is not None and first.dtype.is_floating_point():
             yield Step("cast", node), first
@@ -148,7 +152,17 @@ def _binary(node: ir.Node) -> Iterator[tuple[Step, ir.Value]]:
 
 
 def _same_shape(value: ir.Value, output: ir.Value) -> bool:
-    return value.shape is None or output.shape is None or list(value.shape) == list(output.shape)
+    """Whether the output has the shape of one operand, but for leading axes of size one."""
+    if value.shape is None or output.shape is None:
+        return True
+    added = len(output.shape) - len(value.shape)
+    return list(output.shape) == [*[1] * added, *value.shape]
+
+
+def is_inactive_dropout(node: ir.Node) -> bool:
+    """Whether a node is a Dropout that passes its input on."""
+    training = node.inputs[2] if len(node.inputs) > 2 else None
+    return is_op(node, "Dropout") and (training is None or scalar(training) == 0)
 
 
 def uniform(value: ir.Value) -> float | None:
@@ -220,7 +234,7 @@ def follow_probabilities(softmax: ir.Node) -> Weighing | None:
                 return None
             raise MissError(_second_consumer(value, readers))
         node = readers[0]
-        if is_op(node, *MOVES, "Cast", "Dropout"):
+        if is_op(node, *MOVES, "Cast") or is_inactive_dropout(node):
             moves.append(node)
             value = node.outputs[0]
             continue

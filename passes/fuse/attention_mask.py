@@ -31,6 +31,10 @@ ABSORBING = -1e30
 
 _SWALLOWING_FILL = -1e38
 
+_LARGEST_SUM = 1 << 25
+"""Bytes (32 MiB) above which two constants stay apart and are added at run time: a bias for each head
+and a mask for each window are small, but their sum is as large as the logits."""
+
 
 @dataclasses.dataclass(frozen=True)
 class MaskTerm:
@@ -235,7 +239,9 @@ class MaskBuilder:
         if total is None:
             return more
         if isinstance(total, np.ndarray) and isinstance(more, np.ndarray):
-            return total + more
+            size = int(np.prod(np.broadcast_shapes(total.shape, more.shape))) * total.itemsize
+            if size <= max(_LARGEST_SUM, total.nbytes, more.nbytes):
+                return total + more
         return self._node("Add", [self._value(total), self._value(more)], self.dtype)
 
     def _both(self, one: np.ndarray | ir.Value | None, other: np.ndarray | ir.Value) -> np.ndarray | ir.Value:

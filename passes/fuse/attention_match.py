@@ -20,7 +20,7 @@ from edgec.passes.fuse.attention_logits import (
 )
 from edgec.passes.fuse.attention_mask import MaskTerm
 from edgec.passes.fuse.attention_product import Product, lay
-from edgec.passes.fuse.axes import Axes, AxesError, Dim, Layout
+from edgec.passes.fuse.axes import Axes, AxesError, Dim, Layout, dims
 from edgec.passes.fuse.features import feature_index
 
 Rows = Literal["tokens", "channels", "unknown"]
@@ -122,10 +122,14 @@ def _read(softmax: ir.Node, weighing: Weighing, path: Path) -> Site:
     multipliers: list[tuple[Step, Layout]] = []
     scale, softcap = product.factor, 0.0
     precision = product.node.outputs[0].dtype
+    before_cap: float | None = None
     for step in reversed(path.steps):
         if step.kind == "move":
             layout = axes.forward(step.node, layout)
-        elif step.kind == "cast":
+            continue
+        added = len(dims(step.node.outputs[0])) - len(layout)
+        layout = ((),) * added + layout
+        if step.kind == "cast":
             precision = step.node.outputs[0].dtype
         elif step.kind == "scale":
             scale *= step.factor
@@ -136,11 +140,18 @@ def _read(softmax: ir.Node, weighing: Weighing, path: Path) -> Site:
         elif step.kind == "where":
             assert step.operand is not None
             site_terms.append(MaskTerm(step.node, step.operand, layout, 1.0, step.factor, step.keep))
+        elif step.kind == "tanh":
+            if site_terms or before_cap is not None:
+                raise MissError(f"{name_of(step.node)} bounds logits that are masked or bounded before")
+            before_cap, scale = scale, 1.0
         else:
-            if site_terms:
-                raise MissError(f"{name_of(step.node)} multiplies logits that a mask was added to")
+            if site_terms or before_cap is not None:
+                raise MissError(f"{name_of(step.node)} multiplies logits that are masked or bounded before")
             multipliers.append((step, layout))
 
+    if before_cap is not None:
+        # cap * tanh(scale / cap * product), as the standard writes it.
+        scale, softcap = before_cap * scale, scale
     columns = axes.resolve(layout[int(attribute(softmax, "axis", -1))])
     side = _key_side(axes, path, bound, columns, softmax)
     value_layout = layout
@@ -207,6 +218,8 @@ def _check_shared(
     key_batch, value_batch = (_atoms(axes, operand.layout) & batch for operand in (key, values))
     if key_batch == value_batch:
         return
+    if constant(key.value) is not None:
+        raise MissError(f"the logits come from the linear layer {name_of(product.node)}: there are no keys")
     if product.weight() is not None:
         raise MissError(_mixing(product))
     own = value_batch - key_batch

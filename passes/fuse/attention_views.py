@@ -65,8 +65,8 @@ def ancestry(
     while (node := producer(views[-1].value)) is not None:
         view = views[-1]
         if scaling and (scaled := scalar_factor(node)) is not None:
-            source, by = scaled
-            views.append(View(source, view.layout, view.factor * by))
+            unscaled, by = scaled
+            views.append(View(unscaled, view.layout, view.factor * by))
             continue
         source = node.inputs[0] if node.inputs else None
         if source is None:
@@ -87,10 +87,16 @@ def ancestry(
     return views
 
 
-def best_view(axes: Axes, views: Sequence[View], target: Layout) -> View | None:
-    """The view from which the target layout costs the fewest nodes, counting those that stay."""
+def best_view(axes: Axes, views: Sequence[View], target: Layout, *, consumed: bool = False) -> View | None:
+    """The view from which the target layout costs the fewest nodes, counting those that stay.
+
+    With `consumed`, all that reads the first view goes away.
+    """
     wanted = {atom for dim in axes.resolve_all(target) for atom in dim}
-    shared = next((index for index, view in enumerate(views) if len(consumers(view.value)) > 1), len(views))
+    readers = [
+        1 if consumed and not index else len(consumers(view.value)) for index, view in enumerate(views)
+    ]
+    shared = next((index for index, count in enumerate(readers) if count > 1), len(views))
     best: tuple[int, View] | None = None
     for index, view in enumerate(views):
         layout = axes.resolve_all(view.layout)

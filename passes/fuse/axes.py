@@ -163,7 +163,7 @@ class Axes:
         Raises:
             AxesError: the movement cannot be followed.
         """
-        if is_op(node, "Identity", "Cast"):
+        if is_op(node, "Identity", "Cast", "Dropout"):
             return layout
         if is_op(node, "Transpose"):
             return tuple(layout[axis] for axis in permutation(node, len(layout)))
@@ -175,7 +175,7 @@ class Axes:
         Raises:
             AxesError: the movement cannot be followed.
         """
-        if is_op(node, "Identity", "Cast"):
+        if is_op(node, "Identity", "Cast", "Dropout"):
             return layout
         if is_op(node, "Transpose"):
             perm = permutation(node, len(layout))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -18,11 +19,7 @@ _MOST_ELEMENTS = 1 << 22
 
 
 class NotLinearError(Exception):
-    """No sparse linear map; `reason` is empty where there was never much of a resemblance."""
-
-    def __init__(self, reason: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
+    """There is no sparse linear map."""
 
 
 @dataclasses.dataclass
@@ -48,8 +45,8 @@ class Map:
         return self.weights[0].dtype
 
 
-def dominator(value: ir.Value, place: dict[ir.Node, int]) -> ir.Value | None:
-    """The nearest tensor that all of a tensor is computed from by linear ops; None where there is none.
+def dominators(value: ir.Value, place: dict[ir.Node, int]) -> Iterator[ir.Value]:
+    """The tensors that all of a tensor is computed from by linear ops, nearest first.
 
     Args:
         value: the tensor.
@@ -61,7 +58,7 @@ def dominator(value: ir.Value, place: dict[ir.Node, int]) -> ir.Value | None:
             item for item in frontier if is_op(item.producer(), *_LINEAR) and item.producer() in place
         ]
         if not expandable:
-            return None
+            return
         # The last one first: what was made earlier may yet turn out to be where all paths meet.
         last = max(expandable, key=lambda item: place[item.producer()])  # type: ignore[index]
         node = last.producer()
@@ -70,8 +67,7 @@ def dominator(value: ir.Value, place: dict[ir.Node, int]) -> ir.Value | None:
         data = node.inputs[:1] if is_op(node, *MOVING) else node.inputs
         frontier.update(item for item in data if item is not None and constant(item) is None)
         if len(frontier) == 1:
-            return next(iter(frontier))
-    return None
+            yield next(iter(frontier))
 
 
 def linear_map(result: ir.Value, source: ir.Value) -> Map:

@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
-from edgec.passes.editing import Editor, producer, sizes, sole_consumer
+from edgec.passes.editing import Editor, constant, producer, sizes, sole_consumer
 from edgec.passes.fuse.attention_views import ancestry, best_view, emit, plan, replace_forward
 from edgec.passes.fuse.axes import Axes, AxesError, Layout
-from edgec.passes.fuse.linear_map import Map, NotLinearError, dominator, linear_map
+from edgec.passes.fuse.linear_map import Map, NotLinearError, dominators, linear_map
 from edgec.passes.infra import MatchLog, Pass, register
 
 _GROWTH = ("Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity")
@@ -87,8 +87,10 @@ class FuseRope(Pass):
             try:
                 found = _grow(node, place)
                 if found is not None:
+                    old = found.result.producer()
                     log.matched(_fuse(editor, node, found))
-                    editor.prune(node)
+                    if old is not None:
+                        editor.prune(old)
             except (NoRotationError, AxesError) as error:
                 log.missed(node, str(error))
         editor.remove_dead()
@@ -101,9 +103,7 @@ def _is_anchor(node: ir.Node) -> bool:
     if not is_op(node, "Concat"):
         return False
     for value in node.inputs:
-        maker = producer(value)
-        while maker is not None and is_op(maker, "Reshape", "Unsqueeze", "Identity"):
-            maker = producer(maker.inputs[0])
+        maker = _behind(value)
         if is_op(maker, "Sub") and all(producer(part, "Mul") is not None for part in maker.inputs):  # type: ignore[union-attr]
             return True
     return False
@@ -123,26 +123,58 @@ def _grow(node: ir.Node, place: dict[ir.Node, int]) -> Rotation | None:
         if after is None or not is_op(after, *_GROWTH):
             break
         result = after.outputs[0]
-    if found is None and failure is not None:
-        raise failure
+    if found is None:
+        if failure is not None:
+            raise failure
+        _check_angles(node)
     return found
 
 
+def _check_angles(node: ir.Node) -> None:
+    """Tell where an Add of products would be a rotation if its angles were constants."""
+    if not is_op(node, "Add"):
+        return
+    for factor in node.inputs:
+        product = producer(factor, "Mul")
+        for rotated, angle in (product.inputs, product.inputs[::-1]) if product is not None else ():
+            if _is_turned(rotated) and angle is not None and constant(angle) is None:
+                raise NoRotationError(f"the angles {angle.name!r} are computed at run time")
+
+
+def _is_turned(value: ir.Value | None) -> bool:
+    """Whether a tensor is joined from parts of which one is negated."""
+    joined = _behind(value)
+    if not is_op(joined, "Concat"):
+        return False
+    assert joined is not None
+    return any(is_op(_behind(part), "Neg") for part in joined.inputs)
+
+
+def _behind(value: ir.Value | None) -> ir.Node | None:
+    """The node behind a value and any change of its shape."""
+    node = producer(value)
+    while node is not None and is_op(node, "Reshape", "Unsqueeze", "Squeeze", "Identity"):
+        node = producer(node.inputs[0])
+    return node
+
+
 def _rotation(result: ir.Value, place: dict[ir.Node, int]) -> Rotation | None:
-    source = dominator(result, place)
     shape = sizes(result)
-    if source is None or shape is None or None in shape:
+    if not shape or None in shape:
         return None
-    before = sizes(source)
-    if before is None or None in before or np.prod(before) != np.prod(shape) or before[-1] != shape[-1]:  # type: ignore[arg-type]
-        return None
-    try:
-        found = linear_map(result, source)
-    except NotLinearError as error:
-        if error.reason:
-            raise NoRotationError(error.reason) from error
-        return None
-    return _read(source, result, found)
+    for source in dominators(result, place):
+        before = sizes(source)
+        if not before or None in before or before[-1] != shape[-1]:
+            continue
+        if np.prod([size or 0 for size in before]) != np.prod([size or 0 for size in shape]):
+            continue
+        try:
+            found = _read(source, result, linear_map(result, source))
+        except NotLinearError:
+            return None
+        if found is not None:
+            return found
+    return None
 
 
 def _read(source: ir.Value, result: ir.Value, found: Map) -> Rotation | None:
@@ -217,7 +249,7 @@ def _fuse(editor: Editor, node: ir.Node, rotation: Rotation) -> ir.Node:
     target: Layout = (batch, heads, layout[rotation.axis], layout[-1])
     before = tuple(size for size in sizes(rotation.source) or () if size is not None)
     views = ancestry(axes, rotation.source, axes.reshape(layout, before), scaling=False)
-    view = best_view(axes, views, target)
+    view = best_view(axes, views, target, consumed=True)
     assert view is not None
     source = emit(editor, view.value, plan(axes, view.layout, target), like=node, before=end)
     count = axes.size(batch)

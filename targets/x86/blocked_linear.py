@@ -40,7 +40,7 @@ class BlockedLinear(Pass):
         for node in linear_layers(model):
             last = _with_bias(node)
             limits = limits or [
-                editor.initializer(np.float32(sign * _LIMIT), "edgec_limit") for sign in (-1, 1)
+                editor.initializer(np.array(sign * _LIMIT, np.float32), "edgec_limit") for sign in (-1, 1)
             ]
             _clip(editor, last, limits)
             log.matched(node)

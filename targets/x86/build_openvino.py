@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,8 +13,7 @@ from edgec.core.evaluation import save_model
 from edgec.core.graph import Graph
 from edgec.plugins.native_build import openvino_library
 from edgec.runtime.engine import EngineDescription
-from edgec.runtime.engine_openvino import configuration, import_openvino
-from edgec.runtime.threads import worker_threads
+from edgec.runtime.engine_openvino import import_openvino
 from edgec.targets.base import Candidate
 from edgec.targets.x86.forms import reduces_tokens
 from edgec.targets.x86.layers import LayerNames
@@ -26,7 +26,7 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
     """Write a lowered graph as an OpenVINO engine.
 
     Weights keep their fp32 bits whatever the engine computes in: OpenVINO rounds them when it opens
-    the engine, and a later fp32 opening loses nothing.
+    the engine, and a later fp32 opening loses nothing. It compiles for the processor when it opens.
 
     Raises:
         JobError: OpenVINO does not take the model, or its kernels cannot be compiled.
@@ -43,9 +43,10 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
             path = Path(scratch) / "model.onnx"
             save_model(graph.model, path)
             model = core.read_model(str(path))
+            names = LayerNames(graph.model)
+            _rename(model, names)
+            layers = _layers(model, names)
             openvino.save_model(model, str(folder / _MODEL), compress_to_fp16=False)
-        settings = configuration(candidate.precision, worker_threads())
-        compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise JobError(
             f"OpenVINO {openvino.__version__} does not take the lowered graph ({_gist(error)})",
@@ -57,30 +58,40 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
         precision=candidate.precision,
         threads=0,
         form=candidate.form,
-        layers=_layers(compiled, LayerNames(graph.model)),
+        layers=layers,
+        inputs=tuple(value.name or "" for value in graph.model.graph.inputs if not value.is_initializer()),
+        outputs=tuple(value.name or "" for value in graph.model.graph.outputs),
         extensions=extensions,
     ).write(folder)
 
 
-def _layers(compiled: Any, names: LayerNames) -> dict[str, str]:
-    """OpenVINO's own layers, after its fusions, with the user's layer of each.
+def _rename(model: Any, names: LayerNames) -> None:
+    """Number the operations that OpenVINO named itself: its own numbers run on through the process."""
+    numbered = re.compile(r"^[A-Z]\w*_\d+$")
+    for index, operation in enumerate(model.get_ordered_ops()):
+        name = operation.get_friendly_name()
+        if numbered.match(name) and name not in names:
+            operation.set_friendly_name(f"{operation.get_type_name()}_at_{index}")
 
-    A layer that OpenVINO inserted for itself (a change of layout) has no originals: it belongs to the
-    layer that reads it.
+
+def _layers(model: Any, names: LayerNames) -> dict[str, str]:
+    """The user's layer of every operation of the IR, by its name.
+
+    An operation that OpenVINO made for itself (a constant's reshape) belongs to the layer that reads it.
     """
     layers: dict[str, str] = {}
-    for operation in reversed(compiled.get_runtime_model().get_ordered_ops()):
-        originals = operation.get_rt_info()["originalLayersNames"].astype(str).split(",")
+    for operation in reversed(model.get_ordered_ops()):
         name = operation.get_friendly_name()
-        layer = names.find([*reversed(originals), name])
+        outputs = operation.outputs()
+        layer = names.find([name, *(tensor for output in outputs for tensor in sorted(output.get_names()))])
         if layer is None:
-            readers = (
-                target.get_node() for output in operation.outputs() for target in output.get_target_inputs()
-            )
-            layer = next(
-                (layers[node.get_friendly_name()] for node in readers if node.get_friendly_name() in layers),
-                None,
-            )
+            # The binding gives the readers in no order of its own.
+            readers = {
+                target.get_node().get_friendly_name()
+                for output in outputs
+                for target in output.get_target_inputs()
+            }
+            layer = next((layers[reader] for reader in sorted(readers) if reader in layers), None)
         if layer is not None:
             layers[name] = layer
     return layers

@@ -65,12 +65,14 @@ def lowered(graph: Graph, candidate: Candidate) -> Graph:
     """The neutral graph in a form; the given graph is left as it is."""
     from edgec.passes.decompose import load_passes
     from edgec.passes.decompose.plugins import DecomposePlugins
-    from edgec.targets.x86 import flat_norm, separate_projections  # noqa: F401
+    from edgec.targets.x86 import flat_norm, separate_projections, wide_bias  # noqa: F401
 
     load_passes()
     copy = graph.clone()
     kernels = OPENVINO_OPS if candidate.engine == "openvino" else frozenset()
     names = _PIPELINES[candidate.engine, candidate.form]
+    if candidate.precision == "bf16":
+        names = (*names, "x86.wide_bias")
     steps = [
         DecomposePlugins(kernels) if name == DecomposePlugins.name else registered()[name]() for name in names
     ]
@@ -83,9 +85,15 @@ def exported(graph: Graph) -> Graph:
     assert graph.exported is not None
     model = ir.load(graph.exported)
     names = LayerNames(graph.model)
-    for node in model.graph.all_nodes():
-        outputs = (value.name for value in node.outputs if value.name)
-        layer = names.find([node.name or "", *outputs])
+    nodes = list(model.graph.all_nodes())
+    for node in nodes:
+        layer = names.find([node.name or "", *(value.name for value in node.outputs if value.name)])
         if layer is not None:
             node.metadata_props[SOURCE_KEY] = layer
+    # What the passes rewrote has another name now: it belongs to whom it feeds.
+    for node in reversed(nodes):
+        if SOURCE_KEY not in node.metadata_props:
+            readers = (use.node for value in node.outputs for use in value.uses())
+            layers = (reader.metadata_props.get(SOURCE_KEY) for reader in readers)
+            node.metadata_props[SOURCE_KEY] = next(filter(None, layers), node.name or node.op_type)
     return graph.with_model(model)

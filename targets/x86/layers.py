@@ -23,6 +23,9 @@ class LayerNames:
             if node.name:
                 self._by_name[node.name] = source_layer(node)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
     def find(self, candidates: Iterable[str]) -> str | None:
         """The layer of the first candidate that names a node or a value; None where none does.
 

@@ -49,6 +49,7 @@ class SeparateProjections(Pass):
 
 @dataclasses.dataclass(frozen=True)
 class _Packed:
+    linear: ir.Node
     features: ir.Value
     weight: np.ndarray
     bias: np.ndarray | None
@@ -77,17 +78,17 @@ def _packed(split: ir.Node) -> _Packed | None:
     weight = constant(product.inputs[1]) if product is not None else None
     if product is None or weight is None or weight.ndim != 2 or product.inputs[0] is None:
         return None
-    return _Packed(product.inputs[0], weight, bias)
+    return _Packed(product, product.inputs[0], weight, bias)
 
 
 def _separate(editor: Editor, split: ir.Node, packed: _Packed) -> None:
-    start = 0
+    start, linear = 0, packed.linear
     for part in list(split.outputs):
         end = start + sizes(part)[-1]  # type: ignore[index,operator]
-        weight = editor.initializer(packed.weight[:, start:end], f"{split.name}/weight")
-        result = editor.node("MatMul", [packed.features, weight], like=split, shape=part.shape)
+        weight = editor.initializer(packed.weight[:, start:end], f"{linear.name}/weight")
+        result = editor.node("MatMul", [packed.features, weight], like=linear, before=split, shape=part.shape)
         if packed.bias is not None:
-            bias = editor.initializer(packed.bias[start:end], f"{split.name}/bias")
-            result = editor.node("Add", [result, bias], like=split, shape=part.shape)
+            bias = editor.initializer(packed.bias[start:end], f"{linear.name}/bias")
+            result = editor.node("Add", [result, bias], like=linear, before=split, shape=part.shape)
         editor.replace(part, result)
         start = end

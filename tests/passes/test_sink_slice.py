@@ -87,6 +87,13 @@ def test_the_last_block_works_for_the_class_token_alone():
     assert [sizes(value)[2] for value in attention.inputs] == [1, TOKENS, TOKENS]
 
 
+def test_an_open_batch():
+    body = block("x", "e", 0) + HEAD.format("e")
+    numbers = {**weights(), "four": i64(0, 0, HEADS, WIDTH // HEADS), "three": i64(0, 0, WIDTH)}
+    model = build(f"(float[batch,{TOKENS},{WIDTH}] x) => (float[batch,5] y) {{ {body} }}", **numbers)
+    assert check(model, *SINK)[NAME].matched == 10
+
+
 def test_a_query_mask_is_narrowed_with_the_queries():
     body = block("x", "e", 0, ", mask") + HEAD.format("e")
     model = build(

@@ -282,3 +282,36 @@ def test_an_assignment_to_all_logits_is_seen_through():
     fused = fuse(g, g.op("MatMul", g.op("Softmax", logits, axis=-1), v))
     assert fused.ops() == ["Attention"]
     assert fused.error < 1e-5
+
+
+def test_bounded_logits():
+    # cap * tanh(logits / cap), as Gemma 2 and some vision models bound them.
+    g = Graph()
+    q, k, v = (g.input(3 * g.draw(1, 2, 5, 4)) for _ in range(3))
+    logits = g.op("Mul", g.op("MatMul", q, g.transpose(k, 0, 1, 3, 2)), g.const(0.5))
+    logits = g.op("Mul", g.op("Tanh", g.op("Div", logits, g.const(2.0))), g.const(2.0))
+    logits = g.op("Add", logits, g.const(g.draw(5, 5)))
+    fused = fuse(g, g.op("MatMul", g.op("Softmax", logits, axis=-1), v))
+    assert attribute(fused.nodes[0], "softcap") == 2.0
+    assert attribute(fused.nodes[0], "scale") == 0.5
+    assert fused.ops() == ["Attention"]
+    assert fused.error < 1e-5
+
+
+def test_a_mask_may_add_leading_axes_of_size_one():
+    g = Graph()
+    q, k, v = g.input(g.draw(3, 5, 4)), g.input(g.draw(3, 6, 4)), g.input(g.draw(1, 3, 6, 4))
+    logits = g.op("Add", g.op("MatMul", q, g.transpose(k, 0, 2, 1)), g.input(g.draw(1, 3, 5, 6)))
+    fused = fuse(g, g.op("MatMul", g.op("Softmax", logits, axis=-1), v))
+    assert list(fused.nodes[0].inputs[0].shape) == [1, 3, 5, 4]
+    assert fused.error < 1e-5
+
+
+def test_identities_and_inactive_dropout_are_looked_through():
+    g = Graph()
+    q, k, v = (g.input(g.draw(1, 2, 5, 4)) for _ in range(3))
+    logits = g.op("Identity", g.op("MatMul", g.op("Identity", q), g.transpose(k, 0, 1, 3, 2)))
+    p = g.op("Dropout", g.op("Softmax", g.op("Dropout", logits), axis=-1), g.const(0.1), g.const(False, bool))
+    fused = fuse(g, g.op("MatMul", g.op("Identity", p), v))
+    assert fused.ops() == ["Attention"]
+    assert fused.error < 1e-5

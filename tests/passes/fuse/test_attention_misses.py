@@ -150,3 +150,18 @@ def test_a_miss_names_node_and_source_layer():
         node.metadata_props[SOURCE_KEY] = "blocks.3.attn"
     (miss,) = FuseAttention()(model).log.misses
     assert (miss.node, miss.source) == ("Softmax_2", "blocks.3.attn")
+
+
+def test_logits_from_a_linear_layer():
+    # Synthesizer: no keys.
+    g = Graph()
+    x, v = g.input(g.draw(2, 5, 8)), g.input(g.draw(2, 5, 4))
+    p = g.op("Softmax", g.linear(x, 8, 5), axis=-1)
+    assert "there are no keys" in reason(fuse(g, g.op("MatMul", p, v)))
+
+
+def test_a_bound_behind_a_mask():
+    g = Graph()
+    q, k, v = parts(g)
+    logits = g.op("Tanh", g.op("Add", g.op("MatMul", q, k), g.const(g.draw(5, 5))))
+    assert "masked or bounded before" in reason(fuse(g, g.op("MatMul", g.op("Softmax", logits, axis=-1), v)))
