@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN, EDGEC_OPSET, PASS_KEY, SOURCE_KEY, is_op, source_layer
+from edgec.passes.infra import MatchLog
 
 Shape = Sequence[int | str | ir.SymbolicDim]
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
     """The value's array if it is an initializer or the output of a Constant node, else None."""
-    if value is None:
+    tensor = constant_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor behind a constant value, without reading its data; None where it is not constant.
+
+    An initializer that is a graph input too is only a default, so it is not constant.
+    """
+    if value is None or value.is_graph_input():
         return None
-    tensor = ir.convenience.get_const_tensor(value)
-    if tensor is None or value.is_graph_input():
+    try:
+        return ir.convenience.get_const_tensor(value)
+    except ValueError:  # a sparse Constant
         return None
-    return tensor.numpy()
 
 
 def scalar(value: ir.Value | None) -> float | None:
@@ -46,6 +57,13 @@ def rank(value: ir.Value | None) -> int | None:
     return None if value is None or value.shape is None else len(value.shape)
 
 
+def same_shape(one: ir.Value | None, other: ir.Value | None) -> bool:
+    """Whether two values certainly have one shape; an unnamed open dimension equals nothing."""
+    if one is None or other is None or one.shape is None or other.shape is None:
+        return False
+    return one.shape == other.shape and not one.shape.has_unknown_dim()
+
+
 def producer(value: ir.Value | None, *op_types: str, domain: str = "") -> ir.Node | None:
     """The node that makes the value, if it is one of the named ops (any op where none is named)."""
     node = None if value is None else value.producer()
@@ -60,32 +78,34 @@ def consumers(value: ir.Value) -> list[ir.Node]:
 
 
 def sole_consumer(value: ir.Value) -> ir.Node | None:
-    """The one node that reads the value; None where there are more, or it is a graph output."""
+    """The one node that reads the value; None where there are more, or something outside the graph does.
+
+    A graph output is read by the caller, and a node of a control-flow body reads an unknown number
+    of times, so neither is a sole consumer.
+    """
     readers = consumers(value)
-    return readers[0] if len(readers) == 1 and not value.is_graph_output() else None
+    if len(readers) != 1 or value.is_graph_output():
+        return None
+    return readers[0] if readers[0].graph is value.graph else None
 
 
 class Editor:
     """Edits one graph in the name of one pass.
 
     Every node made here carries the pass's name and the source layer of the node it stands for, so
-    that profiles and errors downstream can speak in the user's layer names.
+    that profiles and errors downstream can speak in the user's layer names. `log` is the pass's own
+    log, for rules that are handed the editor alone.
     """
 
-    def __init__(self, model: ir.Model, pass_name: str) -> None:
+    def __init__(self, model: ir.Model, pass_name: str, log: MatchLog | None = None) -> None:
         self.model = model
-        self.graph = model.graph
+        self.log = MatchLog() if log is None else log
+        self.graph: ir.Graph = model.graph
         self.pass_name = pass_name
-        self._names = {value.name for value in self._all_values()}
-
-    def _all_values(self) -> Iterable[ir.Value]:
-        yield from self.graph.inputs
-        yield from self.graph.initializers.values()
-        for node in self.graph.all_nodes():
-            yield from node.outputs
+        self._names = set(_names_in(model.graph))
 
     def fresh_name(self, stem: str) -> str:
-        """A name no value of the graph has."""
+        """A name that no value and no node of the graph or of a body inside it has."""
         name, number = stem, 1
         while name in self._names:
             number += 1
@@ -110,7 +130,8 @@ class Editor:
         *,
         like: ir.Node,
         before: ir.Node | None = None,
-        attributes: Mapping[str, object] | None = None,
+        after: ir.Node | None = None,
+        attributes: Mapping[str, Any] | None = None,
         domain: str = "",
         shape: Shape | ir.Shape | None = None,
         dtype: ir.DataType | None = None,
@@ -122,7 +143,8 @@ class Editor:
             op_type: the op.
             inputs: its inputs.
             like: the node it stands for; gives the source layer and the name's stem.
-            before: insert in front of this node; in front of `like` where not given.
+            before: insert in front of this node; in front of `like` where neither place is given.
+            after: insert behind this node instead.
             attributes: Python values, converted to ONNX attributes; None values are left out.
             domain: the op's domain.
             shape: shape of the first output, where known.
@@ -148,13 +170,16 @@ class Editor:
             output.type = ir.TensorType(dtype)
         if domain == EDGEC_DOMAIN:
             self.model.opset_imports.setdefault(EDGEC_DOMAIN, EDGEC_OPSET)
-        self.graph.insert_before(before or like, node)
+        if after is not None:
+            self.graph.insert_after(after, node)
+        else:
+            self.graph.insert_before(before or like, node)
         return output
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
         """Let everyone who read `old` read `new`; a graph output keeps its name."""
-        if new.shape is None:
-            new.shape = old.shape
+        if new.shape is None and old.shape is not None:
+            new.shape = old.shape.copy()
         if new.type is None:
             new.type = old.type
         if not old.is_graph_output():
@@ -164,20 +189,51 @@ class Editor:
             # An output needs a value of its own: an input, an initializer or another output is not.
             anchor = old.producer()
             assert anchor is not None
-            new = self.node("Identity", [new], like=anchor, shape=old.shape)
+            new = self.node("Identity", [new], like=anchor)
+        new.shape, new.type = old.shape, old.type
         name = old.name
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         old.name = self.fresh_name(f"{name}_replaced")
         new.name = name
 
+    def prune(self, node: ir.Node) -> int:
+        """Remove the node if nobody reads it, then whoever it alone kept alive; count the nodes.
+
+        Values that only dead nodes read would otherwise look shared to the next match.
+        """
+        removed, pending = 0, [node]
+        while pending:
+            candidate = pending.pop()
+            if candidate.graph is not self.graph or not _is_dead(candidate):
+                continue
+            makers = (value.producer() for value in candidate.inputs if value is not None)
+            pending += [maker for maker in makers if maker is not None]
+            self.graph.remove(candidate, safe=True)
+            removed += 1
+        return removed
+
     def remove_dead(self) -> int:
         """Remove nodes whose outputs nobody reads, and initializers nobody reads; count the nodes."""
         removed = 0
         for node in reversed(self.graph):
-            if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            if _is_dead(node):
                 self.graph.remove(node, safe=True)
                 removed += 1
         for name, value in list(self.graph.initializers.items()):
-            if not value.uses() and not value.is_graph_output():
+            if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
                 del self.graph.initializers[name]
         return removed
+
+
+def _is_dead(node: ir.Node) -> bool:
+    return not any(value.uses() or value.is_graph_output() for value in node.outputs)
+
+
+def _names_in(graph: ir.Graph) -> Iterable[str]:
+    for inner in (graph, *graph.subgraphs()):
+        yield from (value.name for value in inner.inputs if value.name)
+        yield from inner.initializers
+        for node in inner:
+            if node.name:
+                yield node.name
+            yield from (value.name for value in node.outputs if value.name)

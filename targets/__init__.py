@@ -1,0 +1,47 @@
+"""Targets by name."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from edgec.core.errors import JobError, RequestError
+
+if TYPE_CHECKING:
+    from edgec.targets.base import Target
+
+__all__ = ["NAMES", "target_named"]
+
+NAMES = ("x86", "x86:ort", "x86:openvino")
+
+_NOT_BUILT = {
+    "jetson": "it needs TensorRT engines",
+    "coreml": "it needs Core ML packages",
+}
+
+
+def target_named(name: str) -> Target:
+    """The target of a name.
+
+    Args:
+        name: `x86` with whichever engine is fastest, or `x86:ort` or `x86:openvino` for one of them.
+
+    Raises:
+        RequestError: there is no such target; says the nearest.
+        JobError: the target is planned and this edgec does not build it.
+    """
+    family = name.partition(":")[0]
+    if family in _NOT_BUILT:
+        raise JobError(
+            f"this version of edgec does not build for {family}: {_NOT_BUILT[family]}",
+            fix=f"choose from {', '.join(NAMES)}",
+        )
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        raise RequestError(
+            f"no target is named {name!r}",
+            fix=f"did you mean {near[0]}?" if near else f"choose from {', '.join(NAMES)}",
+        )
+    from edgec.targets.x86.target import X86
+
+    return X86(name.partition(":")[2] or None)

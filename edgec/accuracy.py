@@ -1,0 +1,193 @@
+"""Scoring the source and the engine on the same held-out data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgec.core.bundle import read_arrays
+from edgec.core.errors import RequestError
+from edgec.core.graph import Arrays, Graph, TensorSpec
+
+LABELS = "labels"
+
+Run = Callable[[Mapping[str, np.ndarray]], Arrays]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationData:
+    """Held-out data.
+
+    Attributes:
+        name: where it came from, for the report.
+        inputs: samples stacked on axis 0, by input name.
+        labels: class indices, shape (samples,); None where there are no labels, and the score is then
+            the agreement with the source.
+    """
+
+    name: str
+    inputs: Arrays
+    labels: np.ndarray | None
+
+    @property
+    def samples(self) -> int:
+        """How many samples."""
+        return len(next(iter(self.inputs.values())))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """One score of the source and of the engine.
+
+    Attributes:
+        metric: `top-1 accuracy`, or `mean cosine to the source` where there are no labels.
+        source: the source's score, 0 to 1.
+        engine: the engine's score.
+        samples: how many samples.
+        data: where they came from.
+    """
+
+    metric: str
+    source: float
+    engine: float
+    samples: int
+    data: str
+
+    @property
+    def drop(self) -> float:
+        """How much the engine scores less than the source."""
+        return self.source - self.engine
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {**dataclasses.asdict(self), "drop": self.drop}
+
+
+def evaluation_data(graph: Graph, path: str | Path | None) -> EvaluationData | None:
+    """The data to score on: the user's file, else what a zoo model brings, else None.
+
+    Raises:
+        RequestError: the file does not fit the model; says which array and how.
+    """
+    if path is not None:
+        data = _from_file(Path(path))
+    elif graph.source.kind == "zoo":
+        data = _from_zoo(graph)
+    else:
+        data = None
+    if data is not None:
+        _check_fit(graph, data)
+    return data
+
+
+def evaluate(graph: Graph, run: Run, data: EvaluationData | None) -> Scores | None:
+    """Score the source and an engine on the data; None without data or a source to run."""
+    if data is None or graph.run_source is None:
+        return None
+    expected = run_all(graph.run_source, graph.inputs, data)
+    found = run_all(run, graph.inputs, data)
+    if data.labels is None:
+        return Scores(
+            "mean cosine to the source", 1.0, _mean_cosine(expected, found), data.samples, data.name
+        )
+    return Scores(
+        "top-1 accuracy",
+        _top1(expected, data.labels),
+        _top1(found, data.labels),
+        data.samples,
+        data.name,
+    )
+
+
+def run_all(run: Run, specs: tuple[TensorSpec, ...], data: EvaluationData) -> np.ndarray:
+    """The first output for every sample, shape (samples, …), run in batches of the model's own size."""
+    batch = next((spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], int)), 1)
+    assert isinstance(batch, int)
+    rows = []
+    for start in range(0, data.samples, batch):
+        feeds = {name: array[start : start + batch] for name, array in data.inputs.items()}
+        missing = batch - len(next(iter(feeds.values())))
+        if missing:
+            feeds = {name: _repeat_last(array, missing) for name, array in feeds.items()}
+        output = next(iter(run(feeds).values()))
+        rows.append(output[: batch - missing])
+    return np.concatenate(rows)
+
+
+def _from_file(path: Path) -> EvaluationData:
+    arrays = read_arrays(path)
+    labels = arrays.pop(LABELS, None)
+    return EvaluationData(path.name, arrays, labels)
+
+
+def _from_zoo(graph: Graph) -> EvaluationData | None:
+    from edgec import zoo
+
+    evaluation = zoo.evaluation(graph.source.spec.removeprefix("zoo:"))
+    if evaluation is None:
+        return None
+    return EvaluationData(f"{graph.source.spec}, held out", evaluation.inputs, evaluation.labels)
+
+
+def _check_fit(graph: Graph, data: EvaluationData) -> None:
+    names = {spec.name for spec in graph.inputs}
+    if set(data.inputs) != names:
+        raise RequestError(
+            f"has the arrays {sorted(data.inputs)}, the model takes {sorted(names)}",
+            where=data.name,
+            fix="name each array after the model's input, and the classes 'labels'",
+        )
+    lengths = {name: len(array) for name, array in data.inputs.items()}
+    if data.labels is not None:
+        lengths[LABELS] = len(data.labels)
+    if len(set(lengths.values())) != 1 or not data.samples:
+        raise RequestError(f"its arrays have different numbers of samples: {lengths}", where=data.name)
+    for spec in graph.inputs:
+        array = data.inputs[spec.name]
+        wanted = spec.shape[1:]
+        fits = array.ndim == len(spec.shape) and all(
+            size == have for size, have in zip(wanted, array.shape[1:], strict=False) if isinstance(size, int)
+        )
+        if not fits:
+            raise RequestError(
+                f"array {spec.name!r} has samples of shape {array.shape[1:]}, the model takes {wanted}",
+                where=data.name,
+            )
+        if array.dtype != np.dtype(spec.dtype):
+            raise RequestError(
+                f"array {spec.name!r} is {array.dtype}, the model takes {spec.dtype}", where=data.name
+            )
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise RequestError(f"array {spec.name!r} has NaN values", where=data.name)
+    _check_labels(graph, data)
+
+
+def _check_labels(graph: Graph, data: EvaluationData) -> None:
+    labels = data.labels
+    if labels is None:
+        return
+    classes = graph.references[0][graph.outputs[0].name].shape[-1]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
+        raise RequestError(
+            f"'labels' must hold one class index a sample, from 0 to {classes - 1}",
+            where=data.name,
+        )
+
+
+def _repeat_last(array: np.ndarray, times: int) -> np.ndarray:
+    return np.concatenate([array, np.repeat(array[-1:], times, axis=0)])
+
+
+def _top1(outputs: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean(outputs.reshape(len(labels), -1).argmax(axis=1) == labels))
+
+
+def _mean_cosine(expected: np.ndarray, found: np.ndarray) -> float:
+    left = expected.reshape(len(expected), -1).astype(np.float64)
+    right = found.reshape(len(found), -1).astype(np.float64)
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return float(np.mean(np.sum(left * right, axis=1) / np.maximum(norms, 1e-30)))

@@ -1,0 +1,110 @@
+"""Measuring a bundle against its peers: alternating blocks, one process, ratios of neighbours."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgec.compiler import Request, compile_graph, load
+from edgec.core.bundle import MANIFEST, Bundle
+from edgec.core.errors import JobError, RequestError
+from edgec.core.graph import Graph
+from edgec.core.progress import Progress
+from edgec.core.timing import measure
+from edgec.peers import opened
+from edgec.runtime.session import load as load_session
+
+BLOCK_SECONDS = 0.3
+
+
+def bench(
+    model: str,
+    *,
+    against: Sequence[str],
+    device: str,
+    blocks: int,
+    precision: str,
+    inputs: Sequence[str],
+    batch: int | None,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Measure a bundle, or a model compiled for the purpose, beside peers on the exporter's graph.
+
+    Args:
+        model: a bundle's path, or a model as `compile` takes it.
+        against: names of `peers.PEERS`.
+        device: only `local`, this machine, can be measured for an x86 bundle.
+        blocks: blocks of runs for each engine.
+        precision: of the engine to compile; a bundle keeps its own.
+        inputs: shapes of inputs that a model leaves open.
+        batch: batch size of a model.
+        seed: seed of everything that is drawn.
+        progress: told each step.
+
+    Returns:
+        `model`, `device`, `blocks`, and `entries`, each with `name`, `p50`, `p90`, `spread` in
+        milliseconds (spread as a share) and `edgec_over_it`, the ratio of edgec's latency to it.
+
+    Raises:
+        EdgecError: as `compile`; and where a bundle's source cannot be loaded again for the peers.
+    """
+    from edgec.devices.host import host_profile
+
+    if device != "local":
+        raise RequestError(
+            f"an x86 bundle is measured on this machine, not on {device!r}", fix="leave out --device"
+        )
+    with contextlib.ExitStack() as stack:
+        if (Path(model) / MANIFEST).is_file() or model.endswith(".zip"):
+            bundle = Bundle.open(model)
+            graph = _source_of(bundle, progress) if against else None
+        else:
+            graph = load(model, inputs=inputs, batch=batch, seed=seed, progress=progress)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgec-bench-")))
+            request = Request.checked("x86", folder / "model.x86.edgec", precision, seed=seed)
+            bundle = compile_graph(graph, request, progress=progress)
+        session = stack.enter_context(load_session(bundle.path, check=False))
+        feeds = bundle.samples()[0][0]
+        mine = f"edgec ({bundle.manifest['engine']} {bundle.manifest['precision']})"
+        calls: dict[str, Callable[[], object]] = {mine: lambda: session.run(feeds)}
+        if graph is not None:
+            for peer in stack.enter_context(opened(graph, against)):
+                calls[f"{peer.name} {peer.precision}"] = lambda peer=peer: peer.run(feeds)
+        progress.step("measuring in alternating blocks")
+        latencies = measure(calls, blocks=blocks, block_seconds=BLOCK_SECONDS)
+        return {
+            "model": bundle.manifest["model"]["spec"],
+            "device": host_profile().name,
+            "blocks": blocks,
+            "entries": [
+                {
+                    "name": name,
+                    "p50": latency.p50,
+                    "p90": latency.p90,
+                    "spread": latency.spread,
+                    "edgec_over_it": latencies[mine].ratio_to(latency),
+                }
+                for name, latency in latencies.items()
+            ],
+        }
+
+
+def _source_of(bundle: Bundle, progress: Progress) -> Graph:
+    recorded = bundle.manifest["model"]
+    graph = load(
+        recorded["spec"],
+        batch=bundle.io.inputs[0].shape[0] if isinstance(bundle.io.inputs[0].shape[0], int) else None,
+        seed=bundle.manifest["seed"],
+        progress=progress,
+    )
+    if graph.source.sha256 != recorded["sha256"]:
+        raise JobError(
+            f"{recorded['spec']} is no longer the model that this bundle was made from",
+            where=str(bundle.path),
+            fix="compile it again, or leave out --against",
+        )
+    return graph

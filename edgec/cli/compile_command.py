@@ -1,0 +1,110 @@
+"""`edgec compile`: from a model to a verified bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgec.cli import options
+from edgec.core.errors import JobError
+
+
+def command(
+    model: options.Model,
+    target: Annotated[str, typer.Option("--target", help="x86, or one engine: x86:ort, x86:openvino")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="the bundle's folder")] = None,
+    precision: Annotated[options.Precision, typer.Option("--precision")] = options.Precision.auto,
+    tokens: Annotated[str, typer.Option("--tokens", metavar="off", help="token reduction")] = "off",
+    slim: Annotated[str, typer.Option("--slim", metavar="off", help="slimming by measured latency")] = "off",
+    latency: Annotated[str | None, typer.Option("--latency", help="largest median latency, e.g. 5ms")] = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option("--max-drop", help="largest drop of the score on the evaluation data, e.g. 1%"),
+    ] = None,
+    calib: Annotated[Path | None, typer.Option("--calib", help="calibration inputs, an .npz file")] = None,
+    eval_data: Annotated[
+        Path | None, typer.Option("--eval-data", help="held-out inputs and 'labels', an .npz file")
+    ] = None,
+    inputs: options.Inputs = None,
+    batch: options.Batch = None,
+    passes: options.Passes = "",
+    allow_fallback: Annotated[
+        bool, typer.Option("--allow-fallback", help="let a target run what it cannot take elsewhere")
+    ] = False,
+    seed: options.Seed = 0,
+    zipped: Annotated[bool, typer.Option("--zip", help="also pack the bundle into a zip file")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Compile a model for a target and write its bundle."""
+    import edgec
+    from edgec.compiler import summary
+    from edgec.core.bundle import pack
+    from edgec.core.progress import progress
+
+    # x86 takes a graph whole or refuses it, so there is never anything to fall back to.
+    del allow_fallback
+    _refuse_what_is_not_there(tokens, slim, calib)
+    with progress() as steps:
+        bundle = edgec.compile(
+            model,
+            target=target,
+            output=output,
+            precision=precision.value,
+            latency=options.milliseconds(latency),
+            max_drop=options.fraction(max_drop),
+            eval_data=eval_data,
+            inputs=inputs or (),
+            batch=batch,
+            passes=options.pass_edits(passes),
+            seed=seed,
+            progress=steps,
+        )
+        archive = pack(bundle.path) if zipped else None
+    fields = summary(bundle)
+    if archive is not None:
+        fields["zip"] = str(archive)
+    if as_json:
+        from edgec.cli.output import print_json
+
+        print_json(fields)
+    else:
+        _print_summary(fields)
+
+
+def _refuse_what_is_not_there(tokens: str, slim: str, calib: Path | None) -> None:
+    if tokens != "off":
+        raise JobError("token reduction is not in this version", fix="leave --tokens off")
+    if slim != "off":
+        raise JobError("slimming is not in this version", fix="leave --slim off")
+    if calib is not None:
+        raise JobError("calibration data serves int8, which is not in this version", fix="leave out --calib")
+
+
+def _print_summary(fields: dict[str, Any]) -> None:
+    latency, numerics = fields["latency_ms"], fields["numerics"]
+    print(f"bundle    {fields['bundle']}")
+    print(f"engine    {fields['engine']} {fields['precision']} ({fields['form']})")
+    against = ""
+    if latency["ratio"] is not None:
+        against = f", {latency['ratio']:.2f} × the best plain engine's {latency['baseline_p50']:.2f} ms"
+    print(f"latency   {latency['p50']:.2f} ms (p90 {latency['p90']:.2f}){against}, measured here")
+    print(
+        f"numerics  off by {numerics['max_abs']:.1e} at most, cosine {numerics['cosine']:.7f}, "
+        "against the source's own outputs"
+    )
+    accuracy = fields["accuracy"]
+    if accuracy:
+        print(
+            f"accuracy  {accuracy['engine']:.2%} (source {accuracy['source']:.2%}), {accuracy['metric']} "
+            f"on {accuracy['samples']} held-out samples"
+        )
+    fused = [
+        f"{name.removeprefix('fuse.')} {step['matched']}"
+        + (f" (+{len(step['missed'])} not)" if step["missed"] else "")
+        for name, step in fields["fusions"].items()
+        if name.startswith("fuse.") and (step["matched"] or step["missed"])
+    ]
+    print(f"fused     {', '.join(fused) or 'nothing'}")
+    print(f"report    {fields['report']}")

@@ -1,0 +1,447 @@
+"""The driver: from a source to a bundle, in one function that reads from top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgec import accuracy
+from edgec.bisection import first_bad_pass
+from edgec.choice import Choice, choose
+from edgec.core import bundle as bundles
+from edgec.core.bundle import Bundle, InputsOutputs
+from edgec.core.errors import JobError, NumericsError, RequestError
+from edgec.core.graph import Graph
+from edgec.core.progress import Progress, Silent
+from edgec.inspection import Inspection, inspect_model
+from edgec.passes.manager import PassReport, Pipeline
+from edgec.targets.base import Target
+from edgec.verification import GateResult, check_neutral
+from edgec.version import __version__
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+
+_TOOLS = (
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "numpy",
+    "torch",
+    "timm",
+    "transformers",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Neutral:
+    """A source's neutral graph and how it came about.
+
+    Attributes:
+        graph: the graph after all passes.
+        reports: what each pass did.
+        gate: its fp32 gate against the source.
+    """
+
+    graph: Graph
+    reports: list[PassReport]
+    gate: GateResult
+
+
+def compile(
+    model: str | torch.nn.Module,
+    *,
+    target: str = "x86",
+    output: str | Path | None = None,
+    precision: str = "auto",
+    latency: float | None = None,
+    max_drop: float | None = None,
+    eval_data: str | Path | None = None,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    inputs: Sequence[str] = (),
+    batch: int | None = None,
+    passes: Sequence[str] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Compile a model for a target and write its bundle.
+
+    Args:
+        model: `file.onnx`, `file.py:function`, `zoo:NAME`, `timm:NAME`, `hf:DIR`, or a torch module.
+        target: `x86`, or one engine of it: `x86:ort`, `x86:openvino`.
+        output: the bundle's folder; `NAME.TARGET.edgec` in the current folder where not given.
+        precision: one of `PRECISIONS`.
+        latency: the largest median latency to accept, in milliseconds.
+        max_drop: the largest drop of the evaluation's score to accept, as a fraction.
+        eval_data: an npz file with the model's inputs and `labels`; a zoo model brings its own.
+        example_inputs: what a torch module is called with; needed for one, refused otherwise.
+        inputs: `NAME:SHAPE:DTYPE` for inputs whose shape the model leaves open.
+        batch: batch size.
+        passes: edits of the pipeline, `+NAME` or `-NAME`.
+        seed: seed of everything that is drawn.
+        progress: told each step.
+
+    Returns:
+        the bundle, opened.
+
+    Raises:
+        EdgecError: what is wrong, where, and what to do; nothing was written.
+    """
+    progress = progress or Silent()
+    request = Request.checked(target, output, precision, latency, max_drop, passes, seed)
+    graph = load(model, example_inputs, inputs=inputs, batch=batch, seed=seed, progress=progress)
+    return compile_graph(graph, request, eval_data=eval_data, progress=progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked of a compile, apart from the model.
+
+    Attributes:
+        target: the target.
+        target_spec: how the user named it.
+        output: the bundle's folder; None for the default name.
+        precision: one of `PRECISIONS`.
+        latency: the largest median latency to accept, in milliseconds.
+        max_drop: the largest drop of the evaluation's score to accept, as a fraction.
+        pipeline: the passes.
+        pass_edits: the edits that made the pipeline from the default one.
+        seed: seed of everything that is drawn.
+    """
+
+    target: Target
+    target_spec: str
+    output: Path | None
+    precision: str
+    latency: float | None
+    max_drop: float | None
+    pipeline: Pipeline
+    pass_edits: tuple[str, ...]
+    seed: int
+
+    @classmethod
+    def checked(
+        cls,
+        target: str,
+        output: str | Path | None = None,
+        precision: str = "auto",
+        latency: float | None = None,
+        max_drop: float | None = None,
+        passes: Sequence[str] = (),
+        seed: int = 0,
+    ) -> Request:
+        """The request, with every word of it checked before anything slow begins.
+
+        Raises:
+            RequestError: there is no such target, precision or pass, or the output cannot be written.
+        """
+        from edgec.passes.pipeline import default_pipeline
+        from edgec.targets import target_named
+
+        if precision not in PRECISIONS:
+            raise RequestError(
+                f"no precision is named {precision!r}", fix=f"choose from {', '.join(PRECISIONS)}"
+            )
+        if output is not None:
+            bundles.check_writable(Path(output))
+        return cls(
+            target_named(target),
+            target,
+            None if output is None else Path(output),
+            precision,
+            latency,
+            max_drop,
+            default_pipeline().edited(passes),
+            tuple(passes),
+            seed,
+        )
+
+
+def compile_graph(
+    graph: Graph, request: Request, *, eval_data: str | Path | None = None, progress: Progress | None = None
+) -> Bundle:
+    """Compile a loaded graph; the rest is as `compile`.
+
+    Raises:
+        EdgecError: what is wrong, where, and what to do; nothing was written.
+    """
+    progress = progress or Silent()
+    target = request.target
+    folder = request.output or Path(f"{graph.source.name}.{target.name}.edgec")
+    bundles.check_writable(folder)
+    evaluation = accuracy.evaluation_data(graph, eval_data)
+    if request.max_drop is not None and evaluation is None:
+        raise RequestError(
+            "--max-drop needs data to measure the drop on",
+            fix="give --eval-data F.npz with inputs and labels",
+        )
+
+    neutral = to_neutral(graph, request.pipeline, progress)
+    with bundles.writing(folder) as scratch:
+        choice = choose(target, neutral.graph, request.precision, scratch, progress)
+        choice.chosen.folder.rename(scratch / bundles.ENGINE)
+        _check_latency(choice, request.latency)
+        engine = target.open(scratch / bundles.ENGINE)
+        try:
+            progress.step("timing layers")
+            layers = target.profile(engine, graph.examples[0])
+            progress.step("evaluating")
+            scores = accuracy.evaluate(graph, engine.run, evaluation)
+        finally:
+            engine.close()
+        _check_drop(scores, request.max_drop)
+        progress.step("writing the bundle")
+        bundles.write_samples(scratch, graph.examples, graph.references)
+        io = InputsOutputs(graph.inputs, graph.outputs, graph.preprocessing, graph.labels)
+        bundles.write_json(scratch / bundles.IO, io.to_json())
+        report = _report(
+            graph,
+            neutral,
+            choice,
+            request,
+            scores=scores,
+            layers=[dataclasses.asdict(layer) for layer in layers],
+        )
+        _write_report(scratch, report)
+        bundles.seal(scratch, _manifest(report, graph))
+    return Bundle.open(folder, check=False)
+
+
+def load(
+    model: str | torch.nn.Module,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    inputs: Sequence[str] = (),
+    batch: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Graph:
+    """Load a source into a graph; arguments as `compile` takes them.
+
+    Raises:
+        EdgecError: the source cannot be loaded, exported or verified.
+    """
+    from edgec import frontends, zoo
+
+    progress = progress or Silent()
+    if isinstance(model, str):
+        if example_inputs is not None:
+            raise RequestError("example_inputs go with a torch module only")
+        if model.startswith("zoo:"):
+            if inputs:
+                raise RequestError("a zoo model's inputs are fixed", fix="leave out --input")
+            return zoo.load(model.removeprefix("zoo:"), batch=batch, seed=seed, progress=progress)
+        return frontends.load(model, inputs=inputs, batch=batch, seed=seed, progress=progress)
+    if example_inputs is None:
+        raise RequestError("a torch module needs example_inputs", fix="pass what its forward takes")
+    from edgec.frontends.torch import from_module
+
+    name = type(model).__name__
+    return from_module(model, example_inputs, spec=name, kind="torch", name=name.lower(), seed=seed)
+
+
+def to_neutral(graph: Graph, pipeline: Pipeline, progress: Progress) -> Neutral:
+    """Run the passes on a copy of the graph and gate the result in fp32.
+
+    Raises:
+        NumericsError: the result is not what the source computed; names the first pass and layer.
+    """
+    neutral = graph.clone()
+    reports = pipeline.run(neutral.model, on_pass=lambda name: progress.step(f"pass {name}"))
+    progress.step("verifying the neutral graph")
+    gate = check_neutral(neutral)
+    if not gate.passed:
+        progress.step("looking for the first pass and layer that break it")
+        culprit = first_bad_pass(graph, pipeline)
+        blame = f"{culprit}" if culprit else "no single pass breaks it on the first sample"
+        fix = (
+            f"leave the pass out with --passes -{culprit.pass_name}"
+            if culprit and culprit.pass_name
+            else None
+        )
+        raise NumericsError(f"{gate}; {blame}", fix=fix)
+    return Neutral(neutral, reports, gate)
+
+
+def _check_latency(choice: Choice, budget: float | None) -> None:
+    assert choice.chosen.latency is not None
+    reached = choice.chosen.latency.p50
+    if budget is not None and reached > budget:
+        raise JobError(
+            f"the fastest engine, {choice.chosen.candidate.name}, takes {reached:.2f} ms, "
+            f"{reached / budget:.2f} times the {budget:g} ms asked for",
+            fix=f"ask for --latency {reached * 1.05:.2f}ms or a smaller model",
+        )
+
+
+def _check_drop(scores: accuracy.Scores | None, max_drop: float | None) -> None:
+    if scores is not None and max_drop is not None and scores.drop > max_drop:
+        raise NumericsError(
+            f"{scores.metric} drops by {scores.drop:.2%} ({scores.source:.2%} to {scores.engine:.2%}), "
+            f"{max_drop:.2%} is allowed",
+            fix="allow a larger --max-drop or a higher --precision",
+        )
+
+
+def _report(
+    graph: Graph,
+    neutral: Neutral,
+    choice: Choice,
+    request: Request,
+    *,
+    scores: accuracy.Scores | None,
+    layers: list[dict[str, Any]],
+) -> dict[str, Any]:
+    from edgec.devices.host import host_profile
+
+    inspection: Inspection = inspect_model(neutral.graph.model)
+    candidate = choice.chosen.candidate
+    device = host_profile().to_dict()
+    return {
+        "schema": bundles.SCHEMA,
+        "edgec": __version__,
+        "command": _command(graph, request),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "model": {
+            **dataclasses.asdict(graph.source),
+            "parameters": inspection.parameters,
+            "macs": inspection.macs,
+            "inputs": [dataclasses.asdict(spec) for spec in graph.inputs],
+            "outputs": [dataclasses.asdict(spec) for spec in graph.outputs],
+        },
+        "target": request.target.name,
+        "device": device,
+        "engine": candidate.engine,
+        "precision": candidate.precision,
+        "form": candidate.form,
+        "seed": request.seed,
+        "numerics": {"gates": [gate.to_json() for gate in (neutral.gate, *choice.chosen.gates)]},
+        "latency": {
+            "measured": True,
+            "device": device["name"],
+            "blocks": len(choice.chosen.latency.blocks) if choice.chosen.latency else 0,
+            "entries": choice.entries(),
+            "predicted": [],
+        },
+        "accuracy": None if scores is None else scores.to_json(),
+        "layers": layers,
+        "passes": [_pass_json(report) for report in neutral.reports],
+        "attention": [dataclasses.asdict(site) for site in inspection.attention],
+        "fallbacks": [],
+        "tokens": None,
+        "slim": None,
+        "tools": tool_versions(),
+        "files": {},
+    }
+
+
+def _pass_json(report: PassReport) -> dict[str, Any]:
+    fields = dataclasses.asdict(report)
+    del fields["seconds"]
+    return fields
+
+
+def _write_report(folder: Path, report: dict[str, Any]) -> None:
+    from edgec.report.render import render
+
+    names = (file for file in folder.rglob("*") if file.is_file())
+    report["files"] = {
+        file.relative_to(folder).as_posix(): bundles.file_sha256(file) for file in sorted(names)
+    }
+    bundles.write_json(folder / bundles.REPORT_JSON, report)
+    (folder / bundles.REPORT_HTML).write_text(render(report), encoding="utf-8")
+
+
+def _manifest(report: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
+    """The manifest says what the report says, less the long tables."""
+    kept = ("edgec", "model", "target", "device", "engine", "precision", "form", "seed", "accuracy")
+    return {
+        **{key: report[key] for key in kept},
+        "tools": report["tools"],
+        "passes": [{"name": step["name"], "matched": step["matched"]} for step in report["passes"]],
+        "numerics": report["numerics"],
+        "latency": {
+            "measured": True,
+            "device": report["latency"]["device"],
+            "entries": [
+                {
+                    key: entry[key]
+                    for key in ("name", "role", "p50", "p90", "spread", "ratio_to_best_baseline")
+                }
+                for entry in report["latency"]["entries"]
+            ],
+            "predicted": [],
+        },
+        "fallbacks": report["fallbacks"],
+        "tokens": None,
+        "slim": None,
+        "samples": len(graph.examples),
+    }
+
+
+def summary(bundle: Bundle) -> dict[str, Any]:
+    """What `compile --json` prints of a bundle."""
+    report = bundle.report()
+    entries = report["latency"]["entries"]
+    chosen = next(entry for entry in entries if entry["role"] == "chosen")
+    baselines = [entry["p50"] for entry in entries if entry["role"] == "baseline" and entry["p50"]]
+    shipped = report["numerics"]["gates"][-1]
+    return {
+        "bundle": str(bundle.path),
+        "target": report["target"],
+        "engine": report["engine"],
+        "precision": report["precision"],
+        "form": report["form"],
+        "latency_ms": {
+            "p50": chosen["p50"],
+            "p90": chosen["p90"],
+            "baseline_p50": min(baselines, default=None),
+            "ratio": chosen["ratio_to_best_baseline"],
+        },
+        "numerics": {
+            "max_abs": shipped["max_abs"],
+            "scaled": shipped["scaled"],
+            "cosine": shipped["cosine"],
+            "gate": {key: shipped["gate"][key] for key in ("scaled", "cosine")},
+        },
+        "accuracy": report["accuracy"],
+        "fusions": {
+            step["name"]: {"matched": step["matched"], "missed": step["missed"]} for step in report["passes"]
+        },
+        "tokens": report["tokens"],
+        "slim": report["slim"],
+        "exporter": report["model"]["exporter"],
+        "exporter_reason": report["model"]["exporter_reason"],
+        "weights": report["model"]["weights"],
+        "notes": report["model"]["notes"],
+        "report": str(bundle.path / bundles.REPORT_HTML),
+    }
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the packages that a bundle depends on, those that are installed."""
+    versions = {}
+    for name in _TOOLS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _command(graph: Graph, request: Request) -> str:
+    words = ["edgec", "compile", graph.source.spec, "--target", request.target_spec]
+    if request.precision != "auto":
+        words += ["--precision", request.precision]
+    if request.pass_edits:
+        words += ["--passes", ",".join(request.pass_edits)]
+    return shlex.join(words)

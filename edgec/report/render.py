@@ -1,0 +1,146 @@
+"""`report.json` as one HTML file that needs nothing else: no network, no font, no script from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import jinja2
+
+from edgec.core.bundle import Bundle
+from edgec.core.errors import RequestError
+from edgec.report import charts, formats, layers, summary
+from edgec.report.schema import SCHEMA, Report
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+_ROLES = {"chosen": "chosen", "candidate": "candidate", "baseline": "peer"}
+
+_EMPTY: dict[str, Any] = {
+    "edgec": "",
+    "command": "",
+    "created": "",
+    "target": "",
+    "device": {},
+    "engine": "",
+    "precision": "",
+    "form": "",
+    "seed": 0,
+    "accuracy": None,
+    "layers": [],
+    "passes": [],
+    "attention": [],
+    "fallbacks": [],
+    "tokens": None,
+    "slim": None,
+    "tools": {},
+    "files": {},
+}
+_EMPTY_MODEL: dict[str, Any] = {
+    "spec": "",
+    "kind": "",
+    "name": "",
+    "sha256": "",
+    "exporter": "none",
+    "exporter_reason": "",
+    "weights": "",
+    "notes": [],
+    "parameters": None,
+    "macs": None,
+    "inputs": [],
+    "outputs": [],
+}
+_EMPTY_LATENCY: dict[str, Any] = {"measured": True, "device": "", "blocks": 0, "entries": [], "predicted": []}
+
+
+def report_data(source: str | Path | Mapping[str, Any]) -> Report:
+    """A report, from a bundle or as a dict, with every section it leaves out present and empty.
+
+    Args:
+        source: a bundle's folder or zip, or what its `report.json` holds.
+
+    Raises:
+        RequestError: it is no report, or one of a newer edgec.
+        IntegrityError: the bundle's files are not what was recorded.
+    """
+    fields = dict(source) if isinstance(source, Mapping) else Bundle.open(source).report()
+    schema = fields.get("schema")
+    if not isinstance(schema, int) or "model" not in fields:
+        raise RequestError("this is not a report", fix="give a bundle's report.json")
+    if schema > SCHEMA:
+        raise RequestError(
+            f"the report has schema {schema}, this edgec reads up to {SCHEMA}", fix="upgrade edgec"
+        )
+    whole = {**_EMPTY, **fields}
+    whole["model"] = {**_EMPTY_MODEL, **fields["model"]}
+    whole["numerics"] = {"gates": [], **(fields.get("numerics") or {})}
+    whole["latency"] = {**_EMPTY_LATENCY, **(fields.get("latency") or {})}
+    return cast(Report, whole)
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """One HTML file of a report. The same report gives the same bytes.
+
+    Every text of the report is escaped: layer names and notes come from other people's models. The page
+    forbids itself to load anything (a content security policy), and runs one script, its own.
+
+    Raises:
+        RequestError: it is no report, or one of a newer edgec.
+    """
+    data = report_data(report)
+    script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    entries = data["latency"]["entries"]
+    slowest = sorted(data["layers"], key=lambda layer: -layer["microseconds"])[: layers.TOP_LAYERS]
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=data,
+            style=(_TEMPLATES / "style.css").read_text(encoding="utf-8"),
+            script=script,
+            script_digest=digest,
+            verdicts=summary.verdicts(data),
+            chosen=summary.chosen(data),
+            longest=max((max([entry["p90"] or 0.0, *entry["blocks"]]) for entry in entries), default=0.0)
+            * 1.02,
+            total=sum(layer["microseconds"] for layer in data["layers"]),
+            slowest=slowest,
+            ranked=sorted(entries, key=lambda entry: math.inf if entry["p50"] is None else entry["p50"]),
+            role_names=_ROLES,
+            fusions=[step for step in data["passes"] if step["name"].startswith("fuse.") and step["matched"]],
+            modules=layers.by_module(data["layers"]),
+            kinds=layers.by_kind(data["layers"]),
+        )
+    )
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = (
+        "milliseconds",
+        "microseconds",
+        "ratio",
+        "share",
+        "score",
+        "drop",
+        "small",
+        "cosine",
+        "count",
+        "shape",
+    )
+    environment.filters.update({name: getattr(formats, name) for name in names})
+    environment.globals.update(charts=charts, kind=layers.kind, plural=formats.plural)
+    return environment

@@ -1,0 +1,202 @@
+"""The shape of `report.json`: what the compiler writes and the report shows.
+
+Every key of `Report` is written; a section that a run has nothing for is empty, or null where the
+type says so. Latencies are milliseconds, layer times microseconds, shares and drops fractions of 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+SCHEMA = 1
+"""The schema that this edgec writes, and the newest that it reads."""
+
+
+class Tensor(TypedDict):
+    """One input or output, as `edgec.core.graph.TensorSpec`."""
+
+    name: str
+    shape: list[int | str]
+    dtype: str
+    semantics: str
+
+
+class Model(TypedDict):
+    """Where the model came from (`edgec.core.graph.Source`) and what it is made of."""
+
+    spec: str
+    kind: str
+    name: str
+    sha256: str
+    exporter: str
+    exporter_reason: str
+    weights: str
+    notes: list[str]
+    parameters: int
+    macs: int
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+class Gate(TypedDict):
+    """The bounds of a gate, as `edgec.core.numerics.Gate`."""
+
+    scaled: float
+    cosine: float
+    why: str
+
+
+class SampleDifference(TypedDict):
+    """The difference of one output on one sample."""
+
+    sample: int
+    output: str
+    max_abs: float
+    scaled: float
+    cosine: float
+
+
+class GateResult(TypedDict):
+    """One gate: the worst difference over all samples and outputs beside its bounds.
+
+    `details` has each sample and output on its own, where the run kept them.
+    """
+
+    stage: str
+    max_abs: float
+    scaled: float
+    cosine: float
+    output: str
+    gate: Gate
+    passed: bool
+    samples: int
+    details: NotRequired[list[SampleDifference]]
+
+
+class Numerics(TypedDict):
+    """Every gate, in the order they ran: fp32 first, the shipped precision last."""
+
+    gates: list[GateResult]
+
+
+class LatencyEntry(TypedDict):
+    """One measured engine. All figures are null where it was not measured; `why` says why.
+
+    `blocks` are the medians of the blocks, in milliseconds; `spread` is their range over `p50`;
+    `ratio_to_best_baseline` is this latency over the best baseline's (below 1 is faster).
+    """
+
+    name: str
+    role: Literal["chosen", "candidate", "baseline"]
+    engine: str
+    precision: str
+    form: str
+    p50: float | None
+    p90: float | None
+    spread: float | None
+    blocks: list[float]
+    ratio_to_best_baseline: float | None
+    passed: bool
+    why: str
+
+
+class Prediction(TypedDict):
+    """A latency that nothing measured. `device` is what it is predicted for; `why` how."""
+
+    name: str
+    device: str
+    p50: float
+    why: str
+
+
+class Latency(TypedDict):
+    """What was measured, on which device, and apart from it what is only predicted."""
+
+    measured: bool
+    device: str
+    blocks: int
+    entries: list[LatencyEntry]
+    predicted: list[Prediction]
+
+
+class Accuracy(TypedDict):
+    """One score of the source and of the engine on the same held-out data; `drop` is their difference."""
+
+    metric: str
+    source: float
+    engine: float
+    drop: float
+    samples: int
+    data: str
+
+
+class Layer(TypedDict):
+    """Time of one engine layer, as `edgec.runtime.engine.LayerTime`, in execution order."""
+
+    layer: str
+    source: str
+    op: str
+    microseconds: float
+
+
+class Missed(TypedDict):
+    """A place that looked like a match and was left alone, as `edgec.passes.infra.NearMiss`."""
+
+    node: str
+    source: str
+    reason: str
+
+
+class PassStep(TypedDict):
+    """What one pass did; `sites` are the source layers where it matched."""
+
+    name: str
+    matched: int
+    sites: list[str]
+    missed: list[Missed]
+    nodes_before: int
+    nodes_after: int
+
+
+class Attention(TypedDict):
+    """One attention of the neutral graph, as `edgec.inspection.AttentionSite`."""
+
+    source: str
+    kind: str
+    heads: int | None
+    queries: int | None
+    keys: int | None
+    head_size: int | None
+    masked: bool
+
+
+class Report(TypedDict):
+    """`report.json`, whole.
+
+    `device` is the profile of the machine (`edgec.devices.host.HostProfile.to_dict`); `fallbacks`
+    are sentences or objects that say what ran elsewhere and why; `tokens` and `slim` describe lossy
+    steps and are null where none was asked for; `files` is path to sha256 of the bundle's files.
+    """
+
+    schema: int
+    edgec: str
+    command: str
+    created: str
+    model: Model
+    target: str
+    device: dict[str, Any]
+    engine: str
+    precision: str
+    form: str
+    seed: int
+    numerics: Numerics
+    latency: Latency
+    accuracy: Accuracy | None
+    layers: list[Layer]
+    passes: list[PassStep]
+    attention: NotRequired[list[Attention]]
+    fallbacks: list[Any]
+    tokens: dict[str, Any] | None
+    slim: dict[str, Any] | None
+    tools: dict[str, str]
+    files: dict[str, str]

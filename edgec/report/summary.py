@@ -1,0 +1,116 @@
+"""What the report says first: one verdict each on latency, numerics and accuracy."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from edgec.report import formats
+from edgec.report.schema import GateResult, LatencyEntry, Report
+
+Mood = Literal["good", "bad", "plain"]
+
+LEVEL = 0.02
+"""Ratios within this much of 1, where the blocks spread as far, are called level."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """One card of the summary.
+
+    Attributes:
+        title: what it is about.
+        figure: the figure, large.
+        unit: its unit, small beside it.
+        text: the sentence under it.
+        mood: its colour.
+    """
+
+    title: str
+    figure: str
+    unit: str
+    text: str
+    mood: Mood
+
+
+def chosen(report: Report) -> LatencyEntry | None:
+    """The engine that ships."""
+    return next((entry for entry in report["latency"]["entries"] if entry["role"] == "chosen"), None)
+
+
+def best_baseline(report: Report) -> LatencyEntry | None:
+    """The fastest measured peer."""
+    measured = [
+        entry
+        for entry in report["latency"]["entries"]
+        if entry["role"] == "baseline" and entry["p50"] is not None
+    ]
+    return min(measured, key=lambda entry: entry["p50"] or 0.0, default=None)
+
+
+def verdicts(report: Report) -> list[Verdict]:
+    """The cards, in the order they are read."""
+    return [
+        _latency(report),
+        _against_peer(report),
+        _numerics(report["numerics"]["gates"]),
+        _accuracy(report),
+    ]
+
+
+def _latency(report: Report) -> Verdict:
+    entry, device = chosen(report), report["latency"]["device"]
+    if entry is None or entry["p50"] is None:
+        return Verdict("Latency", formats.NONE, "", "Nothing was measured.", "plain")
+    figure = formats.milliseconds(entry["p50"])
+    if not report["latency"]["measured"]:
+        return Verdict("Latency, predicted", figure, "ms", "A prediction: nothing was measured.", "plain")
+    text = f"Median of one run, 90 % within {formats.milliseconds(entry['p90'])} ms. Measured on {device}."
+    return Verdict("Latency", figure, "ms", text, "plain")
+
+
+def _against_peer(report: Report) -> Verdict:
+    title, entry, peer = "Against the best peer", chosen(report), best_baseline(report)
+    ratio = None if entry is None else entry["ratio_to_best_baseline"]
+    if entry is None or peer is None or not ratio or not report["latency"]["measured"]:
+        return Verdict(title, formats.NONE, "", "No peer was measured beside it.", "plain")
+    beside = f"the best peer, {peer['name']}, takes {formats.milliseconds(peer['p50'])} ms"
+    if peer["precision"] != entry["precision"]:
+        beside += f" in {peer['precision']}; this engine runs {entry['precision']}"
+    noise = min(max(entry["spread"] or 0.0, peer["spread"] or 0.0), LEVEL)
+    figure = formats.ratio(1 / ratio)
+    if abs(ratio - 1) <= noise:
+        return Verdict(title, figure, "× its speed", f"Level: {beside}.", "plain")
+    if ratio < 1:
+        return Verdict(title, figure, "× its speed", f"Faster: {beside}.", "good")
+    return Verdict(title, figure, "× its speed", f"Slower: {beside}.", "bad")
+
+
+def _numerics(gates: list[GateResult]) -> Verdict:
+    if not gates:
+        return Verdict("Numerics", formats.NONE, "", "Nothing was compared with the source.", "plain")
+    shipped, failed = gates[-1], [gate for gate in gates if not gate["passed"]]
+    if failed:
+        names = ", ".join(gate["stage"] for gate in failed)
+        return Verdict("Numerics", "failed", "", f"Beyond the gate: {names}.", "bad")
+    off, allowed = formats.small(shipped["scaled"]), formats.small(shipped["gate"]["scaled"])
+    text = (
+        f"{formats.plural(len(gates), 'gate')} kept. What ships is off by {off} of the output's spread; "
+        f"{allowed} is allowed."
+    )
+    return Verdict("Numerics", "passed", "", text, "good")
+
+
+def _accuracy(report: Report) -> Verdict:
+    scores = report["accuracy"]
+    if scores is None:
+        return Verdict("Accuracy", formats.NONE, "", "No evaluation data was given.", "plain")
+    metric, drop = scores["metric"], scores["drop"]
+    kept = abs(drop) < 5e-5
+    change = f"a {'drop' if drop > 0 else 'gain'} of {formats.drop(abs(drop), metric)}"
+    text = (
+        f"{metric[:1].upper()}{metric[1:]} of the engine, beside {formats.score(scores['source'], metric)} "
+        f"of the source: {'no drop' if kept else change} on {formats.plural(scores['samples'], 'sample')}."
+    )
+    figure, _, unit = formats.score(scores["engine"], metric).partition(" ")
+    return Verdict("Accuracy", figure, unit, text, "good" if kept or drop < 0 else "plain")

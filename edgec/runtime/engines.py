@@ -1,0 +1,31 @@
+"""Opening whatever engine a folder holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgec.core.errors import IntegrityError
+from edgec.runtime.engine import DESCRIPTION, Engine, EngineDescription
+
+
+def open_engine(folder: Path) -> Engine:
+    """Open the engine in a folder.
+
+    Raises:
+        IntegrityError: its description is missing or malformed, or names an engine unknown here.
+        MissingExtraError: the engine's package is not installed.
+    """
+    kind = EngineDescription.read(folder).kind
+    if kind == "ort":
+        from edgec.runtime.engine_ort import OrtEngine
+
+        return OrtEngine(folder)
+    if kind == "openvino":
+        from edgec.runtime.engine_openvino import OpenVinoEngine
+
+        return OpenVinoEngine(folder)
+    raise IntegrityError(
+        f"no engine of the kind {kind!r} runs on this machine",
+        where=str(folder / DESCRIPTION),
+        fix="update edgec, or compile the model for this machine",
+    )

@@ -1,0 +1,188 @@
+"""Running a bundle: open it, check what it is fed, run it.
+
+with edgec.load("deit.x86.edgec") as session:
+    logits = session.run({"x": image})["logits"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from edgec.core.bundle import Bundle
+from edgec.core.errors import RequestError
+from edgec.core.graph import Arrays, TensorSpec
+from edgec.runtime.engine import Engine, LayerTime
+from edgec.runtime.engines import open_engine
+
+
+class Session:
+    """A bundle that is open for running, for one thread at a time.
+
+    Feeds are checked by name, shape and dtype. An array of another dtype is converted where the input's
+    dtype can hold its kind of value: any float for a float input (float64 images are what numpy makes,
+    and the model rounds them anyway), any integer that keeps its value for an integer input. Anything
+    else is refused: a float fed as token numbers, or 0/1 integers where a boolean mask is asked for, is
+    a mistake more often than not.
+
+    Attributes:
+        bundle: the opened bundle.
+        engine: the engine inside.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self.bundle = bundle
+        self.engine = engine
+        # What a good feed looks like, made ready once: a run then compares and goes.
+        self._expected = tuple(
+            (spec.name, np.dtype(spec.dtype), spec.shape if spec.is_fixed else None)
+            for spec in bundle.io.inputs
+        )
+        self._specs = {spec.name: spec for spec in bundle.io.inputs}
+        self._run = engine.run
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs, in the model's order."""
+        return self.bundle.io.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs, in the model's order."""
+        return self.bundle.io.outputs
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The bundle's manifest."""
+        return self.bundle.manifest
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """Run once.
+
+        Args:
+            feeds: an array for every input, by name.
+
+        Returns:
+            the outputs by name, in arrays that no later run writes to.
+
+        Raises:
+            RequestError: an input is missing or unknown, or has another shape or dtype.
+        """
+        if len(feeds) != len(self._expected):
+            raise self._wrong_names(feeds)
+        for name, dtype, shape in self._expected:
+            array = feeds.get(name)
+            if type(array) is not np.ndarray or array.dtype != dtype or array.shape != shape:
+                return self._run(self._fitted(feeds))
+        return self._run(feeds)
+
+    def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
+        """Time every layer with the engine's own timers, under the user's layer names.
+
+        Args:
+            feeds: as for `run`.
+            runs: runs that count.
+        """
+        if len(feeds) != len(self._expected):
+            raise self._wrong_names(feeds)
+        return self.engine.profile(self._fitted(feeds), runs)
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.engine.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _fitted(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """The feeds as the engine takes them, or the error that says what is wrong with them."""
+        if set(feeds) != set(self._specs):
+            raise self._wrong_names(feeds)
+        fitted = {name: _fit(feeds[name], spec) for name, spec in self._specs.items()}
+        bound: dict[str, tuple[int, str]] = {}
+        for name, spec in self._specs.items():
+            for axis, (size, expected) in enumerate(zip(fitted[name].shape, spec.shape, strict=True)):
+                if isinstance(expected, int):
+                    continue
+                known, first = bound.setdefault(expected, (size, name))
+                if known != size:
+                    raise RequestError(
+                        f"input {name!r} has size {size} on axis {axis} ({expected}), "
+                        f"input {first!r} has {known}",
+                        fix=f"feed arrays that agree on {expected}",
+                    )
+        return fitted
+
+    def _wrong_names(self, feeds: Mapping[str, np.ndarray]) -> RequestError:
+        missing = [name for name in self._specs if name not in feeds]
+        unknown = [name for name in feeds if name not in self._specs]
+        said = []
+        if missing:
+            said.append(f"no array for input {', '.join(map(repr, missing))}")
+        if unknown:
+            said.append(f"the model has no input {', '.join(map(repr, unknown))}")
+        return RequestError(" and ".join(said), fix="feed " + ", ".join(map(_described, self.inputs)))
+
+
+def load(path: str | Path, *, check: bool = True) -> Session:
+    """Open a bundle for running.
+
+    Args:
+        path: the bundle's folder or its zip file.
+        check: compare every file with its recorded sha256 first.
+
+    Raises:
+        RequestError: there is no bundle at the path.
+        IntegrityError: a file of it is missing, was added or differs from its record.
+        MissingExtraError: its engine's package is not installed.
+    """
+    bundle = Bundle.open(path, check=check)
+    return Session(bundle, open_engine(bundle.engine_folder))
+
+
+def _fit(value: Any, spec: TensorSpec) -> np.ndarray:
+    array = np.asarray(value)
+    expected = np.dtype(spec.dtype)
+    if array.ndim != len(spec.shape) or any(
+        isinstance(size, int) and size != given for given, size in zip(array.shape, spec.shape, strict=True)
+    ):
+        raise RequestError(
+            f"input {spec.name!r} has shape {_shape(array.shape)}, the model takes {_shape(spec.shape)}",
+            fix=f"feed {_described(spec)}",
+        )
+    if array.dtype == expected:
+        return array
+    both_float = array.dtype.kind == "f" and expected.kind == "f"
+    both_integer = array.dtype.kind in "iu" and expected.kind in "iu"
+    if not both_float and not both_integer:
+        raise RequestError(
+            f"input {spec.name!r} is {array.dtype}, the model takes {expected}",
+            fix=f"convert it with .astype({expected.name!r}) if that is what you mean",
+        )
+    converted = array.astype(expected)
+    if both_integer and not np.array_equal(converted, array):
+        raise RequestError(
+            f"input {spec.name!r} is {array.dtype} with values that {expected} cannot hold",
+            fix=f"feed {_described(spec)}",
+        )
+    return converted
+
+
+def _described(spec: TensorSpec) -> str:
+    return f"{spec.name}: {spec.dtype} {_shape(spec.shape)}"
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"

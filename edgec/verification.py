@@ -1,0 +1,84 @@
+"""The gates: what edgec computed beside what the source itself computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgec.core.dialect import EDGEC_DOMAIN
+from edgec.core.evaluation import Evaluator
+from edgec.core.graph import Arrays, Graph
+from edgec.core.numerics import GATES, Difference, Gate, compare
+from edgec.plugins.infra import plugins
+
+Run = Callable[[Mapping[str, np.ndarray]], Arrays]
+
+
+@dataclasses.dataclass(frozen=True)
+class GateResult:
+    """One gate passed or failed.
+
+    Attributes:
+        stage: what was compared with the source, `neutral graph` or an engine's name.
+        difference: the worst over all samples and outputs.
+        gate: the bounds.
+        samples: how many samples were compared.
+    """
+
+    stage: str
+    difference: Difference
+    gate: Gate
+    samples: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference keeps the bounds."""
+        return self.gate.accepts(self.difference)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the report and `--json` print it."""
+        return {
+            "stage": self.stage,
+            **dataclasses.asdict(self.difference),
+            "gate": dataclasses.asdict(self.gate),
+            "passed": self.passed,
+            "samples": self.samples,
+        }
+
+    def __str__(self) -> str:
+        found, gate = self.difference, self.gate
+        return (
+            f"{self.stage}: off by {found.scaled:.2e} of the output's spread (allowed {gate.scaled:.0e}), "
+            f"cosine {found.cosine:.7f} (at least {gate.cosine}), output {found.output!r}"
+        )
+
+
+def check(graph: Graph, run: Run, *, stage: str, precision: str) -> GateResult:
+    """Run the graph's examples and compare with the source's own outputs at the precision's gate."""
+    found = [run(feeds) for feeds in graph.examples]
+    return GateResult(stage, compare(graph.references, found), GATES[precision], len(found))
+
+
+def check_neutral(graph: Graph) -> GateResult:
+    """Gate the neutral graph itself in fp32, evaluated as written."""
+    with Evaluator(runnable(graph.model)) as evaluator:
+        return check(graph, evaluator.run, stage="neutral graph", precision="fp32")
+
+
+def runnable(model: ir.Model) -> ir.Model:
+    """The model with the function bodies of the `ai.edgec` ops that it uses; itself if it uses none."""
+    used = {node.op_type for node in model.graph.all_nodes() if node.domain == EDGEC_DOMAIN}
+    known = {function.name for function in model.functions.values() if function.domain == EDGEC_DOMAIN}
+    if not used - known:
+        return model
+    copy = model.clone()
+    for op_type in sorted(used - known):
+        function = plugins()[op_type].function()
+        copy.functions[function.identifier()] = function
+        for domain, version in function.opset_imports.items():
+            copy.opset_imports.setdefault(domain, version)
+    return copy

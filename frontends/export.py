@@ -1,0 +1,301 @@
+"""From a torch module to an ONNX file that was run and compared: dynamo first, then TorchScript."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgec.core.errors import JobError
+from edgec.core.graph import Arrays, TensorSpec
+from edgec.core.numerics import GATES, Difference, compare
+from edgec.core.progress import Progress
+from edgec.frontends.quiet import first_line, quiet
+from edgec.frontends.reference import OnnxFile
+
+if TYPE_CHECKING:
+    import torch
+
+_logger = logging.getLogger("edgec.frontends")
+
+_EXTERNAL_BYTES = 1_500_000_000
+"""Weights from this size on go to a file of their own: a protobuf ends at 2 GB."""
+
+WRAPPER = "source"
+"""The attribute under which the exported wrapper holds the user's module."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """An exported file that reproduced the module.
+
+    Attributes:
+        path: the file, as the exporter wrote it.
+        exporter: `dynamo` or `torchscript`.
+        reason: why this one; with what those before it failed.
+        difference: how far its outputs in ONNX Runtime are from the module's.
+    """
+
+    path: Path
+    exporter: str
+    reason: str
+    difference: Difference
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """What is exported: the wrapped module and one call of it."""
+
+    module: torch.nn.Module
+    arguments: tuple[torch.Tensor, ...]
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[str]
+    external: bool
+
+    def open_axes(self) -> list[dict[int, str]]:
+        return [
+            {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)}
+            for spec in self.inputs
+        ]
+
+
+def export(
+    module: torch.nn.Module,
+    arguments: tuple[torch.Tensor, ...],
+    *,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[str],
+    examples: Sequence[Arrays],
+    references: Sequence[Arrays],
+    folder: Path,
+    where: str,
+    progress: Progress,
+) -> Exported:
+    """Export with the first exporter whose file reproduces the module in ONNX Runtime.
+
+    The order is dynamo at opset 23, which keeps attention in one node, dynamo at opset 20, whose
+    decompositions are older and better tried, and TorchScript at opsets 17 and 20.
+
+    Args:
+        module: takes `arguments` and returns a tuple of tensors.
+        arguments: one call's inputs.
+        inputs: their specs; a named size is an open dimension.
+        outputs: the outputs' names.
+        examples: feeds to verify on.
+        references: the module's own outputs on them.
+        folder: where to write.
+        where: the source, for messages.
+        progress: told what is tried.
+
+    Raises:
+        JobError: no exporter's file reproduces the module; names the failure of each.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in [*module.parameters(), *module.buffers()])
+    call = _Call(module, arguments, inputs, outputs, external=size >= _EXTERNAL_BYTES)
+    failures: list[str] = []
+    for exporter, opset, write in _attempts(call):
+        name = f"{exporter} at opset {opset}"
+        progress.step(f"exporting with {name}")
+        path = folder / f"{exporter}_{opset}" / "model.onnx"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with without_fast_path(), quiet():
+                write(path)
+            progress.step(f"checking what {name} wrote")
+            difference = _verify(path, examples, references)
+        except _CaptureError as error:
+            _logger.debug("capture failed", exc_info=error)
+            failures.append(f"dynamo could not trace the module ({first_line(error)})")
+            continue
+        except Exception as error:  # exporters raise whatever they trip over
+            _logger.debug("%s failed", name, exc_info=error)
+            failures.append(f"{name} failed ({first_line(error)})")
+            continue
+        if not GATES["fp32"].accepts(difference):
+            failures.append(
+                f"{name} computes something else (largest difference {difference.max_abs:.3g} "
+                f"in output {difference.output!r})"
+            )
+            continue
+        reason = f"{name} reproduces the module (largest difference {difference.max_abs:.2g})"
+        return Exported(path, exporter, "; ".join([reason, *dict.fromkeys(failures)]), difference)
+    listed = "; ".join(dict.fromkeys(failures))
+    raise JobError(
+        f"no exporter turns this module into ONNX: {listed}",
+        where=where,
+        fix="take data-dependent Python control flow and unsupported ops out of forward, "
+        "or export an ONNX file yourself and compile that",
+    )
+
+
+class _CaptureError(Exception):
+    """torch.export could not trace the module; another opset would not change that."""
+
+
+def _attempts(call: _Call) -> Iterator[tuple[str, int, Callable[[Path], None]]]:
+    program: list[torch.export.ExportedProgram] = []
+    captured = True
+
+    def dynamo(opset: int) -> Callable[[Path], None]:
+        def write(path: Path) -> None:
+            nonlocal captured
+            if not program:
+                try:
+                    program.append(_capture(call))
+                except Exception as error:
+                    captured = False
+                    raise _CaptureError from error
+            _dynamo(call, program[0], opset, path)
+
+        return write
+
+    for opset in (23, 20):
+        if captured:
+            yield "dynamo", opset, dynamo(opset)
+    for opset in (17, 20):
+        yield "torchscript", opset, lambda path, opset=opset: _torchscript(call, opset, path)
+
+
+def _verify(path: Path, examples: Sequence[Arrays], references: Sequence[Arrays]) -> Difference:
+    file = OnnxFile(path)
+    return compare(references, [file(_taken(path, feeds)) for feeds in examples])
+
+
+def _taken(path: Path, feeds: Mapping[str, object]) -> Arrays:
+    """The feeds that the file takes: TorchScript leaves out inputs that nothing reads."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    return {value.name: feeds[value.name] for value in model.graph.input}  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def without_fast_path() -> Iterator[None]:
+    """No gradients, and not the fused path of TransformerEncoder, which no exporter can write."""
+    import torch
+
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _capture(call: _Call) -> torch.export.ExportedProgram:
+    import torch
+
+    dims: dict[str, object] = {}
+    shapes = tuple(
+        {axis: dims.setdefault(name, torch.export.Dim(name, min=1)) for axis, name in axes.items()}
+        for axes in call.open_axes()
+    )
+    # Sizes 0 and 1 are not to be baked in where a dimension is open.
+    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        program = torch.export.export(
+            call.module,
+            call.arguments,
+            dynamic_shapes=(shapes,) if any(shapes) else None,
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+    _repair(program.graph_module)
+    return program
+
+
+def _repair(graph_module: torch.fx.GraphModule) -> None:
+    """Rewrite what torch's ONNX translation trips over, keeping the meaning.
+
+    - A `view` was legal for the strides at capture and may not be after decomposition: `reshape`.
+    - Attention is translated for tensors of rank 4 only: leading dimensions are folded into one.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    for node in list(graph_module.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target is aten.view.default:
+            node.target = aten.reshape.default
+        elif node.target is aten.scaled_dot_product_attention.default:
+            _fold_attention(graph_module.graph, node)
+    graph_module.recompile()
+
+
+def _fold_attention(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
+    import torch
+
+    aten = torch.ops.aten
+    arguments = list(node.args)
+    tensors = [argument.meta["val"] for argument in arguments[:3]]
+    ranks = {tensor.dim() for tensor in tensors}
+    if ranks == {4} or len(ranks) != 1:
+        return
+    lead, rank = list(tensors[0].shape[:-2]), ranks.pop()
+    static = all(isinstance(size, int) for tensor in tensors for size in tensor.shape)
+    if rank < 3 or not static or any(list(tensor.shape[:-2]) != lead for tensor in tensors):
+        return
+    folded = [lead[0], 1] if rank == 3 else [math.prod(lead[:-1]), lead[-1]]
+
+    def reshape(value: torch.fx.Node, shape: list[int]) -> torch.fx.Node:
+        new = graph.call_function(aten.reshape.default, (value, shape))
+        new.meta = {key: entry for key, entry in node.meta.items() if key != "val"}
+        return new
+
+    mask = arguments[3] if len(arguments) > 3 else node.kwargs.get("attn_mask")
+    with graph.inserting_before(node):
+        for index, tensor in enumerate(tensors):
+            arguments[index] = reshape(arguments[index], folded + list(tensor.shape[-2:]))
+        if mask is not None and mask.meta["val"].dim() > (2 if rank == 3 else 3):
+            rows = list(mask.meta["val"].shape[-2:])
+            whole = graph.call_function(aten.expand.default, (mask, lead + rows))
+            whole.meta = {key: entry for key, entry in node.meta.items() if key != "val"}
+            mask = reshape(whole, folded + rows)
+    readers = list(node.users)
+    length, width = tensors[0].shape[-2], tensors[2].shape[-1]
+    with graph.inserting_after(node):
+        out = reshape(node, [*lead, length, width])
+    for reader in readers:
+        reader.replace_input_with(node, out)
+    if len(arguments) > 3:
+        arguments[3] = mask
+    elif mask is not None:
+        node.update_kwarg("attn_mask", mask)
+    node.args = tuple(arguments)
+
+
+def _dynamo(call: _Call, program: torch.export.ExportedProgram, opset: int, path: Path) -> None:
+    import torch
+
+    torch.onnx.export(
+        program,
+        (),
+        str(path),
+        input_names=[spec.name for spec in call.inputs],
+        output_names=list(call.outputs),
+        opset_version=opset,
+        dynamo=True,
+        external_data=call.external,
+        verbose=False,
+    )
+
+
+def _torchscript(call: _Call, opset: int, path: Path) -> None:
+    import torch
+
+    axes = {spec.name: open_ for spec, open_ in zip(call.inputs, call.open_axes(), strict=True) if open_}
+    torch.onnx.export(
+        call.module,
+        call.arguments,
+        str(path),
+        input_names=[spec.name for spec in call.inputs],
+        output_names=list(call.outputs),
+        opset_version=opset,
+        dynamo=False,
+        dynamic_axes=axes or None,
+    )

@@ -1,0 +1,159 @@
+"""What must hold of an ONNX graph before anything is done with it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from edgec.core.dialect import EDGEC_DOMAIN
+from edgec.core.errors import RequestError
+
+_WEIGHT_INPUTS = {"MatMul": (0, 1), "Gemm": (0, 1, 2), "Conv": (1, 2), "ConvTranspose": (1, 2)}
+"""Inputs where an infinite value is never meant; elsewhere -inf is a mask."""
+
+_CHUNK = 1 << 24
+
+
+def check(model: ir.Model, where: str) -> None:
+    """Check ops, wiring and weights of a model whose functions are inlined.
+
+    Raises:
+        RequestError: an op or domain is unknown, a value is read that nothing makes, the graph has a
+            cycle, or a weight is NaN or infinite.
+    """
+    _check_ops(model, where)
+    for graph in model.graphs():
+        _check_wiring(graph, where)
+    _check_weights(model, where)
+
+
+def label(node: ir.Node) -> str:
+    """How a message names a node."""
+    return f"{node.name or node.outputs[0].name!r} ({node.op_type})"
+
+
+def _check_ops(model: ir.Model, where: str) -> None:
+    for node in model.graph.all_nodes():
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        opset = model.opset_imports.get(node.domain, model.opset_imports.get(domain))
+        if domain == EDGEC_DOMAIN:
+            continue
+        if domain == "com.microsoft":
+            raise RequestError(
+                f"node {label(node)} is of the domain com.microsoft, which only ONNX Runtime knows",
+                where=where,
+                fix="give the model as it was before ONNX Runtime optimised or quantised it",
+            )
+        if domain not in ("", "ai.onnx.ml"):
+            raise RequestError(
+                f"node {label(node)} is of the unknown domain {domain!r}, and the file defines no such function",
+                where=where,
+                fix="export the model with standard ops only",
+            )
+        latest = onnx.defs.onnx_opset_version() if domain == "" else None
+        if opset is None:
+            raise RequestError(
+                f"node {label(node)} is of a domain whose opset the file does not state", where=where
+            )
+        if latest is not None and opset > latest:
+            raise RequestError(
+                f"the file has opset {opset}, and the installed onnx knows up to {latest}",
+                where=where,
+                fix="export the model with opset 23 or older",
+            )
+        if not onnx.defs.has(node.op_type, opset, domain):
+            ops = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == domain}
+            near = difflib.get_close_matches(node.op_type, ops, n=1)
+            if node.op_type in ops:
+                since = onnx.defs.get_schema(node.op_type, domain).since_version
+                fix = f"the op needs opset {since}; export the model with that" if since > opset else None
+            else:
+                fix = f"did you mean {near[0]}?" if near else "export the model with standard ops only"
+            raise RequestError(f"node {label(node)} is no op of ONNX opset {opset}", where=where, fix=fix)
+
+
+def _check_wiring(graph: ir.Graph, where: str) -> None:
+    for node in graph:
+        for value in node.inputs:
+            if value is not None and not _is_made(value):
+                raise RequestError(
+                    f"node {label(node)} reads {value.name!r}, which nothing makes",
+                    where=where,
+                    fix="export the model again; this file is broken",
+                )
+    for value in graph.outputs:
+        if not _is_made(value):
+            raise RequestError(
+                f"nothing makes the output {value.name!r}",
+                where=where,
+                fix="export the model again; this file is broken",
+            )
+    try:
+        graph.sort()
+    except ValueError as error:
+        nodes = _cycle(graph)
+        raise RequestError(
+            f"the graph has a cycle: {' -> '.join(label(node) for node in nodes)}",
+            where=where,
+            fix="export the model again; this file is broken",
+        ) from error
+
+
+def _is_made(value: ir.Value) -> bool:
+    return value.producer() is not None or value.is_graph_input() or value.is_initializer()
+
+
+def _cycle(graph: ir.Graph) -> list[ir.Node]:
+    """Nodes along one cycle: walk back from any node that never becomes ready."""
+    left = {node: set(_makers(node, graph)) for node in graph}
+    while ready := [node for node, makers in left.items() if not makers]:
+        for node in ready:
+            del left[node]
+        for makers in left.values():
+            makers.difference_update(ready)
+    node = next(iter(left))
+    seen: list[ir.Node] = []
+    while node not in seen:
+        seen.append(node)
+        node = next(maker for maker in left[node] if maker in left)
+    return [*seen[seen.index(node) :], node][::-1]
+
+
+def _makers(node: ir.Node, graph: ir.Graph) -> Iterator[ir.Node]:
+    for value in node.inputs:
+        maker = None if value is None else value.producer()
+        if maker is not None and maker.graph is graph:
+            yield maker
+
+
+def _check_weights(model: ir.Model, where: str) -> None:
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            if value.const_value is not None and value.const_value.dtype.is_floating_point():
+                _check_tensor(name, value, value.const_value, where)
+        for node in graph:
+            held = node.attributes.get("value")
+            if node.op_type == "Constant" and held is not None and held.type == ir.AttributeType.TENSOR:
+                tensor = held.as_tensor()
+                if tensor.dtype.is_floating_point():
+                    _check_tensor(node.outputs[0].name or "", node.outputs[0], tensor, where)
+
+
+def _check_tensor(name: str, value: ir.Value, tensor: ir.TensorProtocol, where: str) -> None:
+    array = np.asarray(tensor.numpy()).reshape(-1)
+    for start in range(0, array.size, _CHUNK):
+        chunk = array[start : start + _CHUNK]
+        if bool(np.isfinite(chunk).all()):
+            continue
+        if bool(np.isnan(chunk).any()):
+            raise RequestError(
+                f"the weight {name!r} holds NaN", where=where, fix="check the training run or the export"
+            )
+        if any(use.idx in _WEIGHT_INPUTS.get(use.node.op_type, ()) for use in value.uses()):
+            raise RequestError(
+                f"the weight {name!r} holds infinity", where=where, fix="check the training run or the export"
+            )

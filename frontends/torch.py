@@ -1,0 +1,368 @@
+"""From a torch module to a graph: drawn inputs, the module's own outputs, a verified export."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from edgec.core.errors import EdgecError, JobError, RequestError
+from edgec.core.graph import Arrays, Graph, Semantics, Source, TensorSpec
+from edgec.core.progress import Progress, Silent
+from edgec.frontends.calling import Binding, bind, named_tensors
+from edgec.frontends.examples import Drawing, draw
+from edgec.frontends.export import WRAPPER, export, without_fast_path
+from edgec.frontends.fingerprint import fingerprint
+from edgec.frontends.finish import input_specs, set_input_shapes, set_output_shapes, to_dialect
+from edgec.frontends.inputs import apply_requests, parse_inputs
+from edgec.frontends.quiet import first_line, quiet
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ModuleSource:
+    """Runs the user's module on numpy feeds, in fp32 and without gradients.
+
+    Attributes:
+        module: the module.
+        folder: holds the exported file; removed with the last graph that can run the source.
+    """
+
+    def __init__(self, module: torch.nn.Module, binding: Binding, where: str) -> None:
+        self.module = module
+        self.folder = tempfile.TemporaryDirectory(prefix="edgec-")
+        self._binding = binding
+        self._where = where
+
+    def __call__(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """The module's outputs by name."""
+        import torch
+
+        tensors = {
+            name: torch.from_numpy(np.array(feeds[name])) if name in feeds else tensor
+            for name, tensor in self._binding.tensors.items()
+        }
+        with without_fast_path(), quiet():
+            named = self.named_outputs(tensors)
+        # Copies: a module may return a view of its own state, or one tensor twice.
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in named.items()}
+
+    def named_outputs(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The module's outputs as tensors; a name that an input has gets `_out` behind it."""
+        named: dict[str, torch.Tensor] = {}
+        for name, tensor in named_tensors(self._binding.call(self.module, tensors), self._where):
+            while name in self._binding.tensors or name in named:
+                name = f"{name}_out"
+            named[name] = tensor
+        if not named:
+            raise RequestError(
+                "the module returns no tensor", where=self._where, fix="let forward return one"
+            )
+        return named
+
+
+def from_module(
+    module: torch.nn.Module,
+    example_inputs: object,
+    *,
+    spec: str,
+    name: str,
+    kind: str = "torch",
+    input_names: Sequence[str] = (),
+    semantics: Mapping[str, Semantics] | None = None,
+    drawings: Mapping[str, Drawing] | None = None,
+    examples: Sequence[Arrays] | None = None,
+    preprocessing: Mapping[str, dict[str, object]] | None = None,
+    labels: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    weights: str = "from the module",
+    inputs: Sequence[str] = (),
+    batch: int | None = None,
+    seed: int = 0,
+    samples: int = 3,
+    progress: Progress | None = None,
+) -> Graph:
+    """Trace a module into a graph.
+
+    The module's own outputs on the examples become the references, and the exported file must
+    reproduce them in ONNX Runtime.
+
+    Args:
+        module: the module, in evaluation mode.
+        example_inputs: a tensor, a tuple of them in the order of `forward`, or a dict by parameter name.
+        spec: what the user named.
+        name: short name for folders.
+        kind: the frontend, as in `Source.kind`.
+        input_names: names of a tuple's entries, instead of the parameters of `forward`.
+        semantics: what inputs mean, by name.
+        drawings: how to draw inputs, by name; from the example inputs' own values where not given.
+        examples: real feeds instead of drawn ones.
+        preprocessing: how raw data becomes an input, by input name.
+        labels: class names.
+        notes: what the user should read, one sentence each.
+        weights: whose weights these are, in words.
+        inputs: `--input` options.
+        batch: size of the first dimension of every input.
+        seed: of the drawn examples.
+        samples: how many examples to draw.
+        progress: told about long steps.
+
+    Raises:
+        RequestError: the inputs do not fit the module, its outputs change from run to run, or it
+            fails on them.
+        JobError: no exporter reproduces the module.
+    """
+    progress = progress or Silent()
+    said = list(notes)
+    module = module.cpu()
+    _to_fp32(module, said)
+    binding = bind(module, example_inputs, spec, input_names)
+    binding = dataclasses.replace(
+        binding, tensors={key: _as_fp32(tensor) for key, tensor in binding.tensors.items()}
+    )
+    asked = _specs(binding, semantics or {}, inputs, batch, spec)
+    source = ModuleSource(module, binding, spec)
+
+    progress.step("running the module")
+    own = {key: tensor.numpy() for key, tensor in binding.tensors.items()}
+    drawn = list(examples) if examples is not None else _draw(asked, own, drawings or {}, samples, seed)
+    _settle(source, drawn[0], spec, said)
+    feeds, references = _run(source, drawn, own if _fits(asked, own) else None, spec, said)
+
+    outputs = list(references[0])
+    exported = export(
+        _wrapped(source, [item.name for item in asked]),
+        tuple(_tensor(feeds[0][item.name]) for item in asked),
+        inputs=asked,
+        outputs=outputs,
+        examples=feeds,
+        references=references,
+        folder=Path(source.folder.name),
+        where=spec,
+        progress=progress,
+    )
+    model = ir.load(exported.path)
+    to_dialect(model, where=spec, modules={key for key, _ in module.named_modules()}, wrapper=WRAPPER)
+    taken = {value.name for value in model.graph.inputs}
+    unread = [item.name for item in asked if item.name not in taken]
+    if unread:
+        said.append(f"The module does not read {', '.join(unread)}; the graph has no such input.")
+    kept = [item for item in asked if item.name in taken]
+    set_input_shapes(model, kept)
+    set_output_shapes(model, references)
+    return Graph(
+        model=model,
+        source=Source(
+            spec=spec,
+            kind=kind,
+            name=name,
+            sha256=fingerprint(model),
+            exporter=exported.exporter,
+            exporter_reason=exported.reason,
+            weights=weights,
+            notes=tuple(said),
+        ),
+        inputs=input_specs(model, {item.name: item.semantics for item in kept}),
+        examples=[{key: value for key, value in feed.items() if key in taken} for feed in feeds],
+        references=references,
+        run_source=source,
+        exported=str(exported.path),
+        preprocessing=dict(preprocessing or {}),
+        labels=tuple(labels),
+    )
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.array(array))
+
+
+def _to_fp32(module: torch.nn.Module, notes: list[str]) -> None:
+    import torch
+
+    kinds = {tensor.dtype for tensor in [*module.parameters(), *module.buffers()]}
+    if kinds & {torch.float16, torch.bfloat16}:
+        module.float()
+        notes.append("The module's half-precision weights were widened to fp32, which the references use.")
+
+
+def _as_fp32(tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _specs(
+    binding: Binding, semantics: Mapping[str, Semantics], inputs: Sequence[str], batch: int | None, where: str
+) -> tuple[TensorSpec, ...]:
+    own = tuple(
+        TensorSpec(
+            name,
+            tuple(tensor.shape),
+            tensor.numpy().dtype.name,
+            semantics.get(name) or _meaning(name, tensor),
+        )
+        for name, tensor in binding.tensors.items()
+    )
+    return apply_requests(own, parse_inputs(inputs), batch, fixed=False, where=where)
+
+
+def _meaning(name: str, tensor: torch.Tensor) -> Semantics:
+    """What an input means, as far as its name and dtype tell."""
+    if "mask" in name and not tensor.is_floating_point():
+        return "mask"
+    if name.endswith(("_ids", "tokens")) and not tensor.is_floating_point() and tensor.dim() > 1:
+        return "tokens"
+    return "unknown"
+
+
+def _draw(
+    specs: Sequence[TensorSpec],
+    own: Mapping[str, np.ndarray],
+    drawings: Mapping[str, Drawing],
+    samples: int,
+    seed: int,
+) -> list[Arrays]:
+    """Drawn feeds; the first is the user's own where it fits and tells something."""
+    drawn = []
+    ranges = {spec.name: drawings.get(spec.name, Drawing(like=own[spec.name])) for spec in specs}
+    for sample in range(samples):
+        sizes = _sizes(specs, own, sample)
+        drawn.append(draw(specs, ranges, samples=sample + 1, seed=seed, sizes=sizes)[sample])
+    if not drawings and _fits(specs, own) and all(np.unique(array).size > 1 for array in own.values()):
+        drawn[0] = dict(own)
+    return drawn
+
+
+def _sizes(specs: Sequence[TensorSpec], own: Mapping[str, np.ndarray], sample: int) -> dict[str, int]:
+    """Sizes of open dimensions: the example's own, then a half and three quarters of it."""
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        for axis, size in enumerate(spec.shape):
+            if isinstance(size, str) and size not in sizes:
+                base = own[spec.name].shape[axis]
+                choices = (base, base // 2, base * 3 // 4) if base >= 4 else (3, 2, 4)
+                sizes[size] = choices[sample % len(choices)]
+    return sizes
+
+
+def _fits(specs: Sequence[TensorSpec], own: Mapping[str, np.ndarray]) -> bool:
+    return all(spec.shape == own[spec.name].shape for spec in specs)
+
+
+def _settle(source: ModuleSource, feed: Arrays, where: str, notes: list[str]) -> None:
+    """Make sure that the module computes the same twice, and is in evaluation mode.
+
+    Raises:
+        RequestError: it fails, or its outputs change from run to run.
+    """
+    module = source.module
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    try:
+        first, second = source(feed), source(feed)
+    except EdgecError:
+        raise
+    except Exception as error:
+        raise RequestError(
+            f"the module fails on inputs {_shapes(feed)}: {first_line(error)}",
+            where=where,
+            fix="check the example inputs, or give the shape it takes with --input",
+        ) from error
+    training = [
+        (name or "the module itself", layer) for name, layer in module.named_modules() if layer.training
+    ]
+    if not _same(first, second):
+        acting = [
+            f"{name} ({type(layer).__name__})"
+            for name, layer in training
+            if "drop" in type(layer).__name__.lower() or hasattr(layer, "running_mean")
+        ] or [name for name, _ in training]
+        raise RequestError(
+            "the module's outputs change from run to run"
+            + (f"; in training mode: {', '.join(acting[:5])}" if acting else ""),
+            where=where,
+            fix="call module.eval() before returning it"
+            if training
+            else "take the randomness out of forward",
+        )
+    if training:
+        module.eval()
+        for name, buffer in module.named_buffers():
+            if name in buffers:
+                buffer.copy_(buffers[name])  # running statistics moved in the two runs
+        notes.append("The module was in training mode; it is compiled in evaluation mode.")
+
+
+def _same(first: Arrays, second: Arrays) -> bool:
+    return first.keys() == second.keys() and all(
+        first[name].shape == second[name].shape
+        and np.allclose(first[name], second[name], rtol=1e-5, atol=1e-6, equal_nan=True)
+        for name in first
+    )
+
+
+def _shapes(feed: Mapping[str, np.ndarray]) -> str:
+    return ", ".join(f"{name} {'x'.join(map(str, array.shape)) or 'scalar'}" for name, array in feed.items())
+
+
+def _run(
+    source: ModuleSource,
+    drawn: list[Arrays],
+    own: Mapping[str, np.ndarray] | None,
+    where: str,
+    notes: list[str],
+) -> tuple[list[Arrays], list[Arrays]]:
+    """The feeds that the module takes, and its outputs on them."""
+    feeds, references, refused = [], [], ""
+    for feed in drawn:
+        try:
+            references.append(source(feed))
+            feeds.append(feed)
+        except EdgecError:
+            raise
+        except Exception as error:
+            refused = refused or first_line(error)
+    if refused and own is not None and not feeds:
+        feeds, references = [dict(own)], [source(own)]
+    if refused:
+        notes.append(
+            f"Verified on {len(feeds)} of {len(drawn)} inputs: the module failed on others ({refused})."
+        )
+    broken = sorted({name for outputs in references for name, array in outputs.items() if _has_nan(array)})
+    if broken:
+        raise RequestError(
+            f"the module computes NaN in output {broken[0]!r} on drawn inputs",
+            where=where,
+            fix="look for NaN weights or a division by zero in the module",
+        )
+    if not feeds:
+        raise JobError(f"the module failed on every drawn input ({refused})", where=where)
+    return feeds, references
+
+
+def _has_nan(array: np.ndarray) -> bool:
+    return bool(np.issubdtype(array.dtype, np.floating) and np.isnan(array).any())
+
+
+def _wrapped(source: ModuleSource, names: Sequence[str]) -> torch.nn.Module:
+    """A module that takes tensors by place and returns a tuple of tensors."""
+    import torch
+
+    class Positional(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            setattr(self, WRAPPER, source.module)
+
+        def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(source.named_outputs(dict(zip(names, tensors, strict=True))).values())
+
+    wrapped = Positional()
+    wrapped.train(source.module.training)
+    return wrapped

@@ -1,0 +1,8 @@
+"""Exact rewrites from the neutral dialect to plain ONNX, for engines that know no better."""
+
+from __future__ import annotations
+
+
+def load_passes() -> None:
+    """Import every module of a decomposition, so that all are registered."""
+    from edgec.passes.decompose import attention, plugins  # noqa: F401

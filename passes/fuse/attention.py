@@ -1,0 +1,127 @@
+"""`fuse.attention`: any attention over tokens becomes one `Attention`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from edgec.core.dialect import is_op
+from edgec.passes.editing import Editor
+from edgec.passes.fuse.attention_emit import Emitter, operand_type
+from edgec.passes.fuse.attention_logits import MissError
+from edgec.passes.fuse.attention_match import Site, read_softmax
+from edgec.passes.fuse.attention_native import read_native
+from edgec.passes.fuse.axes import AxesError
+from edgec.passes.infra import MatchLog, Pass, register
+
+AXIS_KEY = "edgec.attention"
+"""Metadata of an `Attention`: `tokens` where the projections prove that the softmax runs over tokens,
+`unknown` where nothing tells (a pass that reduces tokens must then leave it alone)."""
+
+
+def each_site(model: ir.Model, log: MatchLog | None = None) -> Iterator[Site]:
+    """The attentions of the graph in order, softmaxes and native nodes; near misses go to the log.
+
+    Each is read when its turn comes, so the graph may be edited at one before the next is asked for.
+    """
+    for node in list(model.graph):
+        if not is_op(node, "Softmax", "Attention") or node.graph is None:
+            continue
+        try:
+            site = read_softmax(node) if node.op_type == "Softmax" else read_native(node)
+        except (MissError, AxesError) as miss:
+            if log is not None:
+                log.missed(node, str(miss))
+            continue
+        if site is not None:
+            yield site
+
+
+@register
+class FuseAttention(Pass):
+    """Any attention over tokens becomes one `Attention` with 4-D inputs.
+
+    Before, in one of its many spellings::
+
+        q ── Mul(1/√d) ──────────┐
+        k ── Transpose ── Mul ── MatMul ── Add(bias) ── Where(mask, -inf) ── Softmax ──┐
+        v ──────────────────────────────────────────────────────────────────────── MatMul ── y
+
+    After::
+
+        q (B,H,Sq,D) ─┐
+        k (B,K,Sk,D) ─┼─ Attention(scale, is_causal) ── y (B,H,Sq,Dv)
+        v (B,K,Sk,Dv) ┤
+        mask ─────────┘
+
+    The form is read, not matched: from each softmax back through scales, masks, casts and any data
+    movement to the product that made its logits, and forward to the product it weighs, while every
+    axis is followed (`axes.Axes`). What comes out is exact up to rounding, with one exception that
+    the standard makes: a query all of whose keys are masked by -inf gives zeros, where an unguarded
+    softmax gives NaN (see `attention_mask`).
+
+    Left alone, with the reason: probabilities or logits with a second consumer, heads that are mixed
+    before or after the softmax, softmaxes over something else than a query-key product. Attention
+    whose softmax runs over channels is left to `fuse.channel_attention`.
+    """
+
+    name = "fuse.attention"
+    after = (
+        "canonicalize.constants",
+        "canonicalize.shapes",
+        "canonicalize.identity",
+        "canonicalize.layout",
+        "canonicalize.exporter",
+        "fuse.rope",
+    )
+    before = ("fuse.channel_attention", "fuse.matmul_add")
+
+    def apply(self, model: ir.Model, log: MatchLog) -> None:
+        """Fuse every attention over tokens."""
+        editor = Editor(model, self.name, log)
+        for site in each_site(model, log):
+            if site.over == "channels":
+                continue
+            try:
+                node = _fuse(Emitter(editor, site), site)
+            except (MissError, AxesError) as miss:
+                log.missed(site.anchor, str(miss))
+                continue
+            node.metadata_props[AXIS_KEY] = site.over
+            log.matched(node)
+        editor.remove_dead()
+
+
+def _fuse(emitter: Emitter, site: Site) -> ir.Node:
+    mask = emitter.mask()
+    inputs = emitter.inputs()
+    emitter.multiplied(inputs)
+    dtype = operand_type(site.query)
+    precision = site.precision or dtype
+    bias = mask.value
+    if precision != dtype and bias is not None:
+        # The mask is added in the softmax's own type, so the whole attention runs in it.
+        dtype = precision
+        inputs.query, inputs.key = emitter.cast(inputs.query, dtype), emitter.cast(inputs.key, dtype)
+        if bias.dtype != ir.DataType.BOOL:
+            bias = emitter.cast(bias, dtype)
+    inputs.value = emitter.cast(inputs.value, dtype)
+    made = emitter.editor.node(
+        "Attention",
+        [inputs.query, inputs.key, inputs.value, *([] if bias is None else [bias])],
+        like=site.anchor,
+        before=site.end,
+        attributes={
+            "scale": inputs.scale,
+            "is_causal": int(mask.causal or site.causal) or None,
+            "softcap": site.softcap or None,
+            "softmax_precision": int(precision) if precision != dtype else None,
+        },
+        shape=emitter.result_shape(),
+        dtype=dtype,
+    )
+    node = made.producer()
+    assert node is not None
+    emitter.place(emitter.cast(made, operand_type(site.value)))
+    return node

@@ -1,0 +1,192 @@
+"""Which axis of an attention's operand carries features, and which tokens.
+
+Every projection (MatMul or Gemm by weights, convolution) puts its features on a known axis. The
+index of each feature is followed from there to the operand by running the data movement in between
+on an integer array, so any movement that numpy can do is read: reshapes, splits, gathers, windows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgec.core.dialect import is_op
+from edgec.passes.editing import attribute, constant, sizes
+
+_MAPS = [
+    "Abs",
+    "Cast",
+    "Ceil",
+    "Clip",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "LeakyRelu",
+    "Log",
+    "Mish",
+    "Neg",
+    "Reciprocal",
+    "Relu",
+    "Round",
+    "Selu",
+    "Sigmoid",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Tanh",
+    "ThresholdedRelu",
+    "Dropout",
+    "LayerNormalization",
+    "RMSNormalization",
+    "SimplifiedLayerNormalization",
+    "BatchNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "LpNormalization",
+    "Softmax",
+    "RotaryEmbedding",
+]
+"""Ops whose output has the axes of their first input."""
+
+_PAIRS = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "PRelu")
+
+_PLANES = [
+    "Conv",
+    "ConvTranspose",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "LpPool",
+    "Resize",
+    "Upsample",
+    "DepthToSpace",
+    "SpaceToDepth",
+]
+"""Ops that have their features on axis 1 by definition."""
+
+_LIMIT = 1 << 24
+"""Elements above which following an index array would take longer than a compile may."""
+
+
+def feature_index(value: ir.Value, depth: int = 64) -> np.ndarray | None:
+    """For each element of a tensor, the feature of the nearest projection that it came from.
+
+    Padding counts as feature -1. None where no projection is reached by movement and elementwise
+    ops, or the shape is open.
+    """
+    shape = sizes(value)
+    node = value.producer()
+    if depth == 0 or shape is None or None in shape or node is None:
+        return None
+    fixed = tuple(size for size in shape if size is not None)
+    if int(np.prod(fixed)) > _LIMIT:
+        return None
+    if is_op(node, *_PLANES):
+        return None if len(fixed) < 2 else _along(fixed, 1)
+    if is_op(node, "MatMul", "Gemm"):
+        left, right = (constant(operand) is not None for operand in node.inputs[:2])
+        if left == right or len(fixed) < 2:
+            return None
+        return _along(fixed, len(fixed) - 1 if right else len(fixed) - 2)
+    try:
+        return _follow(node, value, fixed, depth - 1)
+    except (ValueError, IndexError, TypeError):
+        return None
+
+
+def _along(shape: tuple[int, ...], axis: int) -> np.ndarray:
+    index = np.arange(shape[axis], dtype=np.int32).reshape(
+        [-1 if a == axis else 1 for a in range(len(shape))]
+    )
+    return np.broadcast_to(index, shape)
+
+
+def _follow(node: ir.Node, value: ir.Value, shape: tuple[int, ...], depth: int) -> np.ndarray | None:
+    if is_op(node, *_MAPS):
+        assert node.inputs[0] is not None
+        return feature_index(node.inputs[0], depth)
+    if is_op(node, *_PAIRS):
+        for operand in node.inputs:
+            if operand is None or constant(operand) is not None or sizes(operand) != shape:
+                continue
+            found = feature_index(operand, depth)
+            if found is not None:
+                return found
+        return None
+    if is_op(node, "Concat"):
+        parts = [feature_index(part, depth) for part in node.inputs if part is not None]
+        if all(part is None for part in parts):
+            return None
+        axis = int(attribute(node, "axis", 0))
+        filled = [
+            np.full([s or 0 for s in sizes(operand) or ()], -1, np.int32) if part is None else part
+            for part, operand in zip(parts, node.inputs, strict=True)
+        ]
+        return np.concatenate(filled, axis)
+    source = node.inputs[0] if node.inputs else None
+    if source is None or not is_op(node, *_MOVES):
+        return None
+    index = feature_index(source, depth)
+    return None if index is None else _move(node, value, index, shape)
+
+
+_MOVES = [
+    "Transpose",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Expand",
+    "Slice",
+    "Split",
+    "Gather",
+    "Tile",
+    "Pad",
+    "GatherElements",
+    "GatherND",
+]
+
+
+def _move(node: ir.Node, value: ir.Value, index: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    others = [constant(operand) for operand in node.inputs[1:]]
+    if is_op(node, "Transpose"):
+        return np.transpose(index, attribute(node, "perm"))
+    if is_op(node, "Reshape", "Squeeze", "Unsqueeze", "Flatten"):
+        return index.reshape(shape)
+    if is_op(node, "Expand"):
+        return np.broadcast_to(index, shape)
+    if is_op(node, "Split"):
+        axis = int(attribute(node, "axis", 0)) % index.ndim
+        position = list(node.outputs).index(value)
+        start = 0
+        for output in node.outputs[:position]:
+            start += (sizes(output) or ())[axis] or 0
+        return index.take(range(start, start + shape[axis]), axis)
+    if is_op(node, "Tile"):
+        return None if others[0] is None else np.tile(index, others[0])
+    if any(other is None for other in others):
+        return None
+    if is_op(node, "Slice"):
+        return index[_slices(index.ndim, [np.asarray(other) for other in others])]
+    if is_op(node, "Gather"):
+        return np.take(index, np.asarray(others[0]), int(attribute(node, "axis", 0)))
+    if is_op(node, "Pad") and len(others) < 3:
+        pads = np.asarray(others[0]).reshape(2, -1).T
+        return np.pad(index, pads.tolist(), constant_values=-1)
+    return None
+
+
+def _slices(rank: int, arguments: list[np.ndarray]) -> tuple[slice, ...]:
+    starts, ends = (argument.tolist() for argument in arguments[:2])
+    chosen = arguments[2].tolist() if len(arguments) > 2 else list(range(len(starts)))
+    steps = arguments[3].tolist() if len(arguments) > 3 else [1] * len(starts)
+    result = [slice(None)] * rank
+    for start, end, axis, step in zip(starts, ends, chosen, steps, strict=True):
+        # A negative step that runs past the front is written as a very small end.
+        result[axis] = slice(start, None if step < 0 and end < -(1 << 30) else end, step)
+    return tuple(result)

@@ -1,0 +1,204 @@
+"""A report with every section, of the size that a small vision transformer gives."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import Any
+
+import pytest
+
+
+def _gate(stage: str, scaled: float, bound: float = 1e-4, cosine: float = 0.999_999) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "max_abs": scaled * 1.02,
+        "scaled": scaled,
+        "cosine": 1 - scaled * scaled,
+        "output": "logits",
+        "gate": {"scaled": bound, "cosine": cosine, "why": f"rounding argues for {bound}"},
+        "passed": scaled <= bound,
+        "samples": 3,
+    }
+
+
+def _entry(name: str, role: str, p50: float | None, why: str, baseline: float = 17.2) -> dict[str, Any]:
+    engine, precision, *rest = [*name.removeprefix("plain ").split(" "), "fp32"]
+    drawn = random.Random(name)
+    blocks = [] if p50 is None else [p50 * drawn.uniform(0.97, 1.05) for _ in range(7)]
+    return {
+        "name": name,
+        "role": role,
+        "engine": engine,
+        "precision": precision,
+        "form": rest[0].strip("()") if len(rest) > 1 else "exporter's graph",
+        "p50": p50,
+        "p90": None if p50 is None else p50 * 1.09,
+        "spread": None if p50 is None else (max(blocks) - min(blocks)) / p50,
+        "blocks": blocks,
+        "ratio_to_best_baseline": None if p50 is None else p50 / baseline,
+        "passed": p50 is not None,
+        "why": why,
+    }
+
+
+def _layers() -> list[dict[str, Any]]:
+    drawn = random.Random(3)
+    layers = [("patch_embed.proj", "Convolution", 312.0), ("pos_embed", "Add", 9.0)]
+    for block in range(12):
+        layers += [
+            (f"blocks.{block}.norm1", "MVN", 24.0),
+            (f"blocks.{block}.attn.qkv", "FullyConnected", 268.0),
+            (f"blocks.{block}.attn", "ScaledDotProductAttention", 152.0),
+            (f"blocks.{block}.attn.proj", "FullyConnected", 94.0),
+            (f"blocks.{block}.mlp.fc1", "FullyConnected", 318.0),
+            (f"blocks.{block}.mlp.fc2", "FullyConnected", 331.0),
+        ]
+    layers += [("norm", "MVN", 22.0), ("head", "FullyConnected", 41.0)]
+    return [
+        {
+            "layer": f"__module.{source}/aten::op_{index}",
+            "source": source,
+            "op": op,
+            "microseconds": time * drawn.uniform(0.9, 1.15),
+        }
+        for index, (source, op, time) in enumerate(layers)
+    ]
+
+
+def _passes() -> list[dict[str, Any]]:
+    blocks = [f"blocks.{index}" for index in range(12)]
+    steps = [
+        ("canonicalize.constants", ["pos_embed"] * 3, [], 409, 362),
+        ("canonicalize.dead", [], [], 362, 362),
+        ("canonicalize.shapes", [], [], 362, 362),
+        ("fuse.layer_norm", [f"{block}.norm1" for block in blocks] + ["norm"], [], 362, 318),
+        ("fuse.gelu", [f"{block}.mlp.act" for block in blocks], [], 318, 258),
+        (
+            "fuse.attention",
+            [f"{block}.attn" for block in blocks[:11]],
+            [
+                {
+                    "node": "/blocks.3/attn/Softmax",
+                    "source": "blocks.3.attn",
+                    "reason": "the probabilities have a second consumer, /blocks.3/attn/ReduceMean",
+                }
+            ],
+            258,
+            170,
+        ),
+        ("fuse.linear", [f"{block}.mlp.fc1" for block in blocks], [], 170, 122),
+    ]
+    return [
+        {
+            "name": name,
+            "matched": len(sites),
+            "sites": sites,
+            "missed": missed,
+            "nodes_before": before,
+            "nodes_after": after,
+        }
+        for name, sites, missed, before, after in steps
+    ]
+
+
+@pytest.fixture
+def sample_report() -> dict[str, Any]:
+    """A whole report: five candidates, three peers, 76 layers, one near miss, one prediction."""
+    return build_sample()
+
+
+def build_sample() -> dict[str, Any]:
+    entries = [
+        _entry("openvino fp32 (sdpa)", "chosen", 12.1, "the fastest that keeps its gate"),
+        _entry("openvino fp32 (decomposed)", "candidate", 14.9, "1.23 times the chosen engine's latency"),
+        _entry("ort fp32 (decomposed)", "candidate", 17.6, "1.45 times the chosen engine's latency"),
+        _entry("ort fp32 (native)", "candidate", 29.8, "2.46 times the chosen engine's latency"),
+        _entry(
+            "ort fp32 (contrib)", "candidate", None, "failed its gate: off by 3.1e-3 of the output's spread"
+        ),
+        _entry("plain openvino", "baseline", 17.2, "what a user would otherwise run"),
+        _entry("plain ort", "baseline", 20.5, "what a user would otherwise run"),
+        _entry("plain torch", "baseline", 29.4, "what a user would otherwise run"),
+    ]
+    files = ["engine/engine.json", "engine/model.bin", "engine/model.xml", "io.json", "samples/0.inputs.npz"]
+    return {
+        "schema": 1,
+        "edgec": "0.1.0",
+        "command": "edgec compile timm:deit_tiny_patch16_224 --target x86 --eval-data flowers.npz",
+        "created": "2026-11-22T18:40:12+00:00",
+        "model": {
+            "spec": "timm:deit_tiny_patch16_224",
+            "kind": "timm",
+            "name": "deit_tiny_patch16_224",
+            "sha256": hashlib.sha256(b"deit").hexdigest(),
+            "exporter": "dynamo",
+            "exporter_reason": "verified against the module's own outputs, off by 1.4e-6 of their spread",
+            "weights": "random, drawn from seed 0",
+            "notes": ["The weights are random: the numerics and latencies hold, the accuracy means nothing."],
+            "parameters": 5_717_416,
+            "macs": 1_258_000_000,
+            "inputs": [
+                {"name": "image", "shape": [1, 3, 224, 224], "dtype": "float32", "semantics": "image"}
+            ],
+            "outputs": [{"name": "logits", "shape": [1, 1000], "dtype": "float32", "semantics": "unknown"}],
+        },
+        "target": "x86",
+        "device": {
+            "name": "AMD EPYC, 2 cores",
+            "model": "AMD EPYC",
+            "architecture": "x86_64",
+            "physical_cores": 2,
+            "logical_cores": 2,
+            "usable_cores": 2,
+            "isa": ["avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni"],
+            "caches": [{"level": 3, "kind": "unified", "kib": 32768, "shared_by": 2}],
+            "memory_gb": 25.28,
+        },
+        "engine": "openvino",
+        "precision": "fp32",
+        "form": "sdpa",
+        "seed": 0,
+        "numerics": {"gates": [_gate("neutral graph", 1.4e-6), _gate("openvino fp32 (sdpa)", 3.1e-6)]},
+        "latency": {
+            "measured": True,
+            "device": "AMD EPYC, 2 cores",
+            "blocks": 7,
+            "entries": entries,
+            "predicted": [
+                {
+                    "name": "tensorrt fp16",
+                    "device": "jetson-orin-nano-8gb",
+                    "p50": 3.4,
+                    "why": "roofline of the profile's bandwidth and fp16 rate",
+                }
+            ],
+        },
+        "accuracy": {
+            "metric": "top-1 accuracy",
+            "source": 0.9778,
+            "engine": 0.975,
+            "drop": 0.0028,
+            "samples": 360,
+            "data": "flowers.npz",
+        },
+        "layers": _layers(),
+        "passes": _passes(),
+        "attention": [
+            {
+                "source": f"blocks.{index}.attn",
+                "kind": "attention",
+                "heads": 3,
+                "queries": 197,
+                "keys": 197,
+                "head_size": 64,
+                "masked": False,
+            }
+            for index in range(11)
+        ],
+        "fallbacks": [],
+        "tokens": None,
+        "slim": None,
+        "tools": {"onnx": "1.23.0", "onnxruntime": "1.32.0", "openvino": "2026.4.1", "torch": "2.13.0"},
+        "files": {name: hashlib.sha256(name.encode()).hexdigest() for name in files},
+    }

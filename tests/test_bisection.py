@@ -1,0 +1,140 @@
+"""A planted fault is found: the pass that made it, and the layer it is in."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgec.bisection import first_bad_pass
+from edgec.compiler import to_neutral
+from edgec.core.dialect import ONNX_OPSET, SOURCE_KEY, is_op
+from edgec.core.errors import NumericsError
+from edgec.core.evaluation import Evaluator
+from edgec.core.graph import Graph, Source, tensor_spec
+from edgec.core.progress import Silent
+from edgec.passes.editing import Editor
+from edgec.passes.infra import MatchLog, Pass
+from edgec.passes.manager import Pipeline
+from edgec.verification import check_neutral
+
+BLOCKS = 3
+WIDTH = 8
+
+
+def make_graph(seed: int = 0) -> Graph:
+    """Three blocks of LayerNormalization → MatMul → Tanh → Add, one source layer each op."""
+    random = np.random.default_rng(seed)
+    x = ir.Value(name="x", shape=ir.Shape([2, WIDTH]), type=ir.TensorType(ir.DataType.FLOAT))
+    graph = ir.Graph([x], [], nodes=[], opset_imports={"": ONNX_OPSET}, name="blocks")
+    model = ir.Model(graph, ir_version=11)
+    value = x
+    for block in range(BLOCKS):
+
+        def constant(array: np.ndarray, name: str, block: int = block) -> ir.Value:
+            tensor = ir.tensor(array.astype(np.float32), name=f"blocks.{block}.{name}")
+            held = ir.Value(
+                name=tensor.name,
+                shape=ir.Shape(array.shape),
+                type=ir.TensorType(tensor.dtype),
+                const_value=tensor,
+            )
+            graph.register_initializer(held)
+            return held
+
+        steps = [
+            ("norm", "LayerNormalization", lambda v, c=constant: [v, c(random.normal(size=WIDTH), "scale")]),
+            ("fc", "MatMul", lambda v, c=constant: [v, c(random.normal(size=(WIDTH, WIDTH)), "weight")]),
+            ("act", "Tanh", lambda v, c=constant: [v]),
+            ("add", "Add", lambda v, c=constant, residual=value: [v, residual]),
+        ]
+        for layer, op_type, inputs in steps:
+            node = ir.Node("", op_type, inputs(value), name=f"{op_type}_{block}")
+            node.metadata_props[SOURCE_KEY] = f"blocks.{block}.{layer}"
+            value = node.outputs[0]
+            value.name = f"blocks.{block}.{layer}_out"
+            value.shape, value.type = ir.Shape([2, WIDTH]), ir.TensorType(ir.DataType.FLOAT)
+            graph.append(node)
+    graph.outputs.append(value)
+    examples = [{"x": random.normal(size=(2, WIDTH)).astype(np.float32)} for _ in range(2)]
+    with Evaluator(model) as evaluator:
+        references = [evaluator.run(feeds) for feeds in examples]
+    return Graph(model, Source("blocks", "onnx", "blocks", ""), (tensor_spec(x),), examples, references)
+
+
+class Harmless(Pass):
+    name = "test.harmless"
+
+    def apply(self, model: ir.Model, log: MatchLog) -> None:
+        pass
+
+
+class WrongEpsilon(Pass):
+    """Replaces the second LayerNormalization by one with another epsilon."""
+
+    name = "test.wrong_epsilon"
+    epsilon: ClassVar[float] = 0.1
+
+    def apply(self, model: ir.Model, log: MatchLog) -> None:
+        editor = Editor(model, self.name)
+        node = [node for node in model.graph if is_op(node, "LayerNormalization")][1]
+        new = editor.node("LayerNormalization", node.inputs, like=node, attributes={"epsilon": self.epsilon})
+        editor.replace(node.outputs[0], new)
+        editor.remove_dead()
+        log.matched(node)
+
+
+class Breaks(Pass):
+    """Leaves a graph that no runtime takes."""
+
+    name = "test.breaks"
+
+    def apply(self, model: ir.Model, log: MatchLog) -> None:
+        node = next(node for node in model.graph if is_op(node, "Tanh"))
+        node.op_type = "NoSuchOp"
+        log.matched(node)
+
+
+def test_a_right_pipeline_has_no_culprit() -> None:
+    graph = make_graph()
+    assert check_neutral(graph).passed
+    assert first_bad_pass(graph, Pipeline([Harmless()])) is None
+
+
+def test_the_pass_and_the_layer_are_named() -> None:
+    culprit = first_bad_pass(make_graph(), Pipeline([Harmless(), WrongEpsilon(), Harmless()]))
+    assert culprit is not None
+    assert culprit.pass_name == "test.wrong_epsilon"
+    # The fused value has a new name, so the first shared one that differs is the product after it.
+    assert culprit.source.startswith("blocks.1.")
+
+
+def test_a_graph_that_no_longer_runs_is_the_pass_s_fault() -> None:
+    culprit = first_bad_pass(make_graph(), Pipeline([Harmless(), Breaks()]))
+    assert culprit is not None
+    assert culprit.pass_name == "test.breaks"
+
+
+def test_a_graph_that_was_wrong_before_is_no_pass_s_fault() -> None:
+    graph = make_graph()
+    graph.references[0] = {name: array + 1 for name, array in graph.references[0].items()}
+    culprit = first_bad_pass(graph, Pipeline([Harmless()]))
+    assert culprit is not None
+    assert culprit.pass_name == ""
+    assert "before any pass" in str(culprit)
+
+
+def test_the_driver_says_it_in_one_sentence() -> None:
+    graph = make_graph()
+    with pytest.raises(NumericsError, match=r"test\.wrong_epsilon breaks it first, at layer 'blocks\.1\."):
+        to_neutral(graph, Pipeline([WrongEpsilon()]), Silent())
+
+
+def test_the_given_graph_is_left_as_it_was() -> None:
+    graph = make_graph()
+    before = [node.op_type for node in graph.model.graph]
+    to_neutral(graph, Pipeline([Harmless()]), Silent())
+    assert [node.op_type for node in graph.model.graph] == before
+    assert check_neutral(graph).passed
