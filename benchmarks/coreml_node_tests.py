@@ -103,7 +103,8 @@ def run_case(case, folder: Path) -> str:
         if want.dtype == np.float16:
             tolerance = {"rtol": 5e-3, "atol": 2e-3}
         if not np.allclose(got.astype(np.float64), want.astype(np.float64), equal_nan=True, **tolerance):
-            return f"output {output.source} differs by {np.abs(got.astype(float) - want.astype(float)).max():.3g}"
+            worst = np.abs(got.astype(float) - want.astype(float)).max()
+            return f"output {output.source} differs by {worst:.3g}"
     return ""
 
 
@@ -145,8 +146,9 @@ def report(passed, total, outside, failures) -> str:
     lines = [
         "# ONNX node tests through the Core ML target",
         "",
-        f"`python benchmarks/coreml_node_tests.py --write benchmarks/coreml_node_tests.md`, onnx {onnx.__version__},",
-        "coremltools 9.0, packages for iOS 18 in fp32, read back from disk and interpreted.",
+        "`python benchmarks/coreml_node_tests.py --write benchmarks/coreml_node_tests.md`",
+        "",
+        f"onnx {onnx.__version__}, coremltools 9.0; packages for iOS 18 in fp32, read back and interpreted.",
         "",
         f"{sum(passed.values())} of {sum(total.values())} expressible cases pass ({share:.1%}).",
         "",

@@ -41,7 +41,10 @@ def attention(site: Site) -> Any:
         present_value = site.emit("concat", values=[site.operand(5), value], axis=2)
     batch, heads, rows, width = shape_of(query)
     columns = shape_of(present_key)[2]
-    bias, reachable = _mask(site, query, rows, columns)
+    # Scores that are an output with their mask on keep its own infinities.
+    shows_masked = site.output_used(3) and int(site.attribute("qk_matmul_output_mode", 0)) == 2
+    floor = -np.inf if shows_masked else MASKED
+    bias, reachable = _mask(site, query, rows, columns, floor)
     keys = _repeat_heads(site, present_key, heads)
     values = _repeat_heads(site, present_value, heads)
     scale = site.attribute("scale") or 1 / math.sqrt(width)
@@ -83,14 +86,16 @@ def _repeat_heads(site: Site, tensor: Operand, heads: int) -> Operand:
     return site.reshape(tiled, (batch, heads, length, width))
 
 
-def _mask(site: Site, query: Operand, rows: int, columns: int) -> tuple[Operand | None, np.ndarray | None]:
+def _mask(
+    site: Site, query: Operand, rows: int, columns: int, floor: float
+) -> tuple[Operand | None, np.ndarray | None]:
     """The additive mask, and for masks known now which rows see any key at all."""
     dtype = dtype_of(query)
     allowed: np.ndarray | None = None
     window_left, window_right = (int(site.attribute(f"{side}_window_size", -1)) for side in ("left", "right"))
     causal = bool(site.attribute("is_causal", 0))
     if site.has(6):
-        return _padded(site, query, rows, columns, causal, (window_left, window_right))
+        return _padded(site, query, rows, columns, causal, (window_left, window_right), floor)
     past = shape_of(site.operand(4))[2] if site.has(4) else 0
     if causal or window_left >= 0 or window_right >= 0:
         distance = np.arange(rows)[:, None] + past - np.arange(columns)[None, :]
@@ -98,21 +103,21 @@ def _mask(site: Site, query: Operand, rows: int, columns: int) -> tuple[Operand 
     if not site.has(3):
         if allowed is None:
             return None, None
-        return np.where(allowed, 0, MASKED).astype(dtype), allowed.any(-1, keepdims=True)
+        return np.where(allowed, 0, floor).astype(dtype), allowed.any(-1, keepdims=True)
     mask = site.operand(3)
-    mask = _widened(site, mask, columns)
+    mask = _widened(site, mask, columns, floor)
     if isinstance(mask, np.ndarray):
-        seen = mask if mask.dtype == np.bool_ else mask > MASKED
-        added = np.where(mask, 0, MASKED) if mask.dtype == np.bool_ else np.maximum(mask, MASKED)
+        seen = mask if mask.dtype == np.bool_ else mask > floor
+        added = np.where(mask, 0, floor) if mask.dtype == np.bool_ else np.maximum(mask, floor)
         if allowed is not None:
-            seen, added = seen & allowed, np.where(allowed, added, MASKED)
-        return np.maximum(added, MASKED).astype(dtype), seen.any(-1, keepdims=True)
+            seen, added = seen & allowed, np.where(allowed, added, floor)
+        return np.maximum(added, floor).astype(dtype), seen.any(-1, keepdims=True)
     if dtype_of(mask) == np.bool_:
-        mask = site.select(cond=mask, a=np.array(0, dtype), b=np.array(MASKED, dtype))
+        mask = site.select(cond=mask, a=np.array(0, dtype), b=np.array(floor, dtype))
     else:
-        mask = site.emit("maximum", x=mask, y=np.array(MASKED, dtype_of(mask)))
+        mask = site.emit("maximum", x=mask, y=np.array(floor, dtype_of(mask)))
     if allowed is not None:
-        mask = site.emit("add", x=mask, y=np.where(allowed, 0, MASKED).astype(dtype_of(mask)))
+        mask = site.emit("add", x=mask, y=np.where(allowed, 0, floor).astype(dtype_of(mask)))
     return mask, None
 
 
@@ -127,7 +132,7 @@ def _reach(distance: np.ndarray, causal: bool, left: int, right: int) -> np.ndar
     return allowed
 
 
-def _widened(site: Site, mask: Operand, columns: int) -> Operand:
+def _widened(site: Site, mask: Operand, columns: int, floor: float) -> Operand:
     """A mask that is too short hides the keys it does not mention."""
     missing = columns - shape_of(mask)[-1]
     if missing <= 0:
@@ -135,16 +140,16 @@ def _widened(site: Site, mask: Operand, columns: int) -> Operand:
     boolean = dtype_of(mask) == np.bool_
     if isinstance(mask, np.ndarray):
         pads = [(0, 0)] * (mask.ndim - 1) + [(0, missing)]
-        return np.pad(mask, pads, constant_values=False if boolean else MASKED)
+        return np.pad(mask, pads, constant_values=False if boolean else floor)
     if boolean:
-        zero, masked = np.array(0, np.float32), np.array(MASKED, np.float32)
+        zero, masked = np.array(0, np.float32), np.array(floor, np.float32)
         mask = site.select(cond=mask, a=zero, b=masked)
     pads = np.array([0] * (2 * rank_of(mask) - 1) + [missing], np.int32)
-    return site.emit("pad", x=mask, pad=pads, mode="constant", constant_val=site.like(mask, MASKED))
+    return site.emit("pad", x=mask, pad=pads, mode="constant", constant_val=site.like(mask, floor))
 
 
 def _padded(
-    site: Site, query: Operand, rows: int, columns: int, causal: bool, window: tuple[int, int]
+    site: Site, query: Operand, rows: int, columns: int, causal: bool, window: tuple[int, int], floor: float
 ) -> tuple[Operand, None]:
     """The mask of keys beyond each sample's length, counted while running."""
     dtype = dtype_of(query)
@@ -165,15 +170,15 @@ def _padded(
             limits.append(site.emit("greater_equal", x=distance, y=np.array(-window[1], np.int32)))
         for limit in limits:
             allowed = site.emit("logical_and", x=allowed, y=limit)
-    bias = site.select(cond=allowed, a=np.array(0, dtype), b=np.array(MASKED, dtype))
+    bias = site.select(cond=allowed, a=np.array(0, dtype), b=np.array(floor, dtype))
     if not site.has(3):
         return bias, None
-    mask = _widened(site, site.operand(3), columns)
+    mask = _widened(site, site.operand(3), columns, floor)
     if isinstance(mask, np.ndarray):
-        added = np.where(mask, 0, MASKED) if mask.dtype == np.bool_ else np.maximum(mask, MASKED)
+        added = np.where(mask, 0, floor) if mask.dtype == np.bool_ else np.maximum(mask, floor)
         return site.emit("add", x=bias, y=added.astype(dtype)), None
     if dtype_of(mask) == np.bool_:
-        mask = site.select(cond=mask, a=np.array(0, dtype), b=np.array(MASKED, dtype))
+        mask = site.select(cond=mask, a=np.array(0, dtype), b=np.array(floor, dtype))
     return site.emit("add", x=bias, y=mask), None
 
 
@@ -212,8 +217,6 @@ def _decomposed(
         scores = site.emit("add", x=scores, y=bias)
     probabilities = site.emit("softmax", x=scores, axis=-1)
     mode = int(site.attribute("qk_matmul_output_mode", 0))
-    if mode == 2 and bias is not None and site.output_used(3):
-        raise Refusal("the masked scores are an output, and masks are clamped here", "drop that output")
     if mode == 3 and reachable is not None and not reachable.all():
         probabilities = site.emit("mul", x=probabilities, y=reachable.astype(dtype_of(probabilities)))
     shown = {0: raw, 1: raw_capped, 2: scores, 3: probabilities}[mode]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from edgec.targets.coreml.lowering.convolution import explicit_pads, interleaved
-from edgec.targets.coreml.lowering.site import Operand, Refusal, Site, shape_of
+from edgec.targets.coreml.lowering.site import Operand, Refusal, Site, dtype_of, shape_of
 from edgec.targets.coreml.lowering.table import lowers
 
 
@@ -18,21 +19,60 @@ def _geometry(site: Site, sizes: Sequence[int]) -> tuple[list[int], list[int], l
         raise Refusal(f"pooling over {count} spatial axes does not exist in Core ML")
     kernel = [int(size) for size in site.attribute("kernel_shape")]
     strides = [int(stride) for stride in site.attribute("strides", [1] * count)]
-    dilations = [int(dilation) for dilation in site.attribute("dilations", [1] * count)]
-    if any(dilation != 1 for dilation in dilations):
-        raise Refusal("dilated pooling does not exist in Core ML")
+    dilations = _dilations(site, count)
     pads = explicit_pads(site, sizes, kernel, strides, dilations)
     begins, ends = pads[:count], pads[count:]
     for axis in range(count):
+        reach = (kernel[axis] - 1) * dilations[axis] + 1
         padded = sizes[axis] + begins[axis] + ends[axis]
-        steps = padded - kernel[axis]
+        steps = padded - reach
         windows = steps // strides[axis] + 1
         if site.attribute("ceil_mode", 0) and site.attribute("auto_pad", "NOTSET") == "NOTSET":
             windows = -(-steps // strides[axis]) + 1
             if (windows - 1) * strides[axis] >= sizes[axis] + begins[axis]:
                 windows -= 1
-        ends[axis] += max(0, (windows - 1) * strides[axis] + kernel[axis] - padded)
+        ends[axis] += max(0, (windows - 1) * strides[axis] + reach - padded)
     return kernel, strides, begins, ends
+
+
+def _dilations(site: Site, count: int) -> list[int]:
+    return [int(dilation) for dilation in site.attribute("dilations", [1] * count)]
+
+
+def _taps(site: Site, x: Operand, ends: Sequence[int], begins: Sequence[int], fill: float) -> list[Operand]:
+    """Core ML has no dilated pooling: the elements that each place of the kernel meets, as slices."""
+    kernel = [int(size) for size in site.attribute("kernel_shape")]
+    count = len(kernel)
+    strides = [int(stride) for stride in site.attribute("strides", [1] * count)]
+    dilations = _dilations(site, count)
+    if any((*begins, *ends)):
+        pads = interleaved([0, 0, *begins, 0, 0, *ends])
+        x = site.emit("pad", x=x, pad=pads, mode="constant", constant_val=site.like(x, fill))
+    sizes = shape_of(x)[2:]
+    taps = []
+    for place in itertools.product(*(range(size) for size in kernel)):
+        begin, end = [0, 0], list(shape_of(x)[:2])
+        for axis, at in enumerate(place):
+            windows = (sizes[axis] - (kernel[axis] - 1) * dilations[axis] - 1) // strides[axis] + 1
+            begin.append(at * dilations[axis])
+            end.append(at * dilations[axis] + (windows - 1) * strides[axis] + 1)
+        taps.append(
+            site.emit(
+                "slice_by_index",
+                x=x,
+                begin=np.array(begin, np.int32),
+                end=np.array(end, np.int32),
+                stride=np.array([1, 1, *strides], np.int32),
+            )
+        )
+    return taps
+
+
+def _combined(site: Site, mil_op: str, taps: list[Operand]) -> Operand:
+    result = taps[0]
+    for tap in taps[1:]:
+        result = site.emit(mil_op, x=result, y=tap)
+    return result
 
 
 @lowers("MaxPool")
@@ -41,6 +81,8 @@ def max_pool(site: Site) -> Operand:
     site.refuse_outputs(1, "the indices of MaxPool")
     x = site.operand(0)
     kernel, strides, begins, ends = _geometry(site, shape_of(x)[2:])
+    if any(dilation != 1 for dilation in _dilations(site, len(kernel))):
+        return _combined(site, "maximum", _taps(site, x, ends, begins, -np.inf))
     return site.emit(
         "max_pool",
         x=x,
@@ -62,6 +104,9 @@ def average_pool(site: Site) -> Operand:
     sizes = shape_of(x)[2:]
     kernel, strides, begins, ends = _geometry(site, sizes)
     counted = bool(site.attribute("count_include_pad", 0))
+    if any(dilation != 1 for dilation in _dilations(site, len(kernel))):
+        total = _combined(site, "add", _taps(site, x, ends, begins, 0.0))
+        return site.emit("mul", x=total, y=_inverse_counts(site, sizes, begins, ends, counted, dtype_of(x)))
     result = site.emit(
         "avg_pool",
         x=x,
@@ -77,6 +122,33 @@ def average_pool(site: Site) -> Operand:
             "mul", x=result, y=_ceiled_factor(sizes, kernel, strides, begins, declared, result)
         )
     return result
+
+
+def _inverse_counts(
+    site: Site,
+    sizes: Sequence[int],
+    begins: Sequence[int],
+    ends: Sequence[int],
+    counted: bool,
+    dtype: np.dtype,
+) -> np.ndarray:
+    """One over the number of elements that count in each dilated window."""
+    kernel = [int(size) for size in site.attribute("kernel_shape")]
+    count = len(kernel)
+    strides = [int(stride) for stride in site.attribute("strides", [1] * count)]
+    dilations = _dilations(site, count)
+    declared = explicit_pads(site, sizes, kernel, strides, dilations)[count:]
+    total = np.ones((1, 1, *[1] * count), np.float64)
+    for axis in range(count):
+        length = sizes[axis] + begins[axis] + ends[axis]
+        element = np.arange(length) - begins[axis]
+        low, high = (-begins[axis], sizes[axis] + declared[axis]) if counted else (0, sizes[axis])
+        counts_here = (element >= low) & (element < high)
+        windows = (length - (kernel[axis] - 1) * dilations[axis] - 1) // strides[axis] + 1
+        starts = np.arange(windows)[:, None] * strides[axis]
+        seen = counts_here[starts + np.arange(kernel[axis])[None, :] * dilations[axis]].sum(1)
+        total = total * seen.reshape([1, 1, *(windows if other == axis else 1 for other in range(count))])
+    return (1 / total).astype(dtype)
 
 
 def _ceiled_factor(
@@ -111,6 +183,8 @@ def lp_pool(site: Site) -> Operand:
     """p-norm of each window: the p-th root of (mean of |x|^p, padding counted) · window size."""
     x = site.operand(0)
     kernel, strides, begins, ends = _geometry(site, shape_of(x)[2:])
+    if any(dilation != 1 for dilation in _dilations(site, len(kernel))):
+        raise Refusal("dilated p-norm pooling is not lowered")
     p = int(site.attribute("p", 2))
     powered = site.emit("pow", x=site.emit("abs", x=x), y=site.like(x, p))
     mean = site.emit(

@@ -322,3 +322,16 @@ def shape(site: Site) -> Operand:
 def _shape_part(site: Site, rank: int) -> slice:
     first, last, _ = slice(site.attribute("start", 0), site.attribute("end")).indices(rank)
     return slice(first, last)
+
+
+@lowers("EyeLike")
+def eye_like(site: Site) -> Operand:
+    """Ones on one diagonal, known from the shape alone."""
+    x = site.operand(0)
+    rows, columns = shape_of(x)
+    kinds = {1: np.float32, 6: np.int32, 7: np.int32, 9: np.bool_, 10: np.float16}
+    asked = int(site.attribute("dtype", 0))
+    if asked and asked not in kinds:
+        raise Refusal(f"ONNX type {asked} has no form in Core ML")
+    kind = kinds[asked] if asked else dtype_of(x)
+    return np.eye(rows, columns, int(site.attribute("k", 0)), dtype=kind)
