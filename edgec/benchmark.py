@@ -73,7 +73,7 @@ def bench(
         calls: dict[str, Callable[[], object]] = {mine: lambda: session.run(feeds)}
         if graph is not None:
             for peer in stack.enter_context(opened(graph, against)):
-                calls[f"{peer.name} {peer.precision}"] = lambda peer=peer: peer.run(feeds)
+                calls[peer.label] = lambda peer=peer: peer.run(feeds)
         progress.step("measuring in alternating blocks")
         latencies = measure(calls, blocks=blocks, block_seconds=BLOCK_SECONDS)
         return {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ class Choice:
     Attributes:
         chosen: the winner; its folder holds the engine.
         trials: every candidate, in the order the target gave.
-        baselines: latency of each plain peer on the exporter's graph, by name.
-        best_baseline: name of the fastest plain peer; None where none could run.
+        baselines: latency of each plain peer on the exporter's graph, by its label (`ort fp32`).
+        best_baseline: label of the fastest plain peer; None where none could run.
     """
 
     chosen: Trial
@@ -89,13 +90,14 @@ class Choice:
                     **_figures(trial.latency, best),
                 }
             )
-        for name, latency in self.baselines.items():
+        for label, latency in self.baselines.items():
+            engine, precision = label.split()
             lines.append(
                 {
-                    "name": f"plain {name}",
+                    "name": f"plain {label}",
                     "role": "baseline",
-                    "engine": name,
-                    "precision": "fp32",
+                    "engine": engine,
+                    "precision": precision,
                     "form": "exporter's graph",
                     "passed": True,
                     "why": "what a user would otherwise run",
@@ -144,7 +146,7 @@ def choose(target: Target, neutral: Graph, precision: str, scratch: Path, progre
         raise _no_candidate(trials)
     progress.step("measuring engines in alternating blocks")
     with contextlib.ExitStack() as stack:
-        peers = stack.enter_context(_working_peers(neutral))
+        peers = stack.enter_context(_working_peers(neutral, precision))
         engines = {trial.candidate.name: _opened(stack, target, trial.folder) for trial in runnable}
         baselines, best = _measure(neutral, runnable, engines, peers)
     chosen = min(runnable, key=lambda trial: trial.latency.p50 if trial.latency else float("inf"))
@@ -192,13 +194,18 @@ def _opened(stack: contextlib.ExitStack, target: Target, folder: Path) -> Engine
 
 
 @contextlib.contextmanager
-def _working_peers(graph: Graph):  # type: ignore[no-untyped-def]
-    """The plain engines that take the exporter's graph; one that refuses it is no baseline."""
+def _working_peers(graph: Graph, precision: str) -> Iterator[list[Peer]]:
+    """The plain engines that take the exporter's graph; one that refuses it is no baseline.
+
+    Each runs in fp32 and, where another precision is asked for, in that one if it has it: a lower
+    precision is not to be counted as the compiler's own gain.
+    """
+    precisions = dict.fromkeys(["fp32", "fp32" if precision == "auto" else precision])
     with contextlib.ExitStack() as stack:
         peers: list[Peer] = []
-        for name in installed_engines() if graph.exported else ():
+        for name, asked in itertools.product(installed_engines() if graph.exported else (), precisions):
             try:
-                [peer] = stack.enter_context(opened(graph, [name]))
+                [peer] = stack.enter_context(opened(graph, [name], precision=asked))
                 peer.run(graph.examples[0])
             except Exception:
                 # A peer's refusal is the peer's: it has nothing to compare with here.
@@ -215,16 +222,16 @@ def _measure(
     calls: dict[str, Callable[[], object]] = {
         name: (lambda engine=engine: engine.run(feeds)) for name, engine in engines.items()
     }
-    calls |= {f"plain {peer.name}": (lambda peer=peer: peer.run(feeds)) for peer in peers}
+    calls |= {f"plain {peer.label}": (lambda peer=peer: peer.run(feeds)) for peer in peers}
     first = measure(calls, blocks=FIRST_BLOCKS, block_seconds=BLOCK_SECONDS)
     latencies = dict(first)
     close = _close_to_fastest({name: first[name].p50 for name in engines})
-    close += _close_to_fastest({f"plain {peer.name}": first[f"plain {peer.name}"].p50 for peer in peers})
+    close += _close_to_fastest({f"plain {peer.label}": first[f"plain {peer.label}"].p50 for peer in peers})
     again = {name: calls[name] for name in close}
     latencies |= measure(again, blocks=FINAL_BLOCKS, block_seconds=BLOCK_SECONDS, warmup=1)
     for trial in trials:
         trial.latency = latencies[trial.candidate.name]
-    baselines = {peer.name: latencies[f"plain {peer.name}"] for peer in peers}
+    baselines = {peer.label: latencies[f"plain {peer.label}"] for peer in peers}
     return baselines, min(baselines, key=lambda name: baselines[name].p50, default=None)
 
 

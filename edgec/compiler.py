@@ -393,7 +393,11 @@ def summary(bundle: Bundle) -> dict[str, Any]:
     report = bundle.report()
     entries = report["latency"]["entries"]
     chosen = next(entry for entry in entries if entry["role"] == "chosen")
-    baselines = [entry["p50"] for entry in entries if entry["role"] == "baseline" and entry["p50"]]
+    baseline = min(
+        (entry for entry in entries if entry["role"] == "baseline"),
+        key=lambda entry: entry["p50"],
+        default=None,
+    )
     shipped = report["numerics"]["gates"][-1]
     return {
         "bundle": str(bundle.path),
@@ -404,7 +408,8 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "latency_ms": {
             "p50": chosen["p50"],
             "p90": chosen["p90"],
-            "baseline_p50": min(baselines, default=None),
+            "baseline": None if baseline is None else baseline["name"],
+            "baseline_p50": None if baseline is None else baseline["p50"],
             "ratio": chosen["ratio_to_best_baseline"],
         },
         "numerics": {

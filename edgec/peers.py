@@ -36,6 +36,11 @@ class Peer:
     precision: str
     run: Run
 
+    @property
+    def label(self) -> str:
+        """`ort fp32`."""
+        return f"{self.name} {self.precision}"
+
 
 @contextlib.contextmanager
 def opened(graph: Graph, names: Sequence[str], *, precision: str = "fp32") -> Iterator[list[Peer]]:

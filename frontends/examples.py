@@ -25,12 +25,16 @@ class Drawing:
         high: one past the largest integer.
         like: an example whose values are drawn from again; used where it holds enough of them.
         segments: whether the values are segment numbers: runs, in order (`token_type_ids`).
+        padded_by: the mask whose zeros are padding in this input; the first sample has none.
+        pad: the value at padding, and nowhere else.
     """
 
     low: int = 0
     high: int = 2
     like: np.ndarray | None = None
     segments: bool = False
+    padded_by: str | None = None
+    pad: int | None = None
 
 
 def open_sizes(specs: Sequence[TensorSpec], sample: int) -> dict[str, int]:
@@ -74,8 +78,21 @@ def draw(
             feed[spec.name] = _draw_one(
                 spec, shape, drawings.get(spec.name, Drawing()), generator, padded=sample > 0
             )
+        for name, drawing in drawings.items():
+            if name in feed and drawing.pad is not None:
+                _pad(feed[name], feed.get(drawing.padded_by or ""), drawing)
         feeds.append(feed)
     return feeds
+
+
+def _pad(values: np.ndarray, mask: np.ndarray | None, drawing: Drawing) -> None:
+    """Padding holds the padding value and nothing else does, since models look for it."""
+    span = drawing.high - drawing.low
+    if drawing.pad is None or span < 2:
+        return
+    values[values == drawing.pad] = drawing.low + (drawing.pad - drawing.low + 1) % span
+    if mask is not None and mask.shape == values.shape:
+        values[mask == 0] = drawing.pad
 
 
 def _draw_one(

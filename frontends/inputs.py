@@ -197,10 +197,11 @@ def _apply(
             )
         for axis, (own, asked) in enumerate(zip(shape, request.shape, strict=True)):
             if fixed and isinstance(own, int) and own != asked:
+                right = [*request.shape[:axis], own, *request.shape[axis + 1 :]]
                 raise RequestError(
                     f"dimension {axis} of input {spec.name!r} is {own} in the file, not {asked}",
                     where=told,
-                    fix=f"write --input {option(spec.name, [*request.shape[:axis], own, *request.shape[axis + 1 :]], spec.dtype)}, "
+                    fix=f"write --input {option(spec.name, right, spec.dtype)}, "
                     "or export the model with that dimension open",
                 )
         shape = [f"{spec.name}_{axis}" if size == "?" else size for axis, size in enumerate(request.shape)]

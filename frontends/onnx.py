@@ -84,7 +84,7 @@ def from_onnx(
     requests = parse_inputs(inputs)
     own = _own_specs(model, meanings, requests, path)
     asked = apply_requests(own, requests, batch, fixed=True, where=path)
-    _refuse_open(own, asked, requests, path)
+    _refuse_open(asked, requests, path)
     ranges = {**_ranges(model), **(drawings or {})}
 
     progress.step("running the file as it is")
@@ -175,7 +175,6 @@ def _own_specs(
 
 
 def _refuse_open(
-    own: Sequence[TensorSpec],
     asked: Sequence[TensorSpec],
     requests: Mapping[str, InputRequest],
     where: str,

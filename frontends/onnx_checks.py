@@ -50,7 +50,8 @@ def _check_ops(model: ir.Model, where: str) -> None:
             )
         if domain not in ("", "ai.onnx.ml"):
             raise RequestError(
-                f"node {label(node)} is of the unknown domain {domain!r}, and the file defines no such function",
+                f"node {label(node)} is of the unknown domain {domain!r}, "
+                "and the file defines no such function",
                 where=where,
                 fix="export the model with standard ops only",
             )

@@ -81,7 +81,7 @@ def from_timm(
     progress.step(f"building {name}")
     said = list(notes)
     if weights_file:
-        model = _with_file(name, weights_file, arguments, spec)
+        model = _with_file(name, weights_file, arguments)
         weights = f"from {Path(weights_file).name}"
     else:
         model, weights, note = _with_pretrained(name, arguments, seed, pretrained)
@@ -207,7 +207,7 @@ def _with_pretrained(
     return model, text, "" if not wanted else note
 
 
-def _with_file(name: str, file: str, arguments: Mapping[str, Any], spec: str) -> torch.nn.Module:
+def _with_file(name: str, file: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
     """The model with the user's own weights; the number of classes is the file's."""
     import timm.models
 

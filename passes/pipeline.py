@@ -19,7 +19,11 @@ _MODULES = {
     "fuse.rms_norm": "fuse.rms_norm",
     "fuse.gelu": "fuse.gelu",
     "fuse.silu": "fuse.silu",
+    "fuse.attention": "fuse.attention",
+    "fuse.channel_attention": "fuse.channel_attention",
     "fuse.matmul_add": "fuse.matmul_add",
+    "canonicalize.sink_slice": "canonicalize.sink_slice",
+    "canonicalize.settle": "canonicalize.settle",
     "canonicalize.dead": "canonicalize.dead",
 }
 

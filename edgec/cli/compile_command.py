@@ -88,7 +88,7 @@ def _print_summary(fields: dict[str, Any]) -> None:
     print(f"engine    {fields['engine']} {fields['precision']} ({fields['form']})")
     against = ""
     if latency["ratio"] is not None:
-        against = f", {latency['ratio']:.2f} × the best plain engine's {latency['baseline_p50']:.2f} ms"
+        against = f", {latency['ratio']:.2f} × {latency['baseline']}'s {latency['baseline_p50']:.2f} ms"
     print(f"latency   {latency['p50']:.2f} ms (p90 {latency['p90']:.2f}){against}, measured here")
     print(
         f"numerics  off by {numerics['max_abs']:.1e} at most, cosine {numerics['cosine']:.7f}, "

@@ -78,9 +78,7 @@ def _print_model(fields: dict[str, Any]) -> None:
     for role in ("inputs", "outputs"):
         for spec in fields[role]:
             print(f"{role[:-1]:8} {spec['name']}  {spec['dtype']} {'×'.join(map(str, spec['shape']))}")
-    print(
-        f"parameters {fields['parameters'] / 1e6:.2f} M, multiply-accumulates {fields['macs'] / 1e6:.1f} M"
-    )
+    print(f"parameters {fields['parameters'] / 1e6:.2f} M, multiply-accumulates {fields['macs'] / 1e6:.1f} M")
     if fields["uncounted"]:
         print(f"not counted, a size is open: {', '.join(fields['uncounted'][:5])}")
     ops = sorted(set(fields["ops"]["source"]) | set(fields["ops"]["neutral"]))

@@ -29,6 +29,10 @@ app = typer.Typer(
 COMMANDS = ("compile", "run", "bench", "verify", "inspect", "report", "zoo", "devices", "doctor")
 
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C or a polite kill: 128 and the signal's number, as shells count."""
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"edgec {__version__}")
@@ -58,10 +62,13 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     with _interruptible(), _quiet(debug):
         status = run(arguments, debug)
+    if status == INTERRUPTED:
+        print("edgec: interrupted; nothing was written", file=sys.stderr)
     sys.exit(status)
 
 
 def run(arguments: list[str], debug: bool) -> int:
+    """Run one command line and return its exit status; with `debug`, exceptions pass through."""
     as_json = "--json" in arguments
     try:
         result = app(arguments, prog_name="edgec", standalone_mode=False)
@@ -72,8 +79,7 @@ def run(arguments: list[str], debug: bool) -> int:
         _say(error, as_json)
         return error.exit_status
     except (KeyboardInterrupt, typer.Abort):
-        print("edgec: interrupted; nothing was written", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except typer.Exit as stop:
         return stop.exit_code
     except BrokenPipeError:

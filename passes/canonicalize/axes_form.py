@@ -91,7 +91,7 @@ def parts_to_split(editor: Editor, node: ir.Node) -> bool:
     if len(ordered) < 2 or [start for start, _ in ordered] != edges[:-1] or edges[-1] != size:
         return False
     takers = {taker for _, (_, nodes) in ordered for taker in nodes}
-    first = next(taker for taker in editor.graph if taker in takers)
+    first = next(candidate for candidate in editor.graph if candidate in takers)
     lengths = [end - start for start, (end, _) in ordered]
     vector = editor.initializer(np.array(lengths, np.int64), f"{node.name or node.op_type}/sizes")
     made = editor.node(

@@ -23,6 +23,7 @@ class Dead(Pass):
     """
 
     name = "canonicalize.dead"
+    after = ("canonicalize.settle", "canonicalize.sink_slice")
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Remove in place; a match is a removed node."""

@@ -52,6 +52,7 @@ RULES: Rules = {
     "Transpose": [
         movement.transpose_of_transpose,
         movement.transpose_of_ones,
+        movement.ones_in_place,
         movement.transpose_over_elementwise,
     ],
     "Reshape": [movement.reshape_of_reshape, movement.ones_before_transpose],

@@ -147,6 +147,40 @@ def transpose_of_ones(editor: Editor, node: ir.Node) -> bool:
     return True
 
 
+def ones_in_place(editor: Editor, node: ir.Node) -> bool:
+    """Between a Reshape and its Transpose, axes of size one stand where the Transpose leaves them.
+
+    `[1,197,192] → [197,3,64,1] → (3,1,0,2)` is written `[1,197,192] → [1,197,3,64] → (0,2,1,3)`, the
+    form that engines know; only where more of the packed tensor's leading axes then stay in place.
+    """
+    perm, value = permutation(node), node.inputs[0]
+    first = producer(value, "Reshape")
+    if perm is None or first is None or value is None or value.shape is None or first.inputs[0] is None:
+        return False
+    if sole_consumer(value) is not node:
+        return False
+    shape = list(value.shape)
+    order = iter(sorted(axis for axis in perm if shape[axis] != 1))
+    wanted = [axis if shape[axis] == 1 else next(order) for axis in perm]
+    better = [shape[axis] for axis in wanted]
+    origin = list(first.inputs[0].shape or ())
+    if _in_common(origin, better) <= _in_common(origin, shape):
+        return False
+    made = reshaped(editor, first.inputs[0], better, like=node)
+    if made is None:
+        return False
+    new_perm = [wanted.index(axis) for axis in perm]
+    editor.replace(node.outputs[0], transposed(editor, made, new_perm, like=node))
+    return True
+
+
+def _in_common(one: Sequence[int | ir.SymbolicDim], other: Sequence[int | ir.SymbolicDim]) -> int:
+    """How many leading sizes agree."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+
+
 def ones_before_transpose(editor: Editor, node: ir.Node) -> bool:
     """A Reshape that only drops axes of size one goes in front of the Transpose it follows.
 

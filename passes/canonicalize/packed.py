@@ -68,16 +68,17 @@ def _packed_axis(
     narrow: tuple[int | None, ...], wide: tuple[int | None, ...], axis: int
 ) -> tuple[int, int] | None:
     """Which axis of the packed shape the axis is the outermost factor of, and how many numbers each takes."""
-    before = wide[:axis]
     for packed_axis, size in enumerate(narrow):
-        if narrow[:packed_axis] != tuple(before):
+        if size is None or _larger(narrow[:packed_axis]) != _larger(wide[:axis]):
             continue
-        if size is None or None in wide[axis:]:
-            return None
         product = 1
         for end in range(axis, len(wide)):
             product *= wide[end] or 0
-            if product == size and wide[end + 1 :] == narrow[packed_axis + 1 :]:
+            if product == size and _larger(wide[end + 1 :]) == _larger(narrow[packed_axis + 1 :]):
                 return packed_axis, math.prod(number or 0 for number in wide[axis + 1 : end + 1])
-        return None
     return None
+
+
+def _larger(shape: tuple[int | None, ...]) -> list[int | None]:
+    """The sizes other than one."""
+    return [size for size in shape if size != 1]

@@ -26,6 +26,8 @@ _PASS_THROUGH = (
     "Slice",
     "Split",
     "Concat",
+    "Conv",
+    "BatchNormalization",
     "Gather",
 )
 _MOST_PATHS = 32

@@ -1,0 +1,309 @@
+"""`hf:DIR`: a transformers checkpoint folder, an encoder for features or for classification."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgec.core.errors import EdgecError, RequestError
+from edgec.core.graph import Graph, Semantics
+from edgec.core.progress import Progress, Silent
+from edgec.frontends.examples import Drawing
+from edgec.frontends.inputs import option, parse_inputs
+from edgec.frontends.quiet import first_line, quiet
+from edgec.frontends.torchvision_guard import prepare_torchvision, require
+
+if TYPE_CHECKING:
+    import torch
+
+_logger = logging.getLogger("edgec.frontends")
+
+DEFAULT_TOKENS = 128
+"""Sequence length where the user gives none and the model takes as many."""
+
+_HEADS = {
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForImageClassification": "AutoModelForImageClassification",
+}
+"""Heads that belong to the model; any other (language modelling, pretraining) is left out."""
+
+_TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def from_transformers(
+    folder: str,
+    *,
+    spec: str | None = None,
+    kind: str = "transformers",
+    name: str | None = None,
+    notes: Sequence[str] = (),
+    examples: Sequence[dict[str, Any]] | None = None,
+    inputs: Sequence[str] = (),
+    batch: int | None = None,
+    seed: int = 0,
+    samples: int = 3,
+    progress: Progress | None = None,
+) -> Graph:
+    """Load a checkpoint folder, as `save_pretrained` writes it, and trace the model.
+
+    Token models take `input_ids`, `attention_mask` and, where they know segments, `token_type_ids`,
+    of min(128, `max_position_embeddings`) tokens; vision models take `pixel_values`. Nothing is
+    fetched and no code of the checkpoint is run.
+
+    Args:
+        folder: the folder.
+        spec: what the user named; `hf:` and the folder where not given.
+        kind: the frontend, as in `Source.kind`.
+        name: short name; the folder's name where not given.
+        notes: what the user should read, one sentence each.
+        examples: real feeds instead of drawn ones.
+        inputs: `--input` options; a shape given for one token input holds for all.
+        batch: size of the batch.
+        seed: of drawn inputs.
+        samples: how many examples to draw.
+        progress: told about long steps.
+
+    Raises:
+        RequestError: the folder is no checkpoint that transformers reads, or of a kind edgec does not take.
+        MissingExtraError: transformers is not installed.
+        JobError: no exporter reproduces the model.
+    """
+    progress = progress or Silent()
+    spec = spec or f"hf:{folder}"
+    path = Path(folder)
+    _check_folder(path, spec)
+    progress.step("importing torch and transformers")
+    require("torch", "transformers")
+    prepare_torchvision()
+    with quiet():
+        require("transformers", "transformers")
+    from edgec.frontends.torch import from_module
+
+    progress.step(f"loading {path.name}")
+    said = list(notes)
+    model = _load(path, spec, said)
+    config = model.config
+    if model.main_input_name == "input_ids":
+        arguments, drawings = _token_inputs(model)
+        inputs = _for_all(inputs, tuple(arguments))
+    elif model.main_input_name == "pixel_values":
+        arguments, drawings = _pixel_inputs(config), {}
+    else:
+        raise RequestError(
+            f"the model takes {model.main_input_name!r}, and edgec takes token and image encoders",
+            where=spec,
+            fix="write file.py:function with your own example inputs",
+        )
+    meanings: dict[str, Semantics] = {
+        "input_ids": "tokens",
+        "attention_mask": "mask",
+        "token_type_ids": "unknown",
+        "pixel_values": "image",
+    }
+    return from_module(
+        model,
+        arguments,
+        spec=spec,
+        name=name or path.resolve().name,
+        kind=kind,
+        semantics={key: meanings[key] for key in arguments},
+        drawings=drawings,
+        examples=examples,
+        preprocessing=_preprocessing(path, model),
+        labels=_labels(model),
+        notes=said,
+        weights="from the checkpoint",
+        inputs=inputs,
+        batch=batch,
+        seed=seed,
+        samples=samples,
+        progress=progress,
+    )
+
+
+def _check_folder(path: Path, spec: str) -> None:
+    if not path.exists():
+        looks_like_hub = len(path.parts) == 2 and not path.is_absolute()
+        raise RequestError(
+            "there is no such folder",
+            where=spec,
+            fix=f"fetch it first: hf download {path.as_posix()} --local-dir {path.name}"
+            if looks_like_hub
+            else "name a folder that save_pretrained wrote",
+        )
+    if not path.is_dir():
+        raise RequestError("this is a file, not a folder", where=spec, fix="name the folder it lies in")
+    config = path / "config.json"
+    if not config.is_file():
+        inside = [entry.name for entry in path.iterdir() if (entry / "config.json").is_file()]
+        raise RequestError(
+            "the folder has no config.json, so it is no transformers checkpoint",
+            where=spec,
+            fix=f"did you mean hf:{path / sorted(inside)[0]}?"
+            if inside
+            else "name a folder that save_pretrained wrote",
+        )
+    try:
+        known = json.loads(config.read_text("utf-8"))
+    except ValueError as error:
+        raise RequestError(
+            f"its config.json is no JSON ({error})", where=spec, fix="copy it again"
+        ) from error
+    if not isinstance(known, dict) or "model_type" not in known:
+        raise RequestError(
+            "its config.json names no model_type, so it is no transformers checkpoint",
+            where=spec,
+            fix="write timm:NAME@FILE for a timm model, or file.py:function for another",
+        )
+    if not any(entry.suffix in (".safetensors", ".bin") for entry in path.iterdir()):
+        raise RequestError(
+            "the folder holds no weights (model.safetensors or pytorch_model.bin)",
+            where=spec,
+            fix="copy the whole checkpoint",
+        )
+
+
+def _load(path: Path, spec: str, notes: list[str]) -> torch.nn.Module:
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(path, **options)
+    except Exception as error:
+        _logger.debug("no configuration", exc_info=error)
+        raise RequestError(
+            f"transformers {transformers.__version__} cannot read the checkpoint: {first_line(error)}",
+            where=spec,
+            fix="check model_type in its config.json; code that comes with a checkpoint is not run",
+        ) from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise RequestError(
+            f"{config.model_type} is an encoder-decoder, and edgec takes encoders",
+            where=spec,
+            fix="write file.py:function that returns the encoder",
+        )
+    architecture = next(iter(config.architectures or ()), "")
+    suffix = next((suffix for suffix in _HEADS if architecture.endswith(suffix)), None)
+    loader = getattr(transformers, _HEADS[suffix] if suffix else "AutoModel")
+    if suffix is None and "For" in architecture or architecture.endswith("LMHeadModel"):
+        notes.append(f"The head of {architecture} is left out; the graph computes the encoder's features.")
+    if hasattr(config, "use_cache"):
+        config.use_cache = False  # a cache of keys and values is no tensor, and one pass needs none
+    import torch
+
+    def load(**more: Any) -> tuple[torch.nn.Module, dict[str, Any]]:
+        with quiet():
+            return loader.from_pretrained(
+                path, config=config, dtype=torch.float32, output_loading_info=True, **options, **more
+            )
+
+    try:
+        model, found = load()
+        missing = sorted(found["missing_keys"])
+        if missing and all(key.startswith("pooler.") for key in missing):
+            model, found = load(add_pooling_layer=False)
+            missing = sorted(found["missing_keys"])
+    except EdgecError:
+        raise
+    except Exception as error:
+        _logger.debug("no model", exc_info=error)
+        raise RequestError(
+            f"the checkpoint cannot be loaded: {first_line(error)}",
+            where=spec,
+            fix="copy the whole checkpoint again, or check that its weights fit its config.json",
+        ) from error
+    if missing:
+        raise RequestError(
+            f"the checkpoint lacks {len(missing)} weights, {missing[0]!r} first",
+            where=spec,
+            fix="copy the whole checkpoint, or correct architectures in its config.json",
+        )
+    return model.eval()
+
+
+def _token_inputs(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Drawing]]:
+    import torch
+
+    config: Any = model.config
+    parameters = inspect.signature(model.forward).parameters
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    pad = getattr(config, "pad_token_id", None)
+    # RoBERTa numbers positions from behind the padding token's id.
+    usable = limit - (pad + 1 if "padding_idx" in _position_table(model) else 0) if limit else DEFAULT_TOKENS
+    shape = (1, min(DEFAULT_TOKENS, usable))
+    takes = [
+        name
+        for name in _TOKEN_INPUTS
+        if name in parameters and (name != "token_type_ids" or getattr(config, "type_vocab_size", 0) > 1)
+    ]
+    drawings = {
+        "input_ids": Drawing(high=config.vocab_size, pad=pad, padded_by="attention_mask"),
+        "token_type_ids": Drawing(segments=True),
+    }
+    return (
+        {name: torch.zeros(shape, dtype=torch.int64) for name in takes},
+        {name: drawings.get(name, Drawing()) for name in takes},
+    )
+
+
+def _position_table(model: torch.nn.Module) -> str:
+    """`padding_idx` where the position table keeps a row for padding, as RoBERTa's does."""
+    for name, layer in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(layer, "padding_idx", None) is not None:
+            return "padding_idx"
+    return ""
+
+
+def _pixel_inputs(config: Any) -> dict[str, torch.Tensor]:
+    import torch
+
+    size = getattr(config, "image_size", None) or 224
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    return {"pixel_values": torch.zeros(1, getattr(config, "num_channels", 3), height, width)}
+
+
+def _for_all(inputs: Sequence[str], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Token inputs have one shape: one that is given holds for those that are not."""
+    requests = parse_inputs(inputs)
+    given = next((request for name, request in requests.items() if name in names), None)
+    if given is None:
+        return tuple(inputs)
+    shape = given.of_rank(2).shape
+    return (*inputs, *(option(name, shape, None) for name in names if name not in requests))
+
+
+def _preprocessing(path: Path, model: torch.nn.Module) -> dict[str, dict[str, object]]:
+    config: Any = model.config
+    if model.main_input_name == "input_ids":
+        found: dict[str, object] = {"pad_token_id": getattr(config, "pad_token_id", None)}
+        if (path / "tokenizer.json").is_file():
+            found["tokenizer"] = "tokenizer.json"
+        return {"input_ids": found}
+    file = path / "preprocessor_config.json"
+    if not file.is_file():
+        return {}
+    try:
+        known = json.loads(file.read_text("utf-8"))
+    except ValueError:
+        return {}
+    keys: Mapping[str, str] = {"mean": "image_mean", "std": "image_std", "size": "size"}
+    return {
+        "pixel_values": {
+            "layout": "NCHW",
+            **{key: known[theirs] for key, theirs in keys.items() if theirs in known},
+        }
+    }
+
+
+def _labels(model: torch.nn.Module) -> tuple[str, ...]:
+    if not type(model).__name__.endswith("Classification"):
+        return ()
+    labels: Mapping[Any, str] = getattr(model.config, "id2label", None) or {}
+    return tuple(str(labels[index]) for index in sorted(labels, key=int))

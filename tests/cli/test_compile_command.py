@@ -1,0 +1,133 @@
+"""`edgec compile` from the command line to a bundle, and what it says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import TOKENS, WIDTH, Command, block_model
+
+import edgec as package
+from edgec.core.bundle import Bundle
+
+
+def test_compile_prints_the_contract_and_writes_a_bundle(
+    edgec: Command, model_file: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "out.edgec"
+    done = edgec("compile", model_file, "--target", "x86", "-o", bundle, "--json")
+    assert done.status == 0, done.err
+    fields = done.json
+    assert fields["bundle"] == str(bundle)
+    assert fields["target"] == "x86"
+    assert fields["engine"] in ("ort", "openvino")
+    assert fields["precision"] == "fp32"
+    assert {"p50", "p90", "baseline_p50"} <= fields["latency_ms"].keys()
+    assert {"max_abs", "cosine", "gate"} <= fields["numerics"].keys()
+    assert fields["fusions"]["fuse.attention"]["matched"] == 1
+    assert fields["numerics"]["scaled"] <= 1e-4
+    assert {"accuracy", "tokens", "slim"} <= fields.keys()
+    opened = Bundle.open(bundle)
+    assert opened.manifest["engine"] == fields["engine"]
+
+
+def test_without_json_it_speaks_to_a_person(edgec: Command, model_file: Path, tmp_path: Path) -> None:
+    done = edgec("compile", model_file, "--target", "x86:ort", "-o", tmp_path / "o.edgec", "--zip")
+    assert done.status == 0, done.err
+    assert "engine    ort fp32" in done.out
+    assert "attention 1" in done.out
+    assert (tmp_path / "o.edgec.zip").is_file()
+
+
+def test_the_bundle_computes_what_onnx_runtime_computes(shared_bundle: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    source = onnxruntime.InferenceSession(str(shared_bundle.parent / "block.onnx"))
+    random = np.random.default_rng(7)
+    with package.load(shared_bundle) as session:
+        for _ in range(5):
+            feeds = {"x": random.normal(size=(1, TOKENS, WIDTH)).astype(np.float32)}
+            np.testing.assert_allclose(
+                session.run(feeds)["logits"], source.run(None, feeds)[0], rtol=1e-4, atol=1e-5
+            )
+
+
+def test_the_same_request_gives_the_same_engine_and_samples(
+    edgec: Command, model_file: Path, tmp_path: Path
+) -> None:
+    hashes = []
+    for name in ("a", "b"):
+        folder = tmp_path / f"{name}.edgec"
+        assert edgec("compile", model_file, "--target", "x86:ort", "-o", folder).status == 0
+        files = Bundle.open(folder).manifest["files"]
+        hashes.append({path: digest for path, digest in files.items() if not path.startswith("report")})
+    assert hashes[0] == hashes[1]
+
+
+def test_a_pass_can_be_left_out(edgec: Command, model_file: Path, tmp_path: Path) -> None:
+    arguments = ("compile", model_file, "--target", "x86:ort", "-o", tmp_path / "o.edgec", "--json")
+    fields = edgec(*arguments, "--passes", "-fuse.attention").json
+    assert "fuse.attention" not in fields["fusions"]
+    assert fields["numerics"]["scaled"] <= 1e-4
+
+
+def test_a_latency_that_cannot_be_reached_says_how_near_it_came(
+    edgec: Command, model_file: Path, tmp_path: Path
+) -> None:
+    done = edgec(
+        "compile", model_file, "--target", "x86", "--latency", "0.000001ms", "-o", tmp_path / "o.edgec"
+    )
+    assert done.status == 1
+    assert "times the 1e-06 ms asked for" in done.err
+    assert not (tmp_path / "o.edgec").exists()
+
+
+def test_accuracy_is_measured_on_the_users_data(edgec: Command, model_file: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    data = tmp_path / "eval.npz"
+    inputs = random.normal(size=(20, TOKENS, WIDTH)).astype(np.float32)
+    np.savez(data, x=inputs, labels=random.integers(0, 5, 20))
+    done = edgec(
+        "compile", model_file, "--target", "x86:ort", "--eval-data", data, "--max-drop", "1%",
+        "-o", tmp_path / "o.edgec", "--json",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    accuracy = done.json["accuracy"]
+    assert accuracy["samples"] == 20
+    assert accuracy["drop"] == pytest.approx(accuracy["source"] - accuracy["engine"])
+
+
+def test_an_interrupted_compile_leaves_nothing(model_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgec.cli.main", "compile", str(model_file), "--target", "x86", "-o",
+         str(folder / "o.edgec")],
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    # Stop it while it holds its scratch folder.
+    end = time.monotonic() + 120
+    while not list(folder.iterdir()) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert list(folder.iterdir()) == []
+
+
+def test_a_batch_can_be_asked_for(edgec: Command, tmp_path: Path) -> None:
+    path = tmp_path / "open.onnx"
+    onnx.save(block_model(batch="batch"), path)
+    done = edgec("compile", path, "--target", "x86:ort", "--batch", "3", "-o", tmp_path / "o.edgec", "--json")
+    assert done.status == 0, done.err
+    assert Bundle.open(tmp_path / "o.edgec").io.inputs[0].shape == (3, TOKENS, WIDTH)
