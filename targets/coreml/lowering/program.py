@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.core.errors import RequestError, UnsupportedError
+from edgec.plugins.infra import plugins
 from edgec.targets.coreml.lowering.masks import clampable
 from edgec.targets.coreml.lowering.site import Operand, Refusal, Site, layer_of, narrowed, sanitized
 from edgec.targets.coreml.lowering.table import REFUSED, table
@@ -108,20 +109,47 @@ def expanded(model: ir.Model) -> ir.Model:
         names = {(_domain(node), node.op_type) for node in graph.all_nodes()}
         return {name for name in names if name not in rules and not (name[0] == "" and name[1] in REFUSED)}
 
+    model = with_bodies(model)
+    refused: set[tuple[str, str]] = set()
     for _ in range(8):
-        wanted = missing(model.graph)
         local = {(key[0], key[1]) for key in model.functions}
-        known = {name for name in wanted if name in local or _has_schema_function(name, model)}
+        known = {
+            name
+            for name in missing(model.graph) - refused
+            if name in local or _has_schema_function(name, model)
+        }
         if not known:
-            return model
-        proto = ir.to_proto(model)
-        inlined = onnx.inliner.inline_selected_functions(proto, sorted(known), False, True)
-        if not any(value.name for value in inlined.graph.node):
-            return model
-        model = ir.from_proto(_named(inlined))
-        if missing(model.graph) >= wanted:
-            return model
+            break
+        proto = onnx.shape_inference.infer_shapes(ir.to_proto(model))
+        for name in sorted(known):
+            try:
+                inlined = onnx.inliner.inline_selected_functions(proto, [name], False, True)
+            except RuntimeError:
+                # A definition that depends on types which shape inference does not find.
+                refused.add(name)
+                continue
+            if any((node.domain, node.op_type) == name for node in inlined.graph.node):
+                refused.add(name)
+            proto = inlined
+        model = ir.from_proto(_named(proto))
     return model
+
+
+def with_bodies(model: ir.Model) -> ir.Model:
+    """The model with the function bodies of the `ai.edgec` ops that it uses; itself if it has them all."""
+    used = {node.op_type for node in model.graph.all_nodes() if node.domain == EDGEC_DOMAIN}
+    known = {function.name for function in model.functions.values() if function.domain == EDGEC_DOMAIN}
+    bodies = plugins()
+    lacking = sorted(op_type for op_type in used - known if op_type in bodies)
+    if not lacking:
+        return model
+    copy = model.clone()
+    for op_type in lacking:
+        function = bodies[op_type].function()
+        copy.functions[function.identifier()] = function
+        for domain, version in function.opset_imports.items():
+            copy.opset_imports.setdefault(domain, version)
+    return copy
 
 
 def _named(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -287,6 +315,10 @@ class _Walk:
             results = self._lowered(node, operands, stem)
         except Refusal as refusal:
             self._refused(node, refusal)
+            results = self._stand_ins(node)
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            words = " ".join(str(error).split())[:200]
+            self._refused(node, Refusal(f"its inputs or attributes do not fit together ({words})"))
             results = self._stand_ins(node)
         results = results if isinstance(results, (list, tuple)) else [results]
         for value, result in zip(node.outputs, results, strict=False):

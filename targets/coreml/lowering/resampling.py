@@ -140,7 +140,7 @@ def _matrix(
     else:
         raise Refusal(f"resize mode {mode!r} is unknown")
     stretch = max(1.0, 1 / scale) if antialias else 1.0
-    exclude = bool(site.attribute("exclude_outside", 0)) or antialias
+    exclude = bool(site.attribute("exclude_outside", 0))
     for row, centre in enumerate(source):
         first = int(np.floor(centre - reach * stretch)) + 1
         taps = np.arange(first, int(np.ceil(centre + reach * stretch)))
