@@ -87,7 +87,9 @@ def unsqueeze(site: Site) -> Operand:
 @lowers("Concat")
 def concat(site: Site) -> Operand:
     """Joins along an axis; bools by way of int32, which is all that `concat` takes."""
-    values = site.operands()
+    values = [value for value in site.operands() if 0 not in value.shape]
+    if not values:
+        raise Refusal("every operand is empty, which Core ML lacks")
     axis = positive_axis(int(site.attribute("axis")), rank_of(values[0]))
     if len(values) == 1:
         return site.emit("identity", x=values[0])
@@ -112,8 +114,23 @@ def split(site: Site) -> Any:
     if len(sizes) == 1:
         return [site.emit("identity", x=x)]
     if (sizes == 0).any():
-        raise Refusal("a part is empty, which Core ML lacks", "drop the empty output")
+        return _parts_with_empty_ones(site, x, axis, sizes)
     return list(site.emit("split", x=x, split_sizes=sizes, axis=axis))
+
+
+def _parts_with_empty_ones(site: Site, x: Operand, axis: int, sizes: np.ndarray) -> list[Operand]:
+    """Core ML has no empty tensors: an empty part stays an array here, for `Concat` to leave out."""
+    shape = list(shape_of(x))
+    shape[axis] = 0
+    empty = np.zeros(shape, dtype_of(x))
+    full = sizes[sizes > 0]
+    parts = (
+        [site.emit("identity", x=x)]
+        if len(full) == 1
+        else site.emit("split", x=x, split_sizes=full, axis=axis)
+    )
+    remaining = iter(parts)
+    return [next(remaining) if size else empty for size in sizes]
 
 
 @lowers("Slice")
@@ -213,7 +230,7 @@ def space_to_depth(site: Site) -> Operand:
     """Blocks of space into channels."""
     if site.attribute("mode", "DCR") == "CRD":
         return site.emit(
-            "pixel_unshuffle", x=site.operand(0), downscale_factor=int(site.attribute("blocksize"))
+            "pixel_unshuffle", x=site.operand(0), downscale_factor=np.uint32(site.attribute("blocksize"))
         )
     return site.emit("space_to_depth", x=site.operand(0), block_size=int(site.attribute("blocksize")))
 
@@ -335,3 +352,9 @@ def eye_like(site: Site) -> Operand:
         raise Refusal(f"ONNX type {asked} has no form in Core ML")
     kind = kinds[asked] if asked else dtype_of(x)
     return np.eye(rows, columns, int(site.attribute("k", 0)), dtype=kind)
+
+
+@lowers("Range")
+def range_(site: Site) -> Operand:
+    """A range of known bounds is a constant and never comes here."""
+    raise Refusal(f"the size of {site.op} depends on the data", "fix its bounds before the export")
