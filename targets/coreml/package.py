@@ -65,6 +65,7 @@ def save(
                 compute_precision=kinds[precision],
                 inputs=inputs,
                 classifier_config=ct.ClassifierConfig(list(labels)) if labels else None,
+                pass_pipeline=_pipeline(ct),
                 skip_model_load=True,
             )
             model.short_description = description
@@ -73,6 +74,17 @@ def save(
         raise JobError(f"coremltools could not convert the program ({words})", where=str(path)) from error
     write(model, path)
     return model
+
+
+_INEXACT_PASSES = ("common::fuse_elementwise_to_batchnorm",)
+"""It turns x · a + b into a batch_norm whose default epsilon of 1e-5 scales a by 1 - 5e-6."""
+
+
+def _pipeline(ct: Any) -> Any:
+    """Coremltools' passes, less those that change the numbers."""
+    pipeline = ct.PassPipeline()
+    pipeline.remove_passes(set(_INEXACT_PASSES))
+    return pipeline
 
 
 def write(model: Any, path: Path) -> None:

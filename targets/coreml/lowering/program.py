@@ -195,10 +195,11 @@ class _Walk:
 
         graph = self.model.graph
         inputs = self._features(graph.inputs, "input")
-        outputs = self._features(graph.outputs, "output")
         self._initializers()
-        if not inputs:
+        if not graph.inputs:
             self.reasons.append("the graph has no inputs left, and a Core ML program needs one")
+        if len(inputs) != len(graph.inputs) or not inputs:
+            self._scan(graph)
         if self.reasons:
             raise self._unsupported()
         placeholders = {feature.name: self._placeholder(feature) for feature in inputs}
@@ -207,6 +208,7 @@ class _Walk:
                 self.values[feature.source] = self._entered(function.inputs[feature.name], feature)
             for index, node in enumerate(graph):
                 self._node(index, node)
+            outputs = self._features(graph.outputs, "output")
             if not self.reasons:
                 function.set_outputs([self._left(feature) for feature in outputs])
         if self.reasons:
@@ -214,6 +216,14 @@ class _Walk:
         program = Program()
         program.add_function("main", function)
         return Lowered(program, inputs, outputs, self.layers)
+
+    def _scan(self, graph: ir.Graph) -> None:
+        """Where the walk cannot start, name at least the ops that no rule knows."""
+        for node in graph:
+            if _domain(node) == "" and node.op_type in REFUSED:
+                self._refused(node, Refusal(*REFUSED[node.op_type]))
+            elif (_domain(node), node.op_type) not in table() and node.op_type != "Constant":
+                self._refused(node, Refusal("there is no lowering for it"))
 
     def _unsupported(self) -> UnsupportedError:
         fixes = list(dict.fromkeys(fix for fix in self.fixes if fix))
@@ -231,18 +241,18 @@ class _Walk:
             while name in names:
                 name += "_"
             names.add(name)
-            if value.dtype is None or value.shape is None:
-                self.reasons.append(
-                    f"{what} {source!r} has no known {'type' if value.dtype is None else 'rank'}"
-                )
+            sizes = value.shape if value.shape is not None else self._found_shape(source)
+            if value.dtype is None or sizes is None:
+                missing = "type" if value.dtype is None else "rank"
+                self.reasons.append(f"{what} {source!r} has no known {missing}")
                 continue
             dtype = value.dtype.name.lower()
-            dtype = {"float": "float32"}.get(dtype, dtype)
+            dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
             if dtype not in _FEATURE_TYPES:
                 self.reasons.append(f"{what} {source!r} is {dtype}, which Core ML lacks")
                 self.fixes.append("export the model with float32, float16, int32 or bool inputs and outputs")
                 continue
-            shape = tuple(size if isinstance(size, int) else str(size.value or "?") for size in value.shape)
+            shape = tuple(size if isinstance(size, int) else str(size.value or "?") for size in sizes)
             problem = self._shape_problem(shape, what)
             if problem:
                 self.reasons.append(f"{what} {source!r} {problem}")
@@ -252,6 +262,13 @@ class _Walk:
                 mil_dtype = "fp16"
             features.append(Feature(source, name, shape, dtype, shape or (1,), mil_dtype))
         return features
+
+    def _found_shape(self, name: str) -> ir.Shape | None:
+        """The shape that the walk found for a value that came without one."""
+        found = self.values.get(name)
+        if found is None or not all(isinstance(size, (int, np.integer)) for size in found.shape):
+            return None
+        return ir.Shape([int(size) for size in found.shape])
 
     def _shape_problem(self, shape: tuple[int | str, ...], what: str) -> str:
         if len(shape) > MAX_RANK:
