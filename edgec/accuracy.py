@@ -73,12 +73,11 @@ def evaluation_data(graph: Graph, path: str | Path | None) -> EvaluationData | N
     Raises:
         RequestError: the file does not fit the model; says which array and how.
     """
+    data: EvaluationData | None = None
     if path is not None:
         data = _from_file(Path(path))
     elif graph.source.kind == "zoo":
         data = _from_zoo(graph)
-    else:
-        data = None
     if data is not None:
         _check_fit(graph, data)
     return data

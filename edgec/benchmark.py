@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -70,10 +71,10 @@ def bench(
         session = stack.enter_context(load_session(bundle.path, check=False))
         feeds = bundle.samples()[0][0]
         mine = f"edgec ({bundle.manifest['engine']} {bundle.manifest['precision']})"
-        calls: dict[str, Callable[[], object]] = {mine: lambda: session.run(feeds)}
+        calls: dict[str, Callable[[], object]] = {mine: functools.partial(session.run, feeds)}
         if graph is not None:
             for peer in stack.enter_context(opened(graph, against)):
-                calls[peer.label] = lambda peer=peer: peer.run(feeds)
+                calls[peer.label] = functools.partial(peer.run, feeds)
         progress.step("measuring in alternating blocks")
         latencies = measure(calls, blocks=blocks, block_seconds=BLOCK_SECONDS)
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -220,9 +221,9 @@ def _measure(
     """Measure all in few blocks, then those close to the fastest engine or peer in more."""
     feeds = neutral.examples[0]
     calls: dict[str, Callable[[], object]] = {
-        name: (lambda engine=engine: engine.run(feeds)) for name, engine in engines.items()
+        name: functools.partial(engine.run, feeds) for name, engine in engines.items()
     }
-    calls |= {f"plain {peer.label}": (lambda peer=peer: peer.run(feeds)) for peer in peers}
+    calls |= {f"plain {peer.label}": functools.partial(peer.run, feeds) for peer in peers}
     first = measure(calls, blocks=FIRST_BLOCKS, block_seconds=BLOCK_SECONDS)
     latencies = dict(first)
     close = _close_to_fastest({name: first[name].p50 for name in engines})

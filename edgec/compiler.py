@@ -186,7 +186,7 @@ def compile_graph(
         )
 
     neutral = to_neutral(graph, request.pipeline, progress)
-    with bundles.writing(folder) as scratch:
+    with bundles.writing(folder, needed=_needed_bytes(neutral.graph)) as scratch:
         choice = choose(target, neutral.graph, request.precision, scratch, progress)
         choice.chosen.folder.rename(scratch / bundles.ENGINE)
         _check_latency(choice, request.latency)
@@ -270,6 +270,14 @@ def to_neutral(graph: Graph, pipeline: Pipeline, progress: Progress) -> Neutral:
         )
         raise NumericsError(f"{gate}; {blame}", fix=fix)
     return Neutral(neutral, reports, gate)
+
+
+def _needed_bytes(graph: Graph) -> int:
+    """Room for some candidates' engines side by side, and for all that is small."""
+    weights = sum(
+        value.const_value.nbytes for value in graph.model.graph.initializers.values() if value.const_value
+    )
+    return 3 * weights + 2**20
 
 
 def _check_latency(choice: Choice, budget: float | None) -> None:

@@ -238,9 +238,9 @@ def _fold_attention(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
         return
     lead, rank = list(tensors[0].shape[:-2]), ranks.pop()
     static = all(isinstance(size, int) for tensor in tensors for size in tensor.shape)
-    if rank < 3 or not static or any(list(tensor.shape[:-2]) != lead for tensor in tensors):
+    if rank < 2 or not static or any(list(tensor.shape[:-2]) != lead for tensor in tensors):
         return
-    folded = [lead[0], 1] if rank == 3 else [math.prod(lead[:-1]), lead[-1]]
+    folded = {2: [1, 1], 3: [*lead, 1]}.get(rank, [math.prod(lead[:-1]), *lead[-1:]])
 
     def reshape(value: torch.fx.Node, shape: list[int]) -> torch.fx.Node:
         new = graph.call_function(aten.reshape.default, (value, shape))
@@ -251,7 +251,7 @@ def _fold_attention(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
     with graph.inserting_before(node):
         for index, tensor in enumerate(tensors):
             arguments[index] = reshape(arguments[index], folded + list(tensor.shape[-2:]))
-        if mask is not None and mask.meta["val"].dim() > (2 if rank == 3 else 3):
+        if mask is not None and mask.meta["val"].dim() > (2 if rank <= 3 else 3):
             rows = list(mask.meta["val"].shape[-2:])
             whole = graph.call_function(aten.expand.default, (mask, lead + rows))
             whole.meta = {key: entry for key, entry in node.meta.items() if key != "val"}
@@ -287,10 +287,14 @@ def _dynamo(call: _Call, program: torch.export.ExportedProgram, opset: int, path
 
 def _torchscript(call: _Call, opset: int, path: Path) -> None:
     import torch
+    import torch.jit
 
+    # A scripted module cannot be traced inside another; it is exported as it is.
+    source = getattr(call.module, WRAPPER, None)
+    module = source if isinstance(source, torch.jit.ScriptModule) else call.module
     axes = {spec.name: open_ for spec, open_ in zip(call.inputs, call.open_axes(), strict=True) if open_}
     torch.onnx.export(
-        call.module,
+        module,
         call.arguments,
         str(path),
         input_names=[spec.name for spec in call.inputs],

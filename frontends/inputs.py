@@ -93,7 +93,7 @@ def parse_input(text: str) -> InputRequest:
     shape = _parse_shape(sizes.split(",") if "," in sizes else _split_at_x(sizes), where)
     every_x = sizes.split("x")
     other = None
-    if len(every_x) > len(shape) and all(_is_size(part) for part in every_x):
+    if 0 < len(shape) < len(every_x) and all(_is_size(part) for part in every_x):
         other = _parse_shape(every_x, where)
     return InputRequest(name, shape, dtype, other)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,10 +10,9 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common
 
-from edgec.core.dialect import EDGEC_DOMAIN, ONNX_OPSET
-from edgec.core.errors import JobError, RequestError
+from edgec.core.dialect import ONNX_OPSET
+from edgec.core.errors import RequestError
 from edgec.core.graph import Arrays, Graph, Semantics, Source, TensorSpec
-from edgec.core.numerics import GATES, compare
 from edgec.core.progress import Progress, Silent
 from edgec.frontends.examples import Drawing, draw
 from edgec.frontends.fingerprint import fingerprint
@@ -23,12 +21,9 @@ from edgec.frontends.inputs import InputRequest, apply_requests, option, parse_i
 from edgec.frontends.onnx_checks import check
 from edgec.frontends.onnx_file import read
 from edgec.frontends.quiet import first_line
-from edgec.frontends.reference import OnnxFile, ReferenceFile, open_session
+from edgec.frontends.reference import OnnxFile, ReferenceFile, check_conversion
 
 _logger = logging.getLogger("edgec.frontends")
-
-_INLINE_BYTES = 1_000_000_000
-"""A converted model with more weights inside is checked with its weights in a file of their own."""
 
 
 def from_onnx(
@@ -93,9 +88,8 @@ def from_onnx(
     set_input_shapes(model, asked)
     to_dialect(model, where=path)
     set_output_shapes(model, references)
-    if opset != ONNX_OPSET:
-        progress.step(f"checking the conversion from opset {opset} to {ONNX_OPSET}")
-        _verify(model, file, feeds, references, opset, path)
+    progress.step(f"checking the conversion from opset {opset}")
+    unchecked = check_conversion(model, opset, feeds, references, folder=file.absolute().parent, where=path)
     return Graph(
         model=model,
         source=Source(
@@ -104,7 +98,7 @@ def from_onnx(
             name=name or file.stem,
             sha256=fingerprint(model),
             exporter_reason=f"an ONNX file of opset {opset}",
-            notes=tuple(notes),
+            notes=(*notes, *([unchecked] if unchecked else [])),
         ),
         inputs=input_specs(model, {item.name: item.semantics for item in asked}),
         examples=feeds,
@@ -288,51 +282,3 @@ def _references(
                 where=where,
                 fix="export the model with ops that ONNX Runtime has",
             ) from second
-
-
-def _verify(
-    model: ir.Model, file: Path, feeds: Sequence[Arrays], references: Sequence[Arrays], opset: int, where: str
-) -> None:
-    folder = file.absolute().parent
-    try:
-        if any(node.domain == EDGEC_DOMAIN for node in model.graph.all_nodes()):
-            return
-        if _inline_bytes(model) > _INLINE_BYTES:
-            with tempfile.TemporaryDirectory(prefix="edgec-") as temporary:
-                path = Path(temporary) / "model.onnx"
-                ir.save(model, path, external_data="weights.bin")
-                results = _run(open_session(path), feeds)
-        else:
-            results = _run(open_session(ir.to_proto(model).SerializeToString(), folder=folder), feeds)
-    except Exception as error:
-        if "NOT_IMPLEMENTED" in str(error):
-            return  # the references came from onnx's evaluator then
-        _logger.debug("the converted model does not run", exc_info=error)
-        raise JobError(
-            f"the model does not run any more after conversion from opset {opset} to {ONNX_OPSET}: "
-            f"{first_line(error)}",
-            where=where,
-            fix=f"export the model with opset {ONNX_OPSET}",
-        ) from error
-    difference = compare(references, results)
-    if not GATES["fp32"].accepts(difference):
-        raise JobError(
-            f"conversion from opset {opset} to {ONNX_OPSET} changes output {difference.output!r} "
-            f"by {difference.max_abs:.3g}",
-            where=where,
-            fix=f"export the model with opset {ONNX_OPSET}",
-        )
-
-
-def _run(session, feeds: Sequence[Arrays]) -> list[Arrays]:  # type: ignore[no-untyped-def]
-    names = [output.name for output in session.get_outputs()]
-    return [dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
-
-
-def _inline_bytes(model: ir.Model) -> int:
-    return sum(
-        value.const_value.nbytes
-        for graph in model.graphs()
-        for value in graph.initializers.values()
-        if value.const_value is not None and not isinstance(value.const_value, ir.ExternalTensor)
-    )

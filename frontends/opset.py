@@ -2,8 +2,8 @@
 
 The rules below are the whole list of what changed meaning in the default domain between opsets 11
 and 23 (onnx/docs/Changelog.md); `tests/frontends/test_opset.py` compares the schemas of both ends and
-fails when an op changed that is in neither of its lists. onnx's own converter works on protobufs,
-which end at 2 GB, and loses node metadata; onnxscript's starts at opset 18.
+fails when an op lost an attribute, changed a default or moved an input without a rule here. onnx's own
+converter works on protobufs, which end at 2 GB, and loses node metadata; onnxscript's starts at opset 18.
 """
 
 from __future__ import annotations

@@ -5,41 +5,29 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
-
-_TALKATIVE = (
-    "huggingface_hub",
-    "onnx_ir",
-    "onnxscript",
-    "timm",
-    "torch",
-    "torch.export",
-    "torch.onnx",
-    "transformers",
-)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Python warnings, prints to standard output and the libraries' loggers.
+    """Silence Python warnings, prints and all loggers.
 
     Nothing is silenced while the logger `edgec` is at DEBUG, which is what `--debug` sets.
     """
     if logging.getLogger("edgec").isEnabledFor(logging.DEBUG):
         yield
         return
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    disabled = logging.root.manager.disable
+    sink = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
+        logging.disable(logging.CRITICAL)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(disabled)
 
 
 def first_line(error: BaseException) -> str:
@@ -49,7 +37,12 @@ def first_line(error: BaseException) -> str:
     """
     while error.__cause__ is not None:
         error = error.__cause__
-    for line in str(error).splitlines():
+    # ONNX Runtime says what happened last, behind codes and names of its own functions.
+    text = str(error).rpartition("Status Message: ")[2]
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    for line in text.splitlines():
         if line.strip():
-            return f"{type(error).__name__}: {line.strip()[:200]}"
+            # Addresses differ from run to run, and what is said may end in a bundle.
+            clean = re.sub(r" at 0x[0-9a-fA-F]+", "", line.strip())
+            return f"{type(error).__name__}: {clean[:200]}"
     return type(error).__name__

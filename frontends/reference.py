@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
+from edgec.core.dialect import EDGEC_DOMAIN, ONNX_OPSET
+from edgec.core.errors import JobError
 from edgec.core.graph import Arrays
+from edgec.core.numerics import GATES, compare
+from edgec.frontends.quiet import first_line
+
+_logger = logging.getLogger("edgec.frontends")
+
+_INLINE_BYTES = 1_000_000_000
+"""A converted model with more weights inside is run with its weights in a file of their own."""
 
 
 class OnnxFile:
@@ -81,3 +93,77 @@ def open_session(model, *, folder: Path | None = None, threads: int | None = Non
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def check_conversion(
+    model: ir.Model,
+    opset: int,
+    feeds: Sequence[Arrays],
+    references: Sequence[Arrays],
+    *,
+    folder: Path,
+    where: str,
+) -> str | None:
+    """Run a model whose opset was converted, and compare it with what the source computed.
+
+    Args:
+        model: the converted model.
+        opset: what it was converted from; nothing is run where that is edgec's own.
+        feeds: what to run it on.
+        references: the source's outputs on them.
+        folder: where the model's external data lies.
+        where: the source, for messages.
+
+    Returns:
+        what to tell the user where ONNX Runtime lacks an op of the newer opset, else None.
+
+    Raises:
+        JobError: it does not run, or computes something else.
+    """
+    if opset == ONNX_OPSET or any(node.domain == EDGEC_DOMAIN for node in model.graph.all_nodes()):
+        return None
+    advice = f"export the model with opset {ONNX_OPSET}"
+    try:
+        if _inline_bytes(model) > _INLINE_BYTES:
+            with tempfile.TemporaryDirectory(prefix="edgec-") as temporary:
+                path = Path(temporary) / "model.onnx"
+                ir.save(model, path, external_data="weights.bin")
+                results = _run(open_session(path), feeds)
+        else:
+            results = _run(open_session(ir.to_proto(model).SerializeToString(), folder=folder), feeds)
+    except Exception as error:  # ONNX Runtime's own classes
+        _logger.debug("the converted model does not run", exc_info=error)
+        if "NOT_IMPLEMENTED" in str(error):
+            return (
+                f"The conversion from opset {opset} to {ONNX_OPSET} could not be checked by running it "
+                f"({first_line(error)})."
+            )
+        raise JobError(
+            f"the model does not run any more after conversion from opset {opset} to {ONNX_OPSET}: "
+            f"{first_line(error)}",
+            where=where,
+            fix=advice,
+        ) from error
+    difference = compare(references, results)
+    if not GATES["fp32"].accepts(difference):
+        raise JobError(
+            f"conversion from opset {opset} to {ONNX_OPSET} changes output {difference.output!r} "
+            f"by {difference.max_abs:.3g}",
+            where=where,
+            fix=advice,
+        )
+    return None
+
+
+def _run(session, feeds: Sequence[Arrays]) -> list[Arrays]:  # type: ignore[no-untyped-def]
+    names = [output.name for output in session.get_outputs()]
+    return [dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
+
+
+def _inline_bytes(model: ir.Model) -> int:
+    return sum(
+        value.const_value.nbytes
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None and not isinstance(value.const_value, ir.ExternalTensor)
+    )

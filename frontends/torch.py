@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from edgec.core.dialect import ONNX_OPSET
 from edgec.core.errors import EdgecError, JobError, RequestError
 from edgec.core.graph import Arrays, Graph, Semantics, Source, TensorSpec
 from edgec.core.progress import Progress, Silent
@@ -21,6 +22,7 @@ from edgec.frontends.fingerprint import fingerprint
 from edgec.frontends.finish import input_specs, set_input_shapes, set_output_shapes, to_dialect
 from edgec.frontends.inputs import apply_requests, parse_inputs
 from edgec.frontends.quiet import first_line, quiet
+from edgec.frontends.reference import check_conversion
 
 if TYPE_CHECKING:
     import torch
@@ -49,14 +51,16 @@ class ModuleSource:
             for name, tensor in self._binding.tensors.items()
         }
         with without_fast_path(), quiet():
-            named = self.named_outputs(tensors)
+            named = self.named_outputs(self.module, tensors)
         # Copies: a module may return a view of its own state, or one tensor twice.
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in named.items()}
 
-    def named_outputs(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def named_outputs(
+        self, module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         """The module's outputs as tensors; a name that an input has gets `_out` behind it."""
         named: dict[str, torch.Tensor] = {}
-        for name, tensor in named_tensors(self._binding.call(self.module, tensors), self._where):
+        for name, tensor in named_tensors(self._binding.call(module, tensors), self._where):
             while name in self._binding.tensors or name in named:
                 name = f"{name}_out"
             named[name] = tensor
@@ -148,6 +152,7 @@ def from_module(
         progress=progress,
     )
     model = ir.load(exported.path)
+    opset = model.opset_imports.get("", ONNX_OPSET)
     to_dialect(model, where=spec, modules={key for key, _ in module.named_modules()}, wrapper=WRAPPER)
     taken = {value.name for value in model.graph.inputs}
     unread = [item.name for item in asked if item.name not in taken]
@@ -156,6 +161,10 @@ def from_module(
     kept = [item for item in asked if item.name in taken]
     set_input_shapes(model, kept)
     set_output_shapes(model, references)
+    feeds = [{key: value for key, value in feed.items() if key in taken} for feed in feeds]
+    unchecked = check_conversion(model, opset, feeds, references, folder=exported.path.parent, where=spec)
+    if unchecked:
+        said.append(unchecked)
     return Graph(
         model=model,
         source=Source(
@@ -169,7 +178,7 @@ def from_module(
             notes=tuple(said),
         ),
         inputs=input_specs(model, {item.name: item.semantics for item in kept}),
-        examples=[{key: value for key, value in feed.items() if key in taken} for feed in feeds],
+        examples=feeds,
         references=references,
         run_source=source,
         exported=str(exported.path),
@@ -361,7 +370,9 @@ def _wrapped(source: ModuleSource, names: Sequence[str]) -> torch.nn.Module:
             setattr(self, WRAPPER, source.module)
 
         def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return tuple(source.named_outputs(dict(zip(names, tensors, strict=True))).values())
+            # Through the attribute: a tracer follows only what is a submodule of this one.
+            module = getattr(self, WRAPPER)
+            return tuple(source.named_outputs(module, dict(zip(names, tensors, strict=True))).values())
 
     wrapped = Positional()
     wrapped.train(source.module.training)

@@ -192,7 +192,7 @@ def _load(path: Path, spec: str, notes: list[str]) -> torch.nn.Module:
     architecture = next(iter(config.architectures or ()), "")
     suffix = next((suffix for suffix in _HEADS if architecture.endswith(suffix)), None)
     loader = getattr(transformers, _HEADS[suffix] if suffix else "AutoModel")
-    if suffix is None and "For" in architecture or architecture.endswith("LMHeadModel"):
+    if (suffix is None and "For" in architecture) or architecture.endswith("LMHeadModel"):
         notes.append(f"The head of {architecture} is left out; the graph computes the encoder's features.")
     if hasattr(config, "use_cache"):
         config.use_cache = False  # a cache of keys and values is no tensor, and one pass needs none

@@ -116,7 +116,8 @@ class Editor:
     def initializer(self, array: np.ndarray, stem: str) -> ir.Value:
         """A new initializer holding the array."""
         name = self.fresh_name(stem)
-        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+        # Not `ascontiguousarray`, which gives a scalar an axis.
+        tensor = ir.tensor(np.asarray(array, order="C"), name=name)
         value = ir.Value(
             name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import onnx_ir as ir
 
-from edgec.core.errors import RequestError
+from edgec.core.errors import EdgecError, JobError, RequestError
 from edgec.passes.infra import MatchLog, NearMiss, Pass, PassResult, registered
 
 
@@ -40,13 +40,15 @@ class Pipeline:
     """An ordered list of passes; the order is checked when it is made.
 
     Raises:
-        RequestError: a pass stands on the wrong side of one it declares to follow or to precede.
+        RequestError: a pass is there twice, or on the wrong side of one it declares to follow or precede.
     """
 
     def __init__(self, passes: Iterable[Pass]) -> None:
         self.passes = tuple(passes)
         names = [step.name for step in self.passes]
         for position, step in enumerate(self.passes):
+            if step.name in names[:position]:
+                raise RequestError(f"pass {step.name} is in the pipeline twice")
             for other in step.after:
                 if other in names[position:]:
                     raise RequestError(f"pass {step.name} must come after {other}")
@@ -102,6 +104,9 @@ class Pipeline:
             model: the model.
             on_pass: told each pass's name before it runs.
             after_pass: given each pass's name and the model it left; used by the bisection.
+
+        Raises:
+            JobError: a pass failed; names it and how to leave it out.
         """
         reports = []
         for step in self.passes:
@@ -109,7 +114,15 @@ class Pipeline:
                 on_pass(step.name)
             before = model.graph.num_nodes()
             start = time.perf_counter()
-            result = step(model)
+            try:
+                result = step(model)
+            except EdgecError:
+                raise
+            except Exception as error:
+                raise JobError(
+                    f"pass {step.name} failed: {type(error).__name__}: {error}",
+                    fix=f"leave it out with --passes -{step.name}",
+                ) from error
             seconds = time.perf_counter() - start
             log = result.log if isinstance(result, PassResult) else MatchLog()
             reports.append(

@@ -19,6 +19,7 @@ _MODULES = {
     "fuse.rms_norm": "fuse.rms_norm",
     "fuse.gelu": "fuse.gelu",
     "fuse.silu": "fuse.silu",
+    "fuse.rope": "fuse.rope",
     "fuse.attention": "fuse.attention",
     "fuse.channel_attention": "fuse.channel_attention",
     "fuse.matmul_add": "fuse.matmul_add",

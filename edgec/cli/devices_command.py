@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,33 +15,81 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Show this machine, measured, and the known devices."""
-    from edgec.cli.output import print_json, print_table
+    from edgec.cli.output import print_json
     from edgec.devices.host import host_profile, measured_rates
     from edgec.devices.profiles import profile, profiles
 
     if name is not None:
         fields = profile(name).to_dict()
-        print_json(fields) if as_json else _print_fields(fields)
+        if as_json:
+            print_json(fields)
+        else:
+            _print_profile(fields)
         return
     host = host_profile().to_dict()
     rates = measured_rates(again=measure).to_dict()
     known = [entry.to_dict() for entry in profiles()]
     if as_json:
         print_json({"host": host, "measured": rates, "devices": known})
-        return
-    _print_fields(host)
-    _print_fields(rates)
+    else:
+        _print_host(host, rates)
+        _print_known(known)
+
+
+def _print_host(host: dict[str, Any], rates: dict[str, Any]) -> None:
+    from edgec.cli.output import print_table
+
+    print(f"{host['name']} ({host['architecture']}), {host['memory_gb']:.1f} GB of memory")
+    print(
+        f"cores      {host['usable_cores']} usable, {host['physical_cores']} physical, "
+        f"{host['logical_cores']} logical"
+    )
+    print(f"ISA        {' '.join(host['isa'])}")
+    caches = (f"L{cache['level']} {cache['kind']} {cache['kib']} KiB" for cache in host["caches"])
+    print(f"caches     {', '.join(caches)}")
+    print(f"copying    {rates['copy_gbps']:.1f} GB/s, measured {rates['measured_at']}")
     print()
     print_table(
-        ["device", "vendor", "chip"],
-        [[entry["name"], entry["vendor"], entry["chip"]] for entry in known],
+        ["product, measured", "precision", "GFLOP/s", "spread %"],
+        [
+            [product["engine"], product["precision"], product["gflops"], product["spread"] * 100]
+            for product in rates["products"]
+        ],
     )
 
 
-def _print_fields(fields: dict[str, object], indent: str = "") -> None:
-    for key, value in fields.items():
-        if isinstance(value, dict):
-            print(f"{indent}{key}")
-            _print_fields(value, indent + "  ")
-        else:
-            print(f"{indent}{key}  {value}")
+def _print_known(known: list[dict[str, Any]]) -> None:
+    from edgec.cli.output import print_table
+
+    print()
+    print_table(
+        ["device", "what it is", "chip"],
+        [[entry["name"], entry["title"], entry["chip"]] for entry in known],
+    )
+    print("\nedgec devices NAME shows a profile whole, with the source of each figure")
+
+
+def _print_profile(fields: dict[str, Any]) -> None:
+    from edgec.cli.output import print_table
+
+    print(f"{fields['title']}, {fields['chip']}")
+    print()
+    figures = {**fields["compute"], **fields["memory"]}
+    print_table(
+        ["figure", "value", "source", "note"],
+        [
+            [name, figure["value"], figure["source"]["title"], figure["note"]]
+            for name, figure in figures.items()
+        ],
+    )
+    if fields["power_modes"]:
+        modes = (f"{mode['name']} ({mode['watts']} W)" for mode in fields["power_modes"])
+        print(f"\npower modes: {', '.join(modes)}")
+    for software in fields["software"]:
+        versions = (f"{key} {software[key]}" for key in ("tensorrt", "cuda") if software.get(key) is not None)
+        print(" ".join([f"software: {software['release']}", *versions]))
+    for note in fields["notes"]:
+        print(f"note: {note}")
+    sources = {figure["source"]["title"]: figure["source"]["url"] for figure in figures.values()}
+    for title, url in sources.items():
+        print(f"source: {title}, {url}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import logging
 import signal
@@ -97,6 +98,9 @@ def _unexpected(error: Exception, as_json: bool) -> int:
     if callable(format_message):
         _say(EdgecError(str(format_message()).rstrip("."), fix="see edgec COMMAND --help"), as_json, status=2)
         return 2
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        _say(EdgecError("the disk is full", where=error.filename, fix="free some space"), as_json)
+        return 1
     text = str(error).strip().splitlines()
     said = text[0] if text else "no message"
     _say(

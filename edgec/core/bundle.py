@@ -39,6 +39,9 @@ ENGINE = "engine"
 PLUGINS = "plugins"
 SAMPLES = "samples"
 
+ALMOST_NOTHING = 64 * 1024
+"""Free bytes under which no engine could have been written."""
+
 RECOMPILE = "compile the model again"
 
 
@@ -149,10 +152,14 @@ class Bundle:
 
 
 @contextlib.contextmanager
-def writing(target: Path) -> Iterator[Path]:
+def writing(target: Path, *, needed: int = 0) -> Iterator[Path]:
     """A scratch folder beside `target` that becomes `target` when the block ends without an error.
 
     A bundle that was there before stays until the new one is whole; anything else is left alone.
+
+    Args:
+        target: the bundle's folder.
+        needed: about how many bytes will be written at the most.
 
     Raises:
         RequestError: something that is not a bundle is at `target`, or its parent cannot be written.
@@ -161,6 +168,13 @@ def writing(target: Path) -> Iterator[Path]:
     check_writable(target)
     parent = target.parent
     _remove_abandoned(parent, target.name)
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise JobError(
+            f"the disk is full: about {needed / 1e6:.0f} MB are needed, {free / 1e6:.1f} MB are free",
+            where=str(parent),
+            fix="free some space or choose another -o",
+        )
     scratch = parent / f".{target.name}.partial-{os.getpid()}"
     try:
         scratch.mkdir()
@@ -172,14 +186,21 @@ def writing(target: Path) -> Iterator[Path]:
         scratch.rename(target)
         if replaced is not None:
             shutil.rmtree(replaced, ignore_errors=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if _is_full(parent, error):
             raise JobError(
                 "the disk is full", where=str(parent), fix="free some space or choose another -o"
             ) from error
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_full(folder: Path, error: Exception) -> bool:
+    """Whether a full disk explains the error: writers of engines and arrays say so in words of their own."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return shutil.disk_usage(folder).free < ALMOST_NOTHING
 
 
 def check_writable(target: Path) -> None:

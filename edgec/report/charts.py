@@ -47,7 +47,7 @@ def spread_bar(
         p50: where the bar ends.
         p90: where the tick stands.
         blocks: medians of the blocks; the whisker goes from the least to the greatest.
-        largest: the value at the right edge.
+        largest: the value at the right edge; a tick beyond it is left out.
         css: class of the bar.
     """
     scale = _WIDTH / largest if largest > 0 else 0
@@ -56,7 +56,7 @@ def spread_bar(
         low, high = min(blocks) * scale, max(blocks) * scale
         parts.append(_line(low, 10, high, 10, "whisker"))
         parts += [_line(x, 6, x, 14, "whisker") for x in (low, high)]
-    if p90 is not None:
+    if p90 is not None and p90 <= largest:
         parts.append(_line(p90 * scale, 1, p90 * scale, 19, "tick"))
     return _svg(20, "".join(parts), "spread")
 

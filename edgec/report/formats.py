@@ -54,11 +54,11 @@ def small(value: float) -> str:
 
 
 def cosine(value: float) -> str:
-    """A cosine with as many nines as it has: `0.9999997`; 1 only where nothing is missing."""
+    """A cosine with as many nines as it has, nine at most: `0.9999997`; 1 only where nothing is missing."""
     gap = 1 - value
     if gap <= 0:
         return "1"
-    decimals = min(max(4, math.ceil(-math.log10(gap)) + 1), 15)
+    decimals = min(max(4, math.ceil(-math.log10(gap)) + 1), 9)
     # Cut, not rounded: a rounded 0.99999997 would claim nines that are not there.
     return f"{math.floor(value * 10**decimals) / 10**decimals:.{decimals}f}".rstrip("0")
 

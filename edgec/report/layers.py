@@ -11,6 +11,9 @@ from edgec.report.schema import Layer
 TOP_LAYERS = 16
 """Layers that the chart of the slowest shows; the table has them all."""
 
+SMALL_SHARE = 0.01
+"""Modules below this share of the time are not worth a row each."""
+
 _KINDS: tuple[tuple[str, str, str], ...] = (
     ("attention", "attention", r"attention|sdpa|flash|mha"),
     ("convolution", "conv", r"conv"),
@@ -80,8 +83,19 @@ def module(source: str) -> str:
 
 
 def by_module(layers: Sequence[Layer]) -> list[Group]:
-    """The time of each module, in execution order."""
-    return _groups((module(layer["source"]), "", layer["microseconds"]) for layer in layers)
+    """The time of each module, in execution order; those below `SMALL_SHARE` are summed up at the end."""
+    groups = _groups((module(layer["source"]), "", layer["microseconds"]) for layer in layers)
+    small = [group for group in groups if group.share < SMALL_SHARE]
+    if len(small) < 2:
+        return groups
+    rest = Group(
+        f"{len(small)} smaller modules",
+        "",
+        sum(group.layers for group in small),
+        sum(group.microseconds for group in small),
+        sum(group.share for group in small),
+    )
+    return [*(group for group in groups if group.share >= SMALL_SHARE), rest]
 
 
 def by_kind(layers: Sequence[Layer]) -> list[Group]:

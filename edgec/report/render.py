@@ -6,7 +6,7 @@ import base64
 import functools
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ import jinja2
 from edgec.core.bundle import Bundle
 from edgec.core.errors import RequestError
 from edgec.report import charts, formats, layers, summary
-from edgec.report.schema import SCHEMA, Report
+from edgec.report.schema import SCHEMA, LatencyEntry, Report
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -107,8 +107,8 @@ def render(report: Mapping[str, Any]) -> str:
             script_digest=digest,
             verdicts=summary.verdicts(data),
             chosen=summary.chosen(data),
-            longest=max((max([entry["p90"] or 0.0, *entry["blocks"]]) for entry in entries), default=0.0)
-            * 1.02,
+            longest=_scale(entries),
+            warnings=summary.warnings(data),
             total=sum(layer["microseconds"] for layer in data["layers"]),
             slowest=slowest,
             ranked=sorted(entries, key=lambda entry: math.inf if entry["p50"] is None else entry["p50"]),
@@ -118,6 +118,11 @@ def render(report: Mapping[str, Any]) -> str:
             kinds=layers.by_kind(data["layers"]),
         )
     )
+
+
+def _scale(entries: Sequence[LatencyEntry]) -> float:
+    """The right edge of the latency chart: a little over the longest median, of a run or of a block."""
+    return 1.1 * max((max([entry["p50"] or 0.0, *entry["blocks"]]) for entry in entries), default=0.0)
 
 
 @functools.cache

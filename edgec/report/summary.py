@@ -13,6 +13,9 @@ Mood = Literal["good", "bad", "plain"]
 LEVEL = 0.02
 """Ratios within this much of 1, where the blocks spread as far, are called level."""
 
+BUSY = 0.25
+"""Blocks that spread by more of their median than this were disturbed by something else."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
@@ -46,6 +49,21 @@ def best_baseline(report: Report) -> LatencyEntry | None:
         if entry["role"] == "baseline" and entry["p50"] is not None
     ]
     return min(measured, key=lambda entry: entry["p50"] or 0.0, default=None)
+
+
+def warnings(report: Report) -> list[str]:
+    """What must be read before the figures: the model's notes, fallbacks, a busy machine."""
+    found = list(report["model"]["notes"])
+    if report["fallbacks"]:
+        number = formats.plural(len(report["fallbacks"]), "fallback")
+        found.append(f"{number}: part of the model does not run on the chosen engine, see Origin.")
+    entry = chosen(report)
+    if entry is not None and (entry["spread"] or 0.0) > BUSY:
+        found.append(
+            f"The machine was busy: the chosen engine's blocks spread by {formats.share(entry['spread'])} of "
+            "their median. Measure again on an idle machine before quoting a latency."
+        )
+    return found
 
 
 def verdicts(report: Report) -> list[Verdict]:

@@ -92,8 +92,9 @@ class Session:
         return self.engine.profile(self._fitted(feeds), runs)
 
     def close(self) -> None:
-        """Free the engine."""
+        """Free the engine; a closed session runs no more."""
         self.engine.close()
+        self._run = _closed
 
     def __enter__(self) -> Session:
         return self
@@ -150,6 +151,10 @@ def load(path: str | Path, *, check: bool = True) -> Session:
     """
     bundle = Bundle.open(path, check=check)
     return Session(bundle, open_engine(bundle.engine_folder))
+
+
+def _closed(_: Mapping[str, np.ndarray]) -> Arrays:
+    raise RequestError("the session is closed", fix="load the bundle again")
 
 
 def _fit(value: Any, spec: TensorSpec) -> np.ndarray:

@@ -69,8 +69,8 @@ def parts_to_split(editor: Editor, node: ir.Node) -> bool:
     Looked at from the first of them; the others must read the same value along the same axis, each
     part once, without a gap.
     """
-    source = node.inputs[0]
-    if source is None or source.graph is not editor.graph:
+    source, graph = node.inputs[0], editor.graph
+    if source is None or source.graph != graph:
         return False
     own = _part(node)
     shape = sizes(source)
@@ -79,7 +79,7 @@ def parts_to_split(editor: Editor, node: ir.Node) -> bool:
     axis, size = own[0], shape[own[0]]
     parts: dict[int, tuple[int, list[ir.Node]]] = {}
     for reader in consumers(source):
-        part = _part(reader) if reader.graph is editor.graph and reader.inputs[0] is source else None
+        part = _part(reader) if reader.graph is graph and reader.inputs[0] is source else None
         if part is None or part[0] != axis:
             continue
         end, nodes = parts.setdefault(part[1], (part[2], []))
@@ -91,7 +91,7 @@ def parts_to_split(editor: Editor, node: ir.Node) -> bool:
     if len(ordered) < 2 or [start for start, _ in ordered] != edges[:-1] or edges[-1] != size:
         return False
     takers = {taker for _, (_, nodes) in ordered for taker in nodes}
-    first = next(candidate for candidate in editor.graph if candidate in takers)
+    first = next(candidate for candidate in graph if candidate in takers)
     lengths = [end - start for start, (end, _) in ordered]
     vector = editor.initializer(np.array(lengths, np.int64), f"{node.name or node.op_type}/sizes")
     made = editor.node(

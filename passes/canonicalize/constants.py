@@ -79,7 +79,12 @@ class _Folding:
                 self.editor.prune(node)
 
     def _fold(self, node: ir.Node) -> bool:
-        if node.op_type in DRAWS | _STORED or any(value.is_graph_output() for value in node.outputs):
+        if node.op_type in DRAWS | _STORED:
+            return False
+        self._follow(node)
+        if node.op_type == "Reshape" and self._open_reshape(node):
+            return True
+        if any(value.is_graph_output() for value in node.outputs):
             return False
         if node.op_type in ("Shape", "Size"):
             return self._sizes(node)
@@ -88,9 +93,6 @@ class _Folding:
             if tensor is None or tensor.dtype == ir.DataType.STRING:
                 return False
             self._become(node, 0, tensor)
-            return True
-        self._follow(node)
-        if node.op_type == "Reshape" and self._open_reshape(node):
             return True
         return self._compute(node)
 
@@ -112,7 +114,7 @@ class _Folding:
         self.editor.replace(old, value)
 
     def _become_array(self, node: ir.Node, index: int, array: np.ndarray) -> None:
-        self._become(node, index, ir.tensor(np.ascontiguousarray(array).reshape(array.shape)))
+        self._become(node, index, ir.tensor(np.asarray(array, order="C")))
 
     def _sizes(self, node: ir.Node) -> bool:
         value = node.inputs[0]

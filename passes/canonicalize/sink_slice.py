@@ -109,7 +109,7 @@ class _Sinking:
         return carried
 
     def _gainful(self, carried: dict[ir.Node, Needs]) -> set[ir.Node]:
-        """The carried nodes that work, or move what a working node made for fewer rows."""
+        """The carried nodes that work, that skip an operand, or that move what such a node made."""
         gainful: set[ir.Node] = set()
         for node in self.editor.graph:
             if is_op(node, "Split"):
@@ -124,7 +124,12 @@ class _Sinking:
                 for value, need in zip(node.inputs, carried[node], strict=True)
                 if value is not None and need is not None
             ]
-            if node.op_type in WORK or any(maker in gainful for maker in makers if maker is not None):
+            skips = any(need is not None and not need.index for need in carried[node])
+            if (
+                skips
+                or node.op_type in WORK
+                or any(maker in gainful for maker in makers if maker is not None)
+            ):
                 gainful.add(node)
         return gainful
 

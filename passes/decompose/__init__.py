@@ -5,4 +5,11 @@ from __future__ import annotations
 
 def load_passes() -> None:
     """Import every module of a decomposition, so that all are registered."""
-    from edgec.passes.decompose import attention, plugins  # noqa: F401
+    from edgec.passes.decompose import (  # noqa: F401
+        attention,
+        gelu,
+        norm_affine,
+        plugins,
+        rms_norm,
+        rotary_embedding,
+    )

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from edgec.core.dialect import is_op
 from edgec.passes.decompose.masks import Bias, Masks
+from edgec.passes.decompose.scale import fold_scale
 from edgec.passes.editing import Editor, attribute, constant, producer, rank, sizes
 from edgec.passes.infra import MatchLog, Pass, register
 
@@ -30,7 +31,8 @@ class DecomposeAttention(Pass):
 
     - Inputs of rank 3 are split into heads by Reshape and Transpose, and joined again after.
     - A Transpose that already makes k takes the swap of its last two axes into its own permutation.
-    - The scale goes into q's constant where q is `x * constant`, else onto q, the smallest operand.
+    - The scale goes into the linear layer that makes q, or q's constant where q is `x * constant`, else
+      onto q, the smallest operand.
     - A boolean mask becomes one bias for all attentions that share it; a causal mask of known sizes is
       a constant. A row without any key gives zeros, as the op says.
     - Fewer key heads than query heads are repeated by Gather.
@@ -114,6 +116,7 @@ class _Decomposition:
         node, editor = self.node, self.editor
         dtype = node.inputs[0].dtype  # type: ignore[union-attr]
         split = rank(node.inputs[0]) == 3
+        scale = self._scale_left(split)
         query_heads = attribute(node, "q_num_heads") if split else sizes(node.inputs[0])[1]  # type: ignore[index]
         key_heads = attribute(node, "kv_num_heads") if split else sizes(node.inputs[1])[1]  # type: ignore[index]
         query = self._heads(node.inputs[0], query_heads) if split else node.inputs[0]
@@ -134,8 +137,6 @@ class _Decomposition:
         if query_heads != key_heads:
             key, value = (self._repeated(tensor, key_heads, query_heads) for tensor in (key, value))
 
-        head_size = sizes(query)[-1]  # type: ignore[index]
-        scale = attribute(node, "scale") or 1.0 / math.sqrt(head_size)
         scores = self._op("MatMul", [self._scaled(query, scale), self._transposed(key)])
         shown = {_RAW: scores}
         softcap = attribute(node, "softcap", 0.0)
@@ -156,6 +157,16 @@ class _Decomposition:
         if inner is not None:
             editor.replace(inner, self._op("Identity", [shown[attribute(node, "qk_matmul_output_mode", 0)]]))
         editor.replace(node.outputs[0], result)
+
+    def _scale_left(self, split: bool) -> float:
+        """The scale that is not in the weights of the queries' linear layer already."""
+        query = self.node.inputs[0]
+        width = sizes(query)[-1]  # type: ignore[index]
+        head_size = width // attribute(self.node, "q_num_heads") if split else width  # type: ignore[operator]
+        scale = attribute(self.node, "scale") or 1.0 / math.sqrt(head_size)
+        if scale == 1.0 or (query is not None and fold_scale(self.editor, query, scale)):
+            return 1.0
+        return scale
 
     def _op(self, op_type: str, inputs: list[ir.Value], **attributes: object) -> ir.Value:
         output = self.editor.node(op_type, inputs, like=self.node, attributes=attributes)

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from edgec.core.dialect import is_op
 from edgec.passes.editing import Editor
+from edgec.passes.fuse.assignments import drop_whole_assignments
 from edgec.passes.fuse.attention_emit import Emitter, operand_type
 from edgec.passes.fuse.attention_logits import MissError
 from edgec.passes.fuse.attention_match import Site, read_softmax
@@ -80,6 +81,7 @@ class FuseAttention(Pass):
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Fuse every attention over tokens."""
         editor = Editor(model, self.name, log)
+        drop_whole_assignments(editor)
         for site in each_site(model, log):
             if site.over == "channels":
                 continue

@@ -171,7 +171,7 @@ def feeds_product(value: ir.Value, depth: int = 16) -> bool:
             return True
         if not is_op(node, *_PASS_THROUGH):
             continue
-        if is_op(node, "Mul", "Add", "Sub", "Div") and all(
+        if is_op(node, "Mul", "Add", "Sub") and all(
             operand is value or constant(operand) is None for operand in node.inputs
         ):
             continue  # a gate: the tensor weighs something that is not made of constants

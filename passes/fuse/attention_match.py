@@ -150,6 +150,11 @@ def _read(softmax: ir.Node, weighing: Weighing, path: Path) -> Site:
     out_bound = weighed.bind(axes, weighing.side, value_layout)
     summed = {atom for letter in weighed.contracted for atom in axes.resolve(out_bound[letter])}
     if summed != set(axes.resolve(columns)):
+        if weighed.weight() is not None:
+            raise MissError(
+                f"the linear layer {name_of(weighed.node)} mixes the probabilities along another axis "
+                f"(talking heads) before they weigh the values"
+            )
         raise MissError(
             f"{name_of(weighed.node)} does not sum the probabilities over the axis of the softmax"
         )
@@ -213,8 +218,8 @@ def _key_side(axes: Axes, path: Path, bound: dict[str, Dim], columns: Dim, softm
                 return side
     if product.weight() is not None:
         raise MissError(
-            f"the logits come from the linear layer {name_of(product.node)}, whose weights mix an axis "
-            f"other than the one the softmax runs over"
+            f"the logits come from the linear layer {name_of(product.node)}, whose weights mix "
+            f"them along another axis than the softmax's (talking heads, outlook attention)"
         )
     if not columns:
         raise MissError("the softmax runs over an axis of size one")

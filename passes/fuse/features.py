@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from edgec.core.dialect import is_op
 from edgec.passes.editing import attribute, constant, sizes
+from edgec.passes.fuse.movement import MOVING, move
 
 _MAPS = [
     "Abs",
@@ -129,64 +130,17 @@ def _follow(node: ir.Node, value: ir.Value, shape: tuple[int, ...], depth: int) 
         ]
         return np.concatenate(filled, axis)
     source = node.inputs[0] if node.inputs else None
-    if source is None or not is_op(node, *_MOVES):
+    if source is None or not is_op(node, *MOVING, "Pad"):
         return None
     index = feature_index(source, depth)
-    return None if index is None else _move(node, value, index, shape)
-
-
-_MOVES = [
-    "Transpose",
-    "Reshape",
-    "Squeeze",
-    "Unsqueeze",
-    "Flatten",
-    "Expand",
-    "Slice",
-    "Split",
-    "Gather",
-    "Tile",
-    "Pad",
-    "GatherElements",
-    "GatherND",
-]
-
-
-def _move(node: ir.Node, value: ir.Value, index: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    others = [constant(operand) for operand in node.inputs[1:]]
-    if is_op(node, "Transpose"):
-        return np.transpose(index, attribute(node, "perm"))
-    if is_op(node, "Reshape", "Squeeze", "Unsqueeze", "Flatten"):
-        return index.reshape(shape)
-    if is_op(node, "Expand"):
-        return np.broadcast_to(index, shape)
-    if is_op(node, "Split"):
-        axis = int(attribute(node, "axis", 0)) % index.ndim
-        position = list(node.outputs).index(value)
-        start = 0
-        for output in node.outputs[:position]:
-            start += (sizes(output) or ())[axis] or 0
-        return index.take(range(start, start + shape[axis]), axis)
-    if is_op(node, "Tile"):
-        return None if others[0] is None else np.tile(index, others[0])
-    if any(other is None for other in others):
+    if index is None:
         return None
-    if is_op(node, "Slice"):
-        return index[_slices(index.ndim, [np.asarray(other) for other in others])]
-    if is_op(node, "Gather"):
-        return np.take(index, np.asarray(others[0]), int(attribute(node, "axis", 0)))
-    if is_op(node, "Pad") and len(others) < 3:
-        pads = np.asarray(others[0]).reshape(2, -1).T
-        return np.pad(index, pads.tolist(), constant_values=-1)
-    return None
+    return _pad(node, index) if is_op(node, "Pad") else move(node, value, index)
 
 
-def _slices(rank: int, arguments: list[np.ndarray]) -> tuple[slice, ...]:
-    starts, ends = (argument.tolist() for argument in arguments[:2])
-    chosen = arguments[2].tolist() if len(arguments) > 2 else list(range(len(starts)))
-    steps = arguments[3].tolist() if len(arguments) > 3 else [1] * len(starts)
-    result = [slice(None)] * rank
-    for start, end, axis, step in zip(starts, ends, chosen, steps, strict=True):
-        # A negative step that runs past the front is written as a very small end.
-        result[axis] = slice(start, None if step < 0 and end < -(1 << 30) else end, step)
-    return tuple(result)
+def _pad(node: ir.Node, index: np.ndarray) -> np.ndarray | None:
+    amounts = constant(node.inputs[1])
+    axes = node.inputs[3] if len(node.inputs) > 3 else None
+    if amounts is None or axes is not None or (amounts < 0).any():
+        return None
+    return np.pad(index, amounts.reshape(2, -1).T.tolist(), constant_values=-1)

@@ -7,12 +7,11 @@ import math
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
-from edgec.passes.editing import Editor, producer, same_shape, scalar, sole_consumer
+from edgec.passes.editing import Editor, consumers, producer, same_shape, scalar, sole_consumer
 from edgec.passes.fuse.matching import (
     Polynomial,
     matches,
     operand_beside,
-    other_readers,
     polynomial,
     with_scalar,
 )
@@ -163,9 +162,12 @@ def _explain(editor: Editor, gate: ir.Node, value: ir.Value, x: ir.Value | None)
     """Say why a gate that must be a GELU's, or was multiplied with its own x, was left alone."""
     if gate.op_type != "Erf" and x is None:
         return
-    if sole_consumer(value) is None:
-        editor.log.missed(gate, other_readers(value) or f"{value.name} is read by nobody")
-    elif x is None:
-        editor.log.missed(gate, f"no factor beside {value.name} is the x of the gate's argument")
-    else:
+    if x is not None:
         editor.log.missed(gate, f"the factors around {gate.op_type} are not those of GELU")
+    elif sole_consumer(value) is None:
+        readers = [f"{reader.op_type} {reader.name}" for reader in consumers(value)]
+        if value.is_graph_output():
+            readers.append("the caller")
+        editor.log.missed(gate, f"{value.name} is read by {', '.join(readers) or 'nobody'}")
+    else:
+        editor.log.missed(gate, f"no factor beside {value.name} is the x of the gate's argument")

@@ -12,7 +12,7 @@ from edgec.runtime.engines import open_engine
 from edgec.targets.base import Candidate
 from edgec.targets.x86.accepts import ENGINES, obstacles
 from edgec.targets.x86.cpu import require_bf16
-from edgec.targets.x86.forms import EXPORTED, FORMS, exported, lowered
+from edgec.targets.x86.forms import EXPORTED, exported, forms, lowered
 
 _PACKAGES = {"ort": "onnxruntime", "openvino": "openvino"}
 
@@ -62,13 +62,14 @@ class X86:
             if against:
                 reasons += [f"{name}: {line}" for line in against]
                 continue
-            found += [Candidate(name, wanted, form) for form in FORMS[name]]
+            found += [
+                Candidate(name, wanted, form)
+                for form in forms(graph, name, wanted, alone=installed == [name])
+            ]
         if not found:
             raise UnsupportedError(
                 "x86", reasons, fix="rewrite these layers in ops that an engine has, or give it as a plugin"
             )
-        if graph.exported is None:
-            found = [candidate for candidate in found if candidate.form != EXPORTED]
         return found
 
     def lower(self, graph: Graph, candidate: Candidate) -> Graph:

@@ -34,7 +34,7 @@ def test_a_cosine_never_shows_more_nines_than_it_has(gap: float) -> None:
     value = 1 - gap
     shown = float(formats.cosine(value))
     assert shown <= value + 1e-15
-    assert shown >= value - gap * 0.5 - 1e-15
+    assert shown >= value - max(gap * 0.5, 1e-9) - 1e-15
 
 
 def test_scores_and_drops() -> None:
@@ -110,6 +110,19 @@ def test_groups_add_up() -> None:
     assert layers.by_module([{**profile[0], "microseconds": 0.0}])[0].share == 0.0
 
 
+def test_small_modules_are_summed_up_last() -> None:
+    times = [("view", 0.4), ("blocks.0", 60.0), ("cat", 0.3), ("blocks.1", 38.3), ("head", 1.0)]
+    profile: list = [{"layer": s, "source": s, "op": "MatMul", "microseconds": t} for s, t in times]
+    groups = layers.by_module(profile)
+    assert [(g.name, g.layers) for g in groups] == [
+        ("blocks.0", 1),
+        ("blocks.1", 1),
+        ("head", 1),
+        ("2 smaller modules", 2),
+    ]
+    assert sum(g.share for g in groups) == pytest.approx(1)
+
+
 def numbers(svg: str, tag: str, attribute: str) -> list[float]:
     return [float(node.get(attribute) or 0) for node in ElementTree.fromstring(svg) if node.tag == tag]
 
@@ -118,6 +131,7 @@ def test_a_spread_bar_is_drawn_to_scale() -> None:
     svg = charts.spread_bar(10.0, 15.0, [9.0, 10.0, 12.0], 20.0, "chosen")
     assert numbers(svg, "rect", "width") == [500.0]
     assert numbers(svg, "line", "x1") == [450.0, 450.0, 600.0, 750.0]
+    assert "tick" not in charts.spread_bar(10.0, 21.0, [9.0], 20.0)
 
 
 @given(st.lists(st.floats(0, 1e9), max_size=20))

@@ -254,6 +254,13 @@ def test_fallbacks_are_said_first_and_listed(sample_report: dict[str, Any]) -> N
     assert "no kernel" in text
 
 
+def test_a_busy_machine_is_said_first(sample_report: dict[str, Any]) -> None:
+    assert "The machine was busy" not in Page(render(sample_report)).text
+    sample_report["latency"]["entries"][0]["spread"] = 0.6
+    text = Page(render(sample_report)).text
+    assert "The machine was busy: the chosen engine's blocks spread by 60 %" in text
+
+
 def test_samples_are_listed_where_the_run_kept_them(sample_report: dict[str, Any]) -> None:
     sample_report["numerics"]["gates"][1]["details"] = [
         {"sample": 2, "output": "second_output", "max_abs": 1e-6, "scaled": 4.5e-7, "cosine": 1.0}

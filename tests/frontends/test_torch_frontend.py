@@ -1,0 +1,291 @@
+"""Modules become graphs that compute what the module does, by whichever exporter manages."""
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgec.core.dialect import ONNX_OPSET, SOURCE_KEY
+from edgec.core.errors import JobError, RequestError
+from edgec.core.numerics import GATES, compare
+from edgec.frontends.reference import open_session
+
+torch = pytest.importorskip("torch")
+
+from edgec.frontends import export as export_module  # noqa: E402
+from edgec.frontends.torch import from_module  # noqa: E402
+
+
+class Function(torch.nn.Module):
+    """A module around a function."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def load(module, example, **options):
+    torch.manual_seed(0)
+    return from_module(module, example, spec="test.py:module", name="module", **options)
+
+
+def assert_faithful(graph):
+    assert graph.model.opset_imports[""] == ONNX_OPSET
+    session = open_session(ir.to_proto(graph.model).SerializeToString())
+    names = [output.name for output in session.get_outputs()]
+    found = [dict(zip(names, session.run(names, feed), strict=True)) for feed in graph.examples]
+    assert GATES["fp32"].accepts(compare(graph.references, found))
+    for feed, reference in zip(graph.examples, graph.references, strict=True):
+        again = graph.run_source(feed)
+        assert list(again) == list(reference)
+
+
+def mlp():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 4)).eval()
+
+
+class TestOrdinary:
+    @pytest.fixture(scope="class")
+    def graph(self):
+        return load(mlp(), torch.randn(2, 8))
+
+    def test_it_is_faithful(self, graph):
+        assert_faithful(graph)
+        assert graph.source.exporter == "dynamo"
+        assert "opset 23 reproduces the module" in graph.source.exporter_reason
+
+    def test_nodes_have_the_users_layer_names(self, graph):
+        assert {node.metadata_props[SOURCE_KEY] for node in graph.model.graph} == {"0", "1", "2"}
+        assert "0.weight" in graph.model.graph.initializers
+
+    def test_nothing_of_this_machine_is_in_it(self, graph):
+        content = ir.to_proto(graph.model).SerializeToString()
+        for trace in (b"/tmp", b".py", b"0x7", b"site-packages"):
+            assert trace not in content
+
+    def test_the_same_seed_gives_the_same_bytes(self, graph):
+        torch.manual_seed(0)
+        again = load(mlp(), torch.from_numpy(graph.examples[0]["input"]))
+        assert ir.to_proto(again.model).SerializeToString() == ir.to_proto(graph.model).SerializeToString()
+        assert again.source.sha256 == graph.source.sha256
+
+    def test_the_exported_file_lives_as_long_as_the_graph(self):
+        graph = load(mlp(), torch.randn(1, 8))
+        path = Path(graph.exported)
+        copy = graph.clone()
+        del graph
+        assert path.is_file()
+        del copy
+        gc.collect()
+        assert not path.exists()
+
+
+def test_torchscript_takes_over_and_says_why():
+    def branch(self, x):
+        if float(x.abs().sum()) > 0:  # a tracer that follows values cannot decide this
+            x = self.fc(x)
+        return self.softmax(x)
+
+    graph = load(
+        Function(branch, fc=torch.nn.Linear(8, 8), softmax=torch.nn.Softmax(-1)).eval(), torch.randn(2, 8)
+    )
+    assert graph.source.exporter == "torchscript"
+    assert "dynamo could not trace the module" in graph.source.exporter_reason
+    assert "0x" not in graph.source.exporter_reason
+    assert {"fc", "softmax"} <= {node.metadata_props[SOURCE_KEY] for node in graph.model.graph}
+    assert_faithful(graph)
+
+
+def test_an_export_that_computes_something_else_is_not_taken(monkeypatch):
+    def wrong(call, program, opset, path):
+        broken = Function(lambda self, x: x * 1.01)
+        torch.onnx.export(
+            broken,
+            call.arguments,
+            str(path),
+            dynamo=False,
+            input_names=["input"],
+            output_names=list(call.outputs),
+        )
+
+    monkeypatch.setattr(export_module, "_dynamo", wrong)
+    graph = load(torch.nn.Sequential(torch.nn.Identity()).eval(), torch.randn(2, 8))
+    assert graph.source.exporter == "torchscript"
+    assert graph.source.exporter_reason.count("computes something else") == 2
+
+
+def test_where_no_exporter_manages_each_says_why(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such op")
+
+    monkeypatch.setattr(export_module, "_capture", fail)
+    monkeypatch.setattr(export_module, "_torchscript", fail)
+    with pytest.raises(JobError) as caught:
+        load(mlp(), torch.randn(2, 8))
+    for words in (
+        "dynamo could not trace",
+        "torchscript at opset 17",
+        "torchscript at opset 20",
+        "no such op",
+    ):
+        assert words in str(caught.value)
+    assert caught.value.exit_status == 1
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (4, 5, 8), (2, 3, 2, 5, 8)])
+@pytest.mark.parametrize("mask", [None, "rows", "whole"])
+def test_attention_of_any_rank_stays_one_node(shape, mask):
+    bias = torch.randn(5, 5) if mask == "rows" else torch.randn(*shape[:-2], 5, 5)
+
+    def attend(self, x):
+        return torch.nn.functional.scaled_dot_product_attention(
+            x, x * 2, x + 1, attn_mask=None if mask is None else bias
+        )
+
+    graph = load(Function(attend).eval(), torch.randn(*shape))
+    assert [node.op_type for node in graph.model.graph].count("Attention") == 1
+    assert graph.source.exporter == "dynamo"
+    assert_faithful(graph)
+
+
+def test_a_view_that_is_illegal_after_decomposition():
+    def attend(self, x):
+        heads = x.view(1, 6, 2, 4).transpose(1, 2)
+        bias = torch.ones(1, 1, 6, 6)
+        found = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=bias)
+        return found.transpose(1, 2).reshape(1, 6, 8)
+
+    graph = load(Function(attend).eval(), torch.randn(1, 6, 8))
+    assert graph.source.exporter == "dynamo"
+    assert_faithful(graph)
+
+
+class TestCalling:
+    def test_dict_inputs_keep_their_names_and_nested_outputs_get_them(self):
+        class Two(torch.nn.Module):
+            def forward(self, left, right, scale=None):
+                return {"sum": left + right, "parts": (left * 2, None, right), "none": None}
+
+        graph = load(Two().eval(), {"right": torch.randn(2, 3), "left": torch.randn(2, 3), "scale": None})
+        assert [spec.name for spec in graph.inputs] == ["right", "left"]
+        assert [spec.name for spec in graph.outputs] == ["sum", "parts_0", "parts_2"]
+        assert_faithful(graph)
+
+    def test_a_positional_call_with_constants(self):
+        class Scaled(torch.nn.Module):
+            def forward(self, x, factor, y):
+                return x * factor - y
+
+        graph = load(Scaled().eval(), (torch.randn(2, 3), 3, torch.randn(2, 3)))
+        assert [spec.name for spec in graph.inputs] == ["x", "y"]
+        feed = graph.examples[0]
+        np.testing.assert_allclose(graph.references[0]["output"], feed["x"] * 3 - feed["y"], rtol=1e-6)
+
+    def test_an_output_never_takes_an_inputs_name(self):
+        graph = load(Function(lambda self, x: {"x": x * 2}).eval(), torch.randn(2, 3))
+        assert [spec.name for spec in graph.outputs] == ["x_out"]
+
+    def test_a_scripted_module(self):
+        graph = load(torch.jit.script(mlp()), torch.randn(2, 8))
+        assert graph.source.exporter == "torchscript"
+        assert_faithful(graph)
+
+    def test_half_precision_is_widened_and_said(self):
+        graph = load(mlp().half(), torch.randn(2, 8).half())
+        assert graph.inputs[0].dtype == "float32"
+        assert "widened to fp32" in graph.source.notes[0]
+
+    def test_an_input_that_nothing_reads_is_said_or_kept(self):
+        class Ignores(torch.nn.Module):
+            def forward(self, x, unused):
+                return x + 1
+
+        graph = load(Ignores().eval(), (torch.randn(2, 3), torch.randn(2, 3)))
+        names = {spec.name for spec in graph.inputs}
+        assert names == {"x", "unused"} or "does not read unused" in graph.source.notes[0]
+        assert all(set(feed) == names for feed in graph.examples)
+
+
+class TestOpenShapes:
+    def test_named_dimensions_stay_open_and_are_tried_at_several_sizes(self):
+        layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        graph = load(layer.eval(), torch.randn(1, 12, 16), inputs=["src:BxTx16"])
+        assert graph.inputs[0].shape == ("B", "T", 16)
+        assert graph.outputs[0].shape == ("B", "T", 16)
+        assert len({feed["src"].shape for feed in graph.examples}) == 3
+        assert_faithful(graph)
+
+    def test_batch(self):
+        graph = load(mlp(), torch.randn(1, 8), batch=3)
+        assert graph.inputs[0].shape == (3, 8)
+        assert graph.outputs[0].shape == (3, 4)
+
+
+class TestRefusals:
+    def refusal(self, module, example, **options):
+        with pytest.raises(RequestError) as caught:
+            load(module, example, **options)
+        return str(caught.value)
+
+    def test_dropout_left_on_is_named(self):
+        module = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(0.5))
+        text = self.refusal(module, torch.randn(2, 8))
+        assert "outputs change from run to run; in training mode: 1 (Dropout)" in text
+        assert "call module.eval()" in text
+
+    def test_functional_dropout(self):
+        module = Function(lambda self, x: torch.nn.functional.dropout(x, 0.5, self.training))
+        assert "in training mode: the module itself" in self.refusal(module, torch.randn(2, 8))
+
+    def test_randomness_in_evaluation_mode(self):
+        module = Function(lambda self, x: x + torch.rand_like(x)).eval()
+        assert "take the randomness out of forward" in self.refusal(module, torch.randn(2, 8))
+
+    def test_training_mode_without_randomness_is_left_and_said(self):
+        module = torch.nn.Sequential(torch.nn.Conv1d(2, 3, 1), torch.nn.BatchNorm1d(3))
+        before = module[1].running_mean.clone()
+        graph = load(module, torch.randn(2, 2, 5) + 3)
+        assert "was in training mode" in graph.source.notes[0]
+        torch.testing.assert_close(module[1].running_mean, before)
+
+    def test_inputs_that_do_not_fit(self):
+        assert "the module fails on inputs input 2x9" in self.refusal(mlp(), torch.randn(2, 9))
+
+    def test_outputs_that_are_no_tensors(self):
+        module = Function(lambda self, x: {"x": x, "name": "hello"}).eval()
+        assert "returns a str in 'name'" in self.refusal(module, torch.randn(2))
+
+    def test_no_outputs(self):
+        assert "returns no tensor" in self.refusal(Function(lambda self, x: None).eval(), torch.randn(2))
+
+    def test_no_example(self):
+        assert "hold no tensor" in self.refusal(mlp(), ())
+
+    def test_an_example_that_is_no_tensor(self):
+        assert "is a ndarray" in self.refusal(mlp(), (np.zeros((2, 8)),))
+
+    def test_nan_weights(self):
+        module = mlp()
+        with torch.no_grad():
+            module[0].weight[0, 0] = float("nan")
+        assert "NaN" in self.refusal(module, torch.randn(2, 8))
+
+    def test_an_unknown_input(self):
+        assert "no input 'imput'; did you mean input" in self.refusal(
+            mlp(), torch.randn(2, 8), inputs=["imput:2x8"]
+        )
+
+
+def test_the_exporters_say_nothing(capfd):
+    load(Function(lambda self, x: print("hello") or x.relu()).eval(), torch.randn(2, 8))
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
