@@ -7,7 +7,9 @@ Expected is the number of attention modules that the torch module calls, from th
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from tables import markdown, publish
@@ -21,15 +23,43 @@ NAMES = ("deit_tiny", "swin_tiny", "mobilevit_s", "beit_base", "minilm", "crossv
 FILES = (("torchscript", 13), ("torchscript", 17), ("dynamo", 20), ("dynamo", 23))
 
 
+SDPA_OPSET = 14
+"""The first opset at which the TorchScript exporter writes `scaled_dot_product_attention`."""
+
+
 def export(name: str, exporter: str, opset: int, path: Path) -> None:
     """Write one ONNX file of a zoo model's module."""
     import torch
 
     module, arguments = zoo.module(name)
-    torch.onnx.export(
-        module, arguments, str(path), dynamo=exporter == "dynamo", opset_version=opset, external_data=False,
-        verbose=False,
-    )  # fmt: skip
+    with torch.no_grad(), spelled_out() if opset < SDPA_OPSET else contextlib.nullcontext():
+        torch.onnx.export(
+            module, arguments, str(path), dynamo=exporter == "dynamo", opset_version=opset,
+            external_data=False, verbose=False,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def spelled_out() -> Iterator[None]:
+    """Let torch compute attention by its definition: a product, a softmax and a product."""
+    import torch.nn.functional
+
+    def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):  # type: ignore[no-untyped-def]
+        assert not dropout_p
+        assert not is_causal
+        logits = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            logits = logits.masked_fill(~attn_mask, float("-inf"))
+        elif attn_mask is not None:
+            logits = logits + attn_mask
+        return logits.softmax(-1) @ value
+
+    original = torch.nn.functional.scaled_dot_product_attention
+    torch.nn.functional.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        torch.nn.functional.scaled_dot_product_attention = original
 
 
 def main() -> None:

@@ -196,9 +196,15 @@ class _Sinking:
                 return
         elif is_op(node, "Attention"):
             attributes.pop("is_causal", None)
-        self.narrow[out] = self.editor.node(
+        made = self.editor.node(
             node.op_type, operands, like=node, attributes=attributes, shape=shape, dtype=out.dtype
         )
+        maker = made.producer()
+        assert maker is not None
+        # What other passes noted on the node holds for fewer rows as well.
+        for key, note in node.metadata_props.items():
+            maker.metadata_props.setdefault(key, note)
+        self.narrow[out] = made
         if node.op_type in WORK:
             self.editor.log.matched(node)
 
