@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import TOKENS, WIDTH, Command, block_model
+from command_line import TOKENS, WIDTH, Command, block_model
 from onnx import TensorProto, helper, numpy_helper
 
 from edgec.core import bundle as bundles

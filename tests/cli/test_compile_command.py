@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import TOKENS, WIDTH, Command, block_model
+from command_line import TOKENS, WIDTH, Command, block_model
 
 import edgec as package
 from edgec.core.bundle import Bundle

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TOKENS, WIDTH, Command
+from command_line import TOKENS, WIDTH, Command
 
 from edgec.core import bundle as bundles
 
