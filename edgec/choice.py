@@ -21,9 +21,9 @@ from edgec.targets.base import Candidate, Target
 from edgec.verification import GateResult, check
 
 FIRST_BLOCKS = 4
-FINAL_BLOCKS = 7
+FINAL_BLOCKS = 9
 BLOCK_SECONDS = 0.2
-CLOSE_CALL = 1.05
+CLOSE_CALL = 1.1
 """Candidates within this ratio of the fastest are measured again, in more blocks."""
 
 
@@ -151,8 +151,8 @@ def choose(target: Target, neutral: Graph, precision: str, scratch: Path, progre
     with contextlib.ExitStack() as stack:
         peers = stack.enter_context(_working_peers(neutral, precision))
         engines = {trial.candidate.name: _opened(stack, target, trial.folder) for trial in runnable}
-        baselines, best = _measure(neutral, runnable, engines, peers)
-    chosen = min(runnable, key=lambda trial: trial.latency.p50 if trial.latency else float("inf"))
+        finalists, baselines, best = _measure(neutral, runnable, engines, peers)
+    chosen = _fastest(finalists)
     _explain(trials, chosen)
     for trial in trials:
         if trial is not chosen:
@@ -230,8 +230,12 @@ def _working_peers(graph: Graph, precision: str) -> Iterator[list[Peer]]:
 
 def _measure(
     neutral: Graph, trials: list[Trial], engines: Mapping[str, Engine], peers: list[Peer]
-) -> tuple[dict[str, Latency], str | None]:
-    """Measure all in few blocks, then those close to the fastest engine or peer in more."""
+) -> tuple[list[Trial], dict[str, Latency], str | None]:
+    """Measure all in few blocks, then those close to the fastest engine or peer in more.
+
+    Returns:
+        the candidates of the second round, the peers' latencies by label, and the fastest peer's label.
+    """
     feeds = neutral.examples[0]
     calls: dict[str, Callable[[], object]] = {
         name: functools.partial(engine.run, feeds) for name, engine in engines.items()
@@ -246,7 +250,15 @@ def _measure(
     for trial in trials:
         trial.latency = latencies[trial.candidate.name]
     baselines = {peer.label: latencies[f"plain {peer.label}"] for peer in peers}
-    return baselines, min(baselines, key=lambda name: baselines[name].p50, default=None)
+    finalists = [trial for trial in trials if trial.candidate.name in again]
+    return finalists, baselines, min(baselines, key=lambda name: baselines[name].p50, default=None)
+
+
+def _fastest(finalists: list[Trial]) -> Trial:
+    """The finalist with the smallest latency, compared block by block: the machine's drift cancels."""
+    first = finalists[0].latency
+    assert first is not None
+    return min(finalists, key=lambda trial: trial.latency.ratio_to(first) if trial.latency else float("inf"))
 
 
 def _close_to_fastest(medians: Mapping[str, float]) -> list[str]:
