@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN
-from edgec.passes.editing import Editor
+from edgec.passes.editing import Editor, sizes
 from edgec.passes.infra import MatchLog, Pass, register
 from edgec.passes.tokens.merge import DEFAULT_R
 from edgec.passes.tokens.reduce import Sweep, class_attention
@@ -56,14 +56,9 @@ class PruneTokens(Pass):
         schedule = even(sites, DEFAULT_R, most=1) if self.schedule is None else self.schedule
         reductions = schedule.reductions(sites, most=1)
         for site, _ in reductions:
-            query, key = site.attention.inputs[0], site.attention.inputs[1]
-            if query.shape[1] != key.shape[1]:  # type: ignore[union-attr]
+            if not _scored(site):
                 log.missed(site.attention, "its queries share keys; its attention is not scored")
-        reductions = [
-            (site, r)
-            for site, r in reductions
-            if site.attention.inputs[0].shape[1] == site.attention.inputs[1].shape[1]  # type: ignore[union-attr]
-        ]
+        reductions = [(site, r) for site, r in reductions if _scored(site)]
         if reductions:
             Sweep(
                 Editor(model, self.name, log),
@@ -85,3 +80,9 @@ class PruneTokens(Pass):
             domain=EDGEC_DOMAIN,
             outputs=3,
         )
+
+
+def _scored(site: Site) -> bool:
+    """Whether each query head has keys of its own, so that the attention can be scored."""
+    query, key = sizes(site.attention.inputs[0]), sizes(site.attention.inputs[1])
+    return query is not None and key is not None and query[1] == key[1]

@@ -99,7 +99,7 @@ class Sweep:
         like: ir.Node,
         attributes: Mapping[str, object] | None = None,
         domain: str = "",
-        shape: Sequence[int | str | ir.SymbolicDim] | None = None,
+        shape: Sequence[int | str | ir.SymbolicDim] | ir.Shape | None = None,
         dtype: ir.DataType | None = None,
         outputs: int = 1,
     ) -> ir.Value:
@@ -219,7 +219,7 @@ class Sweep:
         target = self.ints([0, 1, 1, level.length], "size_bias_shape")
         bias = self.insert("Reshape", [logarithm, target], like=like, shape=[batch, 1, 1, level.length])
         dtype = like.inputs[0].dtype  # type: ignore[union-attr]
-        if dtype not in (None, ir.DataType.FLOAT):
+        if dtype is not None and dtype != ir.DataType.FLOAT:
             bias = self.insert(
                 "Cast", [bias], like=like, attributes={"to": int(dtype)}, shape=bias.shape, dtype=dtype
             )

@@ -51,7 +51,7 @@ class _Refused(Exception):  # noqa: N818 - a reason, not an error
 def find_sites(model: ir.Model, log: MatchLog | None = None) -> list[Site]:
     """The sites of a neutral graph in order; the attentions that are none go to the log, with reasons."""
     log = MatchLog() if log is None else log
-    found = []
+    found: list[Site] = []
     for node in list(model.graph):
         if is_op(node, "ChannelAttention", domain=EDGEC_DOMAIN):
             log.missed(node, "it attends over channels; its tokens are mixed by no attention")
