@@ -145,6 +145,8 @@ def choose(target: Target, neutral: Graph, precision: str, scratch: Path, progre
     runnable = [trial for trial in trials if trial.passed]
     if not runnable:
         raise _no_candidate(trials)
+    if not target.runs_here:
+        return _unmeasured(trials, runnable[0])
     progress.step("measuring engines in alternating blocks")
     with contextlib.ExitStack() as stack:
         peers = stack.enter_context(_working_peers(neutral, precision))
@@ -156,6 +158,17 @@ def choose(target: Target, neutral: Graph, precision: str, scratch: Path, progre
         if trial is not chosen:
             shutil.rmtree(trial.folder, ignore_errors=True)
     return Choice(chosen, trials, baselines, best)
+
+
+def _unmeasured(trials: list[Trial], chosen: Trial) -> Choice:
+    """The target's first choice that keeps its gate: what cannot run here cannot be measured here."""
+    for trial in trials:
+        if trial is chosen:
+            trial.why = "the target's first choice; it runs on other machines, so nothing is measured here"
+        else:
+            trial.why = trial.why or "the target prefers another"
+            shutil.rmtree(trial.folder, ignore_errors=True)
+    return Choice(chosen, trials, {}, None)
 
 
 def _build(target: Target, neutral: Graph, candidate: Candidate, folder: Path, progress: Progress) -> Trial:

@@ -35,6 +35,7 @@ _TOOLS = (
     "onnxscript",
     "onnxruntime",
     "openvino",
+    "coremltools",
     "numpy",
     "torch",
     "timm",
@@ -151,10 +152,16 @@ class Request:
             raise RequestError(
                 f"no precision is named {precision!r}", fix=f"choose from {', '.join(PRECISIONS)}"
             )
+        named = target_named(target)
+        if latency is not None and not named.runs_here:
+            raise RequestError(
+                f"--latency needs measuring, and {named.name} does not run on this machine",
+                fix="leave out --latency and measure on the device",
+            )
         if output is not None:
             bundles.check_writable(Path(output))
         return cls(
-            target_named(target),
+            named,
             target,
             None if output is None else Path(output),
             precision,
@@ -282,9 +289,10 @@ def _needed_bytes(graph: Graph) -> int:
 
 
 def _check_latency(choice: Choice, budget: float | None) -> None:
-    assert choice.chosen.latency is not None
+    if budget is None or choice.chosen.latency is None:
+        return
     reached = choice.chosen.latency.p50
-    if budget is not None and reached > budget:
+    if reached > budget:
         raise JobError(
             f"the fastest engine, {choice.chosen.candidate.name}, takes {reached:.2f} ms, "
             f"{reached / budget:.2f} times the {budget:g} ms asked for",
@@ -335,7 +343,7 @@ def _report(
         "seed": request.seed,
         "numerics": {"gates": [gate.to_json() for gate in (neutral.gate, *choice.chosen.gates)]},
         "latency": {
-            "measured": True,
+            "measured": choice.chosen.latency is not None,
             "device": device["name"],
             "blocks": len(choice.chosen.latency.blocks) if choice.chosen.latency else 0,
             "entries": choice.entries(),
@@ -379,7 +387,7 @@ def _manifest(report: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
         "passes": [{"name": step["name"], "matched": step["matched"]} for step in report["passes"]],
         "numerics": report["numerics"],
         "latency": {
-            "measured": True,
+            "measured": report["latency"]["measured"],
             "device": report["latency"]["device"],
             "entries": [
                 {

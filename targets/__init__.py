@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 from edgec.core.errors import JobError, RequestError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgec.runtime.engine import Engine
     from edgec.targets.base import Target
 
-__all__ = ["NAMES", "target_named"]
+__all__ = ["NAMES", "open_for_checking", "target_named"]
 
-NAMES = ("x86", "x86:ort", "x86:openvino")
+NAMES = ("x86", "x86:ort", "x86:openvino", "coreml", "coreml:ios16", "coreml:ios17", "coreml:ios18")
 
 _NOT_BUILT = {
     "jetson": "it needs TensorRT engines",
-    "coreml": "it needs Core ML packages",
 }
 
 
@@ -24,7 +26,8 @@ def target_named(name: str) -> Target:
     """The target of a name.
 
     Args:
-        name: `x86` with whichever engine is fastest, or `x86:ort` or `x86:openvino` for one of them.
+        name: `x86` with whichever engine is fastest, or `x86:ort` or `x86:openvino` for one of them;
+            `coreml` for the newest release, or `coreml:ios16` and the like for one of them.
 
     Raises:
         RequestError: there is no such target; says the nearest.
@@ -42,6 +45,28 @@ def target_named(name: str) -> Target:
             f"no target is named {name!r}",
             fix=f"did you mean {near[0]}?" if near else f"choose from {', '.join(NAMES)}",
         )
+    variant = name.partition(":")[2] or None
+    if family == "coreml":
+        from edgec.targets.coreml.target import CoreML
+
+        return CoreML(variant)
     from edgec.targets.x86.target import X86
 
-    return X86(name.partition(":")[2] or None)
+    return X86(variant)
+
+
+def open_for_checking(folder: Path) -> Engine:
+    """Open an engine to see what it computes, by an interpreter where it only runs on other machines.
+
+    Raises:
+        IntegrityError: its description is missing or malformed, or names an engine unknown here.
+        MissingExtraError: the engine's package is not installed.
+    """
+    from edgec.runtime.engine import EngineDescription
+    from edgec.runtime.engines import open_engine
+
+    if EngineDescription.read(folder).kind == "coreml":
+        from edgec.targets.coreml.engine import CheckedPackage
+
+        return CheckedPackage(folder)
+    return open_engine(folder)

@@ -31,9 +31,16 @@ class Candidate:
 
 
 class Target(Protocol):
-    """Turns a neutral graph into an engine of one kind of device."""
+    """Turns a neutral graph into an engine of one kind of device.
+
+    Attributes:
+        name: the target's name.
+        runs_here: whether its engines run on this machine. Where they do not, `open` gives an
+            interpreter that says what they compute, and nothing about them is measured.
+    """
 
     name: str
+    runs_here: bool
 
     def candidates(self, graph: Graph, precision: str) -> list[Candidate]:
         """The candidates worth building here, most promising first.

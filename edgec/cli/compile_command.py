@@ -13,7 +13,9 @@ from edgec.core.errors import JobError
 
 def command(
     model: options.Model,
-    target: Annotated[str, typer.Option("--target", help="x86, or one engine: x86:ort, x86:openvino")],
+    target: Annotated[
+        str, typer.Option("--target", help="x86, x86:ort, x86:openvino, or coreml[:ios16|ios17|ios18]")
+    ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="the bundle's folder")] = None,
     precision: Annotated[options.Precision, typer.Option("--precision")] = options.Precision.auto,
     tokens: Annotated[str, typer.Option("--tokens", metavar="off", help="token reduction")] = "off",
@@ -86,10 +88,10 @@ def _print_summary(fields: dict[str, Any]) -> None:
     latency, numerics = fields["latency_ms"], fields["numerics"]
     print(f"bundle    {fields['bundle']}")
     print(f"engine    {fields['engine']} {fields['precision']} ({fields['form']})")
-    against = ""
-    if latency["ratio"] is not None:
-        against = f", {latency['ratio']:.2f} × {latency['baseline']}'s {latency['baseline_p50']:.2f} ms"
-    print(f"latency   {latency['p50']:.2f} ms (p90 {latency['p90']:.2f}){against}, measured here")
+    if latency["p50"] is None:
+        print("latency   not measured: the engine runs on other machines")
+    else:
+        _print_latency(latency)
     print(
         f"numerics  off by {numerics['max_abs']:.1e} at most, cosine {numerics['cosine']:.7f}, "
         "against the source's own outputs"
@@ -108,3 +110,10 @@ def _print_summary(fields: dict[str, Any]) -> None:
     ]
     print(f"fused     {', '.join(fused) or 'nothing'}")
     print(f"report    {fields['report']}")
+
+
+def _print_latency(latency: dict[str, Any]) -> None:
+    against = ""
+    if latency["ratio"] is not None:
+        against = f", {latency['ratio']:.2f} × {latency['baseline']}'s {latency['baseline_p50']:.2f} ms"
+    print(f"latency   {latency['p50']:.2f} ms (p90 {latency['p90']:.2f}){against}, measured here")

@@ -7,12 +7,14 @@ from edgec.cli import options
 
 def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None:
     """Prove a bundle from the bundle alone."""
+    from edgec.core.bundle import Bundle
     from edgec.core.errors import NumericsError
     from edgec.core.numerics import GATES, compare
-    from edgec.runtime.session import load
+    from edgec.runtime.session import Session
+    from edgec.targets import open_for_checking
 
-    with load(bundle) as session:
-        opened = session.bundle
+    opened = Bundle.open(bundle)
+    with Session(opened, open_for_checking(opened.engine_folder)) as session:
         feeds, references = opened.samples()
         difference = compare(references, [session.run(feed) for feed in feeds])
     precision = opened.manifest["precision"]

@@ -27,7 +27,7 @@ class EngineDescription:
         threads: worker threads; 0 leaves it to the engine.
         form: the lowering form that the graph is in.
         layers: engine node name → the user's layer name.
-        extensions: shared libraries to load first, relative to the bundle.
+        extensions: shared libraries to load first, relative to the engine's folder.
         inputs: names of the model's inputs, in its own order; empty where the model file tells them.
         outputs: names of the model's outputs, likewise.
     """

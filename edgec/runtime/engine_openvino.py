@@ -32,11 +32,10 @@ class OpenVinoEngine:
         self.description = EngineDescription.read(folder)
         openvino = import_openvino()
         self._core = openvino.Core()
-        bundle = folder.parent
         model = folder / self.description.model
         try:
             for extension in self.description.extensions:
-                self._core.add_extension(str(bundle / extension))
+                self._core.add_extension(str((folder / extension).resolve()))
             self._model = self._core.read_model(str(model))
             self._compiled = self._compile({})
         except RuntimeError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgec.core.errors import IntegrityError
+from edgec.core.errors import IntegrityError, RequestError
 from edgec.runtime.engine import DESCRIPTION, Engine, EngineDescription
 
 
@@ -13,6 +13,7 @@ def open_engine(folder: Path) -> Engine:
 
     Raises:
         IntegrityError: its description is missing or malformed, or names an engine unknown here.
+        RequestError: the engine runs on other machines only.
         MissingExtraError: the engine's package is not installed.
     """
     kind = EngineDescription.read(folder).kind
@@ -24,6 +25,12 @@ def open_engine(folder: Path) -> Engine:
         from edgec.runtime.engine_openvino import OpenVinoEngine
 
         return OpenVinoEngine(folder)
+    if kind == "coreml":
+        raise RequestError(
+            "a Core ML package runs on Apple devices only",
+            where=str(folder),
+            fix="prove it here with edgec verify, run it on the device",
+        )
     raise IntegrityError(
         f"no engine of the kind {kind!r} runs on this machine",
         where=str(folder / DESCRIPTION),

@@ -19,15 +19,23 @@ class DecomposePlugins(Pass):
         x ── ai.edgec::ChannelAttention ── y      ⇒      x ── MatMul ── Softmax ── MatMul ── y
 
     For an engine that has no kernel of its own for the op. The inlined nodes take the op's source layer.
+
+    Args:
+        keep: op types that the engine has kernels for; they stay as they are.
     """
 
     name = "decompose.plugins"
+
+    def __init__(self, keep: frozenset[str] = frozenset()) -> None:
+        self.keep = keep
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Inline in place."""
         known = plugins()
         calls = [
-            node for node in model.graph.all_nodes() if node.domain == EDGEC_DOMAIN and node.op_type in known
+            node
+            for node in model.graph.all_nodes()
+            if node.domain == EDGEC_DOMAIN and node.op_type in known and node.op_type not in self.keep
         ]
         if not calls:
             return
@@ -39,4 +47,5 @@ class DecomposePlugins(Pass):
         InlinePass(criteria=lambda function: function.domain == EDGEC_DOMAIN)(model)
         for identifier in [key for key in model.functions if key[0] == EDGEC_DOMAIN]:
             del model.functions[identifier]
-        model.opset_imports.pop(EDGEC_DOMAIN, None)
+        if all(node.domain != EDGEC_DOMAIN for node in model.graph.all_nodes()):
+            model.opset_imports.pop(EDGEC_DOMAIN, None)

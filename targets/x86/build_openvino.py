@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 from edgec.core.errors import JobError
 from edgec.core.evaluation import save_model
 from edgec.core.graph import Graph
+from edgec.plugins.native_build import openvino_library
 from edgec.runtime.engine import EngineDescription
 from edgec.runtime.engine_openvino import import_openvino
 from edgec.targets.base import Candidate
+from edgec.targets.x86.forms import reduces_tokens
 from edgec.targets.x86.layers import LayerNames
 
+_KERNELS = "edgec_kernels.so"
 _MODEL = "model.xml"
 
 
@@ -25,10 +29,15 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
     the engine, and a later fp32 opening loses nothing. It compiles for the processor when it opens.
 
     Raises:
-        JobError: OpenVINO does not take the model.
+        JobError: OpenVINO does not take the model, or its kernels cannot be compiled.
     """
     openvino = import_openvino()
     core = openvino.Core()
+    extensions: tuple[str, ...] = ()
+    if reduces_tokens(graph.model):
+        shutil.copyfile(openvino_library(), folder / _KERNELS)
+        core.add_extension(str(folder / _KERNELS))
+        extensions = (_KERNELS,)
     try:
         with tempfile.TemporaryDirectory(prefix="edgec-openvino-") as scratch:
             path = Path(scratch) / "model.onnx"
@@ -52,6 +61,7 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
         layers=layers,
         inputs=tuple(value.name or "" for value in graph.model.graph.inputs if not value.is_initializer()),
         outputs=tuple(value.name or "" for value in graph.model.graph.outputs),
+        extensions=extensions,
     ).write(folder)
 
 

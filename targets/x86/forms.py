@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgec.core.dialect import SOURCE_KEY
+from edgec.core.dialect import EDGEC_DOMAIN, SOURCE_KEY
 from edgec.core.graph import Graph
+from edgec.passes.infra import registered
 from edgec.passes.manager import Pipeline
+from edgec.plugins.native_build import OPENVINO_OPS
 from edgec.targets.base import Candidate
 from edgec.targets.x86.blocked_linear import linear_layers
 from edgec.targets.x86.layers import LayerNames
@@ -48,22 +50,33 @@ def forms(graph: Graph, engine: str, precision: str, *, alone: bool) -> list[str
     found = [DECOMPOSED]
     if engine == "openvino" and precision == "fp32" and linear_layers(graph.model):
         found.insert(0, BLOCKED)
-    if graph.exported is not None and (engine == "openvino" or alone):
+    # The exporter's graph computes with all tokens: it is no form of a graph that has fewer.
+    if graph.exported is not None and (engine == "openvino" or alone) and not reduces_tokens(graph.model):
         found.append(EXPORTED)
     return found
+
+
+def reduces_tokens(model: ir.Model) -> bool:
+    """Whether a model has ops that OpenVINO runs by edgec's own kernels: those that reduce tokens."""
+    return any(node.domain == EDGEC_DOMAIN and node.op_type in OPENVINO_OPS for node in model.graph)
 
 
 def lowered(graph: Graph, candidate: Candidate) -> Graph:
     """The neutral graph in a form; the given graph is left as it is."""
     from edgec.passes.decompose import load_passes
+    from edgec.passes.decompose.plugins import DecomposePlugins
     from edgec.targets.x86 import flat_norm, separate_projections, wide_bias  # noqa: F401
 
     load_passes()
     copy = graph.clone()
+    kernels = OPENVINO_OPS if candidate.engine == "openvino" else frozenset()
     names = _PIPELINES[candidate.engine, candidate.form]
     if candidate.precision == "bf16":
         names = (*names, "x86.wide_bias")
-    Pipeline.named(names).run(copy.model)
+    steps = [
+        DecomposePlugins(kernels) if name == DecomposePlugins.name else registered()[name]() for name in names
+    ]
+    Pipeline(steps).run(copy.model)
     return copy
 
 

@@ -26,6 +26,8 @@ class X86:
         engine: `ort` or `openvino` for that one only; None for whichever is faster.
     """
 
+    runs_here = True
+
     def __init__(self, engine: str | None = None) -> None:
         self.name = "x86"
         self._engines = (engine,) if engine else tuple(ENGINES)

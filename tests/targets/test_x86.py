@@ -244,7 +244,6 @@ def block_like(model):
         ("x86:openvin", RequestError, "did you mean x86:openvino"),
         ("toaster", RequestError, "choose from x86"),
         ("jetson:orin-nano", JobError, "does not build for jetson"),
-        ("coreml", JobError, "does not build for coreml"),
     ],
 )
 def test_unknown_targets(name, error, message):

@@ -1,0 +1,272 @@
+"""The CUDA token kernels: equal to their definitions, and how fast.
+
+In two steps, because the machine with the GPU need not have edgec installed::
+
+    python benchmarks/token_merge_cuda.py prepare FOLDER   # here: compiles, draws 500 cases an op
+    python FOLDER/token_merge_cuda.py run FOLDER           # there: needs torch and a GPU
+
+The cases are drawn small, with odd lengths, r of 0 and the maximum, ties, equal tokens and padding, and
+their expected results are those of the function bodies in ONNX Runtime. The time is that of batch 8, 197
+tokens, 384 channels, 6 heads of 64, r = 13, against the same steps in PyTorch, eager and as a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+
+CASES = 500
+OPS = {"TokenMerge": "merge", "TokenMergeEnergy": "merge_energy", "TokenPrune": "prune"}
+MARGIN = 0.5
+
+
+def draw(op_type: str, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Feeds and attributes of one case; metrics of small integers, whose products are exact."""
+    protected = int(rng.integers(0, 4))
+    free = int(rng.choice([2, 3, 4, 5, 7, 8, 16, 17, 33, 64, 99]))
+    length = free + protected
+    limit = free - 1 if op_type == "TokenPrune" else free // 2
+    r = int(rng.choice([0, 1, limit // 2, limit]))
+    batch, heads = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+    depth, channels = int(rng.choice([1, 3, 8, 64, 65])), int(rng.choice([1, 5, 16, 40]))
+    metric = rng.integers(-2, 3, (batch, heads, length, depth)).astype(np.float32)
+    if rng.random() < 0.5:
+        same = rng.integers(0, length, length // 2)
+        metric[:, :, same] = metric[:, :, [int(rng.integers(0, length))]]
+    feeds = {
+        "tokens": rng.integers(-64, 65, (batch, length, channels)).astype(np.float32) / 16,
+        "metric": metric,
+        "sizes": rng.integers(0 if rng.random() < 0.5 else 1, 5, (batch, length, 1)).astype(np.float32),
+    }
+    attributes = {"r": r, "protected": protected}
+    if op_type == "TokenPrune":
+        feeds["score"] = rng.integers(-3, 4, (batch, length)).astype(np.float32)
+        attributes["merge"] = int(rng.integers(0, 2))
+    return feeds, attributes
+
+
+def prepare(folder: Path) -> None:
+    """Write the library, the cases with their expected results, and this file."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "plugins"))
+    from token_bodies import run_body
+
+    from edgec.plugins.cuda_build import cuda_library
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(cuda_library(), folder / "token_cuda.so")
+    shutil.copy(__file__, folder / "token_merge_cuda.py")
+    arrays: dict[str, np.ndarray] = {}
+    meta = []
+    for op_type in OPS:
+        rng = np.random.default_rng(0)
+        for _ in range(CASES):
+            feeds, attributes = draw(op_type, rng)
+            extra = {"margin": MARGIN} if op_type == "TokenMergeEnergy" else {}
+            expected = run_body(op_type, feeds, **attributes, **extra)
+            for name, array in feeds.items():
+                arrays[f"{len(meta)}_{name}"] = array
+            for index, array in enumerate(expected):
+                arrays[f"{len(meta)}_expected{index}"] = array
+            meta.append({"op": op_type, **attributes})
+    np.savez_compressed(folder / "cases.npz", meta=json.dumps(meta), **arrays)
+    print(f"{len(meta)} cases in {folder}")
+
+
+class Shape(ctypes.Structure):
+    """`edgec_cuda_token_shape` of the C header."""
+
+    _fields_ = [
+        (name, ctypes.c_int64) for name in ("batch", "length", "channels", "heads", "depth", "r", "guarded")
+    ]
+
+
+class Kernels:
+    """The library on torch tensors."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+
+        self.torch = torch
+        self.library = ctypes.CDLL(str(folder / "token_cuda.so"))
+        self.library.edgec_cuda_token_workspace.restype = ctypes.c_int64
+
+    def prepare(self, op_type: str, feeds: dict, attributes: dict):  # type: ignore[no-untyped-def]
+        """A call, and its outputs, poisoned."""
+        torch = self.torch
+        tokens, metric = feeds["tokens"], feeds["metric"]
+        batch, length, channels = tokens.shape
+        r = attributes["r"]
+        shape = Shape(batch, length, channels, metric.shape[1], metric.shape[3], r, attributes["protected"])
+        merged = torch.full((batch, length - r, channels), float("nan"), dtype=tokens.dtype, device="cuda")
+        sizes = torch.full((batch, length - r, 1), float("nan"), device="cuda")
+        assignment = torch.full((batch, length), -1, dtype=torch.int32, device="cuda")
+        space = torch.empty(
+            self.library.edgec_cuda_token_workspace(ctypes.byref(shape)), dtype=torch.uint8, device="cuda"
+        )
+        half = int(tokens.dtype == torch.float16)
+        arguments = [ctypes.byref(shape), ctypes.c_int(half)]
+        if op_type == "TokenMergeEnergy":
+            arguments.append(ctypes.c_float(MARGIN))
+        if op_type == "TokenPrune":
+            arguments.append(ctypes.c_int(attributes["merge"]))
+        order = ["tokens", *(["score"] if op_type == "TokenPrune" else []), "metric", "sizes"]
+        arguments += [ctypes.c_void_p(feeds[name].data_ptr()) for name in order]
+        arguments += [ctypes.c_void_p(each.data_ptr()) for each in (merged, sizes, assignment, space)]
+        entry = getattr(self.library, f"edgec_cuda_token_{OPS[op_type]}")
+        keep = (feeds, space, shape)
+
+        def call() -> None:
+            stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+            status = entry(*arguments, stream)
+            if status:
+                raise RuntimeError(f"{op_type} returned {status} ({keep[2].length} tokens)")
+
+        return call, (merged, sizes, assignment)
+
+
+def check(kernels: Kernels, folder: Path) -> None:
+    """Compare every case, in fp32 and fp16."""
+    torch = kernels.torch
+    stored = np.load(folder / "cases.npz")
+    meta = json.loads(str(stored["meta"]))
+    counts: dict[str, list[int]] = {}
+    worst: dict[str, float] = {}
+    for index, attributes in enumerate(meta):
+        op_type = attributes["op"]
+        names = ["tokens", "metric", "sizes", *(["score"] if op_type == "TokenPrune" else [])]
+        expected = [stored[f"{index}_expected{place}"] for place in range(3)]
+        for dtype in (torch.float32, torch.float16):
+            feeds = {name: torch.from_numpy(stored[f"{index}_{name}"]).cuda() for name in names}
+            feeds["tokens"], feeds["metric"] = feeds["tokens"].to(dtype), feeds["metric"].to(dtype)
+            call, outputs = kernels.prepare(op_type, feeds, attributes)
+            call()
+            merged, sizes, assignment = (output.float().cpu().numpy() for output in outputs)
+            key = f"{op_type} {str(dtype).removeprefix('torch.')}"
+            tally = counts.setdefault(key, [0, 0])
+            tally[1] += 1
+            same = np.array_equal(assignment, expected[2]) and np.array_equal(sizes, expected[1])
+            if same:
+                error = float(np.abs(merged - expected[0]).max(initial=0.0))
+                worst[key] = max(worst.get(key, 0.0), error)
+                # One rounding of values up to 4: 2^-10 in fp16; a few of fp32's otherwise.
+                same = error <= (2.0e-3 if dtype == torch.float16 else 2.0e-6)
+            tally[0] += same
+    for key, (same, total) in counts.items():
+        print(f"{key}: {same} of {total} cases equal, largest difference {worst.get(key, 0.0):.1e}")
+
+
+def torch_merge(torch, tokens, metric, sizes, r: int):  # type: ignore[no-untyped-def]
+    """The same steps in PyTorch, as ToMe's own code writes them, one protected token in front."""
+    keys = metric.mean(1)[:, 1:]
+    keys = keys / keys.norm(dim=-1, keepdim=True)
+    scores = keys[:, 0::2] @ keys[:, 1::2].transpose(-1, -2)
+    best, partner = scores.max(dim=-1)
+    order = best.argsort(dim=-1, descending=True)[..., None]
+    gone, left = order[..., :r, :], order[..., r:, :].sort(dim=1)[0]
+    host = partner[..., None].gather(dim=-2, index=gone)
+
+    def merge(values):  # type: ignore[no-untyped-def]
+        guard, source, target = values[:, :1], values[:, 1::2], values[:, 2::2]
+        batch, _, width = source.shape
+        kept = source.gather(dim=1, index=left.expand(batch, -1, width))
+        moved = source.gather(dim=1, index=gone.expand(batch, -1, width))
+        target = target.scatter_reduce(1, host.expand(batch, -1, width), moved, reduce="sum")
+        return torch.cat([guard, kept, target], dim=1)
+
+    merged, merged_sizes = merge(tokens * sizes), merge(sizes)
+    return merged / merged_sizes, merged_sizes
+
+
+def milliseconds(torch, call, repeats: int = 300, inner: int = 20) -> float:  # type: ignore[no-untyped-def]
+    """Median time of one call, by device events around `inner` of them."""
+    for _ in range(20):
+        call()
+    torch.cuda.synchronize()
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(inner):
+            call()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / inner)
+    return statistics.median(times)
+
+
+def graphed(torch, call):  # type: ignore[no-untyped-def]
+    """The call as a CUDA graph, whose launches cost least."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def bench(kernels: Kernels) -> None:
+    """Times and bytes at batch 8, 197 tokens, 384 channels."""
+    torch = kernels.torch
+    batch, length, channels, heads, depth, r = 8, 197, 384, 6, 64, 13
+    big = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_()
+    other = torch.empty_like(big)
+    seconds = milliseconds(torch, lambda: other.copy_(big), repeats=20, inner=3) / 1e3
+    bandwidth = 2 * big.numel() / seconds
+    print(f"{torch.cuda.get_device_name()}: copy {bandwidth / 1e9:.0f} GB/s, read and written")
+    for dtype in (torch.float32, torch.float16):
+        feeds = {
+            "tokens": torch.randn(batch, length, channels, device="cuda", dtype=dtype),
+            "metric": torch.randn(batch, heads, length, depth, device="cuda", dtype=dtype),
+            "sizes": torch.ones(batch, length, 1, device="cuda"),
+            "score": torch.rand(batch, length, device="cuda"),
+        }
+        width = 2 if dtype == torch.float16 else 4
+        moved = batch * width * (length * channels + heads * length * depth + (length - r) * channels)
+        moved += batch * 4 * (length + (length - r) + length)
+        sizes = feeds["sizes"].to(dtype)
+
+        def steps(feeds=feeds, sizes=sizes):  # type: ignore[no-untyped-def]
+            return torch_merge(torch, feeds["tokens"], feeds["metric"], sizes, r)
+
+        times = {
+            "torch": milliseconds(torch, steps),
+            "torch graph": milliseconds(torch, graphed(torch, steps)),
+        }
+        for op_type in OPS:
+            call, _ = kernels.prepare(op_type, feeds, {"r": r, "protected": 1, "merge": 1})
+            times[op_type] = milliseconds(torch, call)
+            times[f"{op_type} graph"] = milliseconds(torch, graphed(torch, call))
+        again = kernels.prepare("TokenMerge", feeds, {"r": r, "protected": 1})[0]
+        times["TokenMerge again"] = milliseconds(torch, again)
+        print(str(dtype), {name: f"{value * 1e3:.1f} us" for name, value in times.items()})
+        merge, graph = times["TokenMerge"], times["TokenMerge graph"]
+        print(
+            f"  TokenMerge: {times['torch'] / merge:.1f}x torch eager, "
+            f"{times['torch graph'] / graph:.1f}x torch graph against graph; "
+            f"{moved / 1e6:.2f} MB at {moved / graph / 1e6:.0f} GB/s, "
+            f"{moved / graph * 1e3 / bandwidth:.0%} of the copy bandwidth"
+        )
+
+
+def main() -> None:
+    step, folder = sys.argv[1], Path(sys.argv[2])
+    if step == "prepare":
+        prepare(folder)
+        return
+    kernels = Kernels(folder)
+    check(kernels, folder)
+    bench(kernels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Finding the places where a network's tokens can be reduced: after the attention of each block."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnx_ir as ir
+
+from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
+from edgec.passes.editing import attribute, constant, consumers, rank, sizes, sole_consumer
+from edgec.passes.infra import MatchLog
+from edgec.passes.tokens.flow import NORMS, Survey, key_mask, survey
+
+AXIS_KEY = "edgec.attention"
+"""Metadata that `fuse.attention` leaves on an `Attention`: `tokens`, or `unknown`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One block whose tokens can be reduced behind its attention.
+
+    Attributes:
+        index: its place among the graph's sites, from 0: the layer that a schedule names.
+        attention: the block's `Attention`.
+        stream: (B, N, C), what the rest of the network reads: the sum of the block's input and
+            its attention, behind the norm in a post-norm block.
+        length: N.
+        protected: leading tokens that must stay: learned ones and those that are singled out later.
+        mask: the attention's padding mask, (B or 1, 1, 1, N) or (1, N) shaped, None where there is none.
+        found: what lies behind it.
+    """
+
+    index: int
+    attention: ir.Node
+    stream: ir.Value
+    length: int
+    protected: int
+    mask: ir.Value | None
+    found: Survey
+
+    @property
+    def layer(self) -> str:
+        """The user's name of the attention's layer."""
+        return source_layer(self.attention)
+
+
+class _Refused(Exception):  # noqa: N818 - a reason, not an error
+    pass
+
+
+def find_sites(model: ir.Model, log: MatchLog | None = None) -> list[Site]:
+    """The sites of a neutral graph in order; the attentions that are none go to the log, with reasons."""
+    log = MatchLog() if log is None else log
+    found: list[Site] = []
+    for node in list(model.graph):
+        if is_op(node, "ChannelAttention", domain=EDGEC_DOMAIN):
+            log.missed(node, "it attends over channels; its tokens are mixed by no attention")
+        if not is_op(node, "Attention"):
+            continue
+        try:
+            found.append(_read(model.graph, node, len(found)))
+        except _Refused as refused:
+            log.missed(node, str(refused))
+    if not found:
+        return []
+    # What one site or anything behind it singles out is special in every block of the same sequence.
+    protected: dict[int, int] = {}
+    for site in found:
+        protected[site.length] = max(protected.get(site.length, 0), site.protected)
+    return [dataclasses.replace(site, protected=protected[site.length]) for site in found]
+
+
+def _read(graph: ir.Graph, node: ir.Node, index: int) -> Site:
+    query, key = node.inputs[0], node.inputs[1]
+    if node.metadata_props.get(AXIS_KEY, "tokens") != "tokens":
+        raise _Refused("nothing tells that its softmax runs over tokens")
+    query_sizes, key_sizes = sizes(query), sizes(key)
+    if query_sizes is None or len(query_sizes) != 4 or key_sizes is None or len(key_sizes) != 4:
+        raise _Refused("its operands are not (batch, heads, tokens, depth)")
+    length = query_sizes[2]
+    if length is None or key_sizes[2] is None:
+        raise _Refused("its number of tokens is open; give the model a fixed shape")
+    if key_sizes[2] != length:
+        raise _Refused(
+            f"{length} queries attend to {key_sizes[2]} keys: it is a cross-attention, or the layers behind "
+            "read no other tokens"
+        )
+    if attribute(node, "is_causal", 0):
+        raise _Refused("it is causal: its tokens must keep their order")
+    mask = node.inputs[3] if len(node.inputs) > 3 else None
+    padding = None if mask is None else key_mask(mask)
+    if mask is not None and padding is None:
+        raise _Refused(f"its bias {mask.name!r} has a value for each pair of tokens")
+    stream = _stream(node, query_sizes[0], length)
+    found = survey(graph, stream)
+    if found.refusal is not None:
+        raise _Refused(found.refusal)
+    if not found.products:
+        reason = f" ({found.restores[0][1]})" if found.restores else ""
+        raise _Refused(f"nothing behind it gets cheaper{reason}")
+    protected = max(found.singled, _learned(stream, length))
+    if length - protected < 2:
+        raise _Refused(f"of its {length} tokens {protected} must stay")
+    return Site(index, node, stream, length, protected, padding, found)
+
+
+_WITHIN = frozenset(
+    {"Transpose", "Reshape", "MatMul", "Gemm", "Mul", "Identity", "Dropout", "Cast", "Squeeze"}
+)
+
+
+def _stream(attention: ir.Node, batch: int | None, length: int) -> ir.Value:
+    """The sum of the block's input and the attention's output.
+
+    From the attention forward through its projection, bias, layer scale and norms, to the first Add
+    of something that is computed and has the tokens' shape.
+    """
+    value = attention.outputs[0]
+    while True:
+        node = sole_consumer(value)
+        if node is None:
+            readers = "nothing" if not consumers(value) else f"{len(consumers(value))} nodes"
+            raise _Refused(f"its output is read by {readers} before a residual connection")
+        other = _other(node, value)
+        output = node.outputs[0]
+        if is_op(node, "Add") and other is not None and constant(other) is None and not _from_weights(other):
+            break
+        known = node.op_type in _WITHIN or node.op_type in NORMS or is_op(node, "Add")
+        if not known or node.domain not in ("", "ai.onnx"):
+            raise _Refused(f"{node.op_type} stands between it and a residual connection")
+        value = output
+    shape = sizes(output)
+    if shape is None or len(shape) != 3 or shape[1] != length:
+        if shape is not None and batch is not None and shape[0] is not None and shape[0] < batch:
+            raise _Refused(f"it is windowed: it attends to {length} tokens at a time, {batch} times")
+        raise _Refused(f"the residual connection's shape is {shape}, not (batch, {length}, channels)")
+    if batch is None:
+        raise _Refused("its batch size is open; give the model a fixed one")
+    if shape[0] != batch:
+        raise _Refused(f"it is windowed: it attends to {length} tokens at a time, {batch} times")
+    after = sole_consumer(output)
+    if after is not None and after.op_type in NORMS and after.inputs[0] is output:
+        return after.outputs[0]
+    return output
+
+
+def _other(node: ir.Node, value: ir.Value) -> ir.Value | None:
+    if len(node.inputs) != 2:
+        return None
+    return node.inputs[1] if node.inputs[0] is value else node.inputs[0]
+
+
+def _from_weights(value: ir.Value | None, depth: int = 12) -> bool:
+    """Whether a value is computed from constants alone."""
+    if value is None or constant(value) is not None:
+        return True
+    node = value.producer()
+    return node is not None and depth > 0 and all(_from_weights(each, depth - 1) for each in node.inputs)
+
+
+def _learned(stream: ir.Value, length: int) -> int:
+    """Leading learned tokens: where the sequence is put together, the constants in front."""
+    seen: set[ir.Node] = set()
+    waiting = [stream.producer()]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        shape = sizes(node.outputs[0])
+        if is_op(node, "Concat") and shape is not None and len(shape) == 3 and shape[1] == length:
+            count = _leading(node)
+            if count is not None:
+                return count
+        waiting.extend(value.producer() for value in node.inputs if value is not None)
+    return 0
+
+
+def _leading(concat: ir.Node) -> int | None:
+    total = rank(concat.outputs[0])
+    if total is None or attribute(concat, "axis") % total != 1:
+        return None
+    flags = [_from_weights(value) for value in concat.inputs]
+    counts = [(sizes(value) or (None, None))[1] for value in concat.inputs]
+    if all(flags) or None in counts:
+        return None
+    first_input = flags.index(False)
+    if any(flags[first_input:]):
+        raise _Refused("learned tokens stand behind the others; only leading ones can be protected")
+    # A sequence that is only put together again from its parts says nothing; look further back.
+    return sum(count for count in counts[:first_input] if count is not None) or None

@@ -1,0 +1,268 @@
+// The ops of the ai.edgec domain as an OpenVINO extension: shapes, attributes, and a call of the plain C
+// kernels on OpenVINO's own threads.
+
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "openvino/core/extension.hpp"
+#include "openvino/core/op_extension.hpp"
+#include "openvino/frontend/onnx/extension/conversion.hpp"
+#include "openvino/op/op.hpp"
+#include "token_kernels.h"
+
+namespace {
+
+constexpr const char* DOMAIN_NAME = "ai.edgec";
+
+void on_tbb(int64_t count, edgec_task task, void* data) {
+    tbb::parallel_for(
+        int64_t(0), count, [&](int64_t index) { task(index, data); }, tbb::static_partitioner());
+}
+
+// Below this many floats moved or multiplied, waking another thread costs more than it brings.
+constexpr int64_t WORTH_A_THREAD = 1 << 20;
+
+// Scratch memory that outlives a call: one block a thread that evaluates.
+void* scratch(int64_t bytes) {
+    constexpr size_t LINE = 64;
+    thread_local std::vector<char> block;
+    const size_t wanted = static_cast<size_t>(bytes) + LINE;
+    if (block.size() < wanted) block.resize(wanted);
+    const auto address = reinterpret_cast<uintptr_t>(block.data());
+    return reinterpret_cast<void*>((address + LINE - 1) / LINE * LINE);
+}
+
+// What the reducing ops share: attributes, output shapes, and how a call is cut into tasks.
+class Reduction : public ov::op::Op {
+public:
+    Reduction() = default;
+    Reduction(const ov::OutputVector& inputs, int64_t r, int64_t guarded)
+        : ov::op::Op(inputs), m_r(r), m_protected(guarded) {}
+
+    void validate_and_infer_types() override {
+        const size_t sizes = get_input_size() - 1;
+        for (size_t index = 0; index < get_input_size(); ++index)
+            NODE_VALIDATION_CHECK(this,
+                                  get_input_element_type(index) == ov::element::f32 ||
+                                      get_input_element_type(index) == ov::element::dynamic,
+                                  "input ", index, " must be f32, it is ", get_input_element_type(index));
+        ov::PartialShape tokens = get_input_partial_shape(0);
+        NODE_VALIDATION_CHECK(this, tokens.rank().compatible(3), "tokens must have 3 dimensions");
+        if (tokens.rank().is_dynamic()) tokens = ov::PartialShape::dynamic(3);
+        const ov::Dimension length = tokens[1];
+        ov::PartialShape merged = tokens;
+        merged[1] = length.is_static() ? ov::Dimension(length.get_length() - m_r) : ov::Dimension::dynamic();
+        set_output_type(0, get_input_element_type(0), merged);
+        set_output_type(1, get_input_element_type(sizes), ov::PartialShape{tokens[0], merged[1], 1});
+        set_output_type(2, ov::element::i32, ov::PartialShape{tokens[0], length});
+    }
+
+    bool visit_attributes(ov::AttributeVisitor& visitor) override {
+        visitor.on_attribute("r", m_r);
+        visitor.on_attribute("protected", m_protected);
+        return true;
+    }
+
+    bool has_evaluate() const override { return true; }
+
+protected:
+    struct Call {
+        edgec_token_shape shape;
+        void* workspace;
+        edgec_parallel parallel;
+        int64_t threads;
+    };
+
+    Call prepare(ov::TensorVector& outputs, const ov::TensorVector& inputs, size_t metric) const {
+        const ov::Shape tokens = inputs[0].get_shape(), keys = inputs[metric].get_shape();
+        Call call;
+        const auto size = [](size_t value) { return static_cast<int64_t>(value); };
+        call.shape = {size(tokens[0]), size(tokens[1]), size(tokens[2]), size(keys[1]), size(keys[3]), m_r,
+                      m_protected};
+        const auto& s = call.shape;
+        const size_t kept = static_cast<size_t>(s.length - s.r);
+        outputs[0].set_shape({tokens[0], kept, tokens[2]});
+        outputs[1].set_shape({tokens[0], kept, 1});
+        outputs[2].set_shape({tokens[0], tokens[1]});
+        call.workspace = scratch(edgec_token_workspace(&s));
+        const int64_t work = s.batch * s.length * (s.length * s.depth / 4 + s.channels + s.heads * s.depth);
+        call.threads = work < WORTH_A_THREAD ? 1 : tbb::this_task_arena::max_concurrency();
+        call.parallel = call.threads > 1 ? on_tbb : nullptr;
+        return call;
+    }
+
+    int64_t m_r = 0, m_protected = 0;
+};
+
+class TokenMerge : public Reduction {
+public:
+    OPENVINO_OP("TokenMerge", DOMAIN_NAME);
+    TokenMerge() = default;
+    TokenMerge(const ov::OutputVector& inputs, int64_t r, int64_t guarded) : Reduction(inputs, r, guarded) {
+        constructor_validate_and_infer_types();
+    }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        return std::make_shared<TokenMerge>(inputs, m_r, m_protected);
+    }
+
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
+        const Call call = prepare(outputs, inputs, 1);
+        return edgec_token_merge(&call.shape, inputs[0].data<float>(), inputs[1].data<float>(),
+                                 inputs[2].data<float>(), outputs[0].data<float>(), outputs[1].data<float>(),
+                                 outputs[2].data<int32_t>(), call.workspace, call.parallel,
+                                 call.threads) == 0;
+    }
+};
+
+class TokenMergeEnergy : public Reduction {
+public:
+    OPENVINO_OP("TokenMergeEnergy", DOMAIN_NAME);
+    TokenMergeEnergy() = default;
+    TokenMergeEnergy(const ov::OutputVector& inputs, int64_t r, int64_t guarded, float margin)
+        : Reduction(inputs, r, guarded), m_margin(margin) {
+        constructor_validate_and_infer_types();
+    }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        return std::make_shared<TokenMergeEnergy>(inputs, m_r, m_protected, m_margin);
+    }
+
+    bool visit_attributes(ov::AttributeVisitor& visitor) override {
+        visitor.on_attribute("margin", m_margin);
+        return Reduction::visit_attributes(visitor);
+    }
+
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
+        const Call call = prepare(outputs, inputs, 1);
+        return edgec_token_merge_energy(&call.shape, m_margin, inputs[0].data<float>(),
+                                        inputs[1].data<float>(), inputs[2].data<float>(),
+                                        outputs[0].data<float>(), outputs[1].data<float>(),
+                                        outputs[2].data<int32_t>(), call.workspace, call.parallel,
+                                        call.threads) == 0;
+    }
+
+private:
+    float m_margin = 0.5f;
+};
+
+class TokenPrune : public Reduction {
+public:
+    OPENVINO_OP("TokenPrune", DOMAIN_NAME);
+    TokenPrune() = default;
+    TokenPrune(const ov::OutputVector& inputs, int64_t r, int64_t guarded, int64_t merge)
+        : Reduction(inputs, r, guarded), m_merge(merge) {
+        constructor_validate_and_infer_types();
+    }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        return std::make_shared<TokenPrune>(inputs, m_r, m_protected, m_merge);
+    }
+
+    bool visit_attributes(ov::AttributeVisitor& visitor) override {
+        visitor.on_attribute("merge", m_merge);
+        return Reduction::visit_attributes(visitor);
+    }
+
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
+        const Call call = prepare(outputs, inputs, 2);
+        return edgec_token_prune(&call.shape, m_merge != 0, inputs[0].data<float>(), inputs[1].data<float>(),
+                                 inputs[2].data<float>(), inputs[3].data<float>(), outputs[0].data<float>(),
+                                 outputs[1].data<float>(), outputs[2].data<int32_t>(), call.workspace,
+                                 call.parallel, call.threads) == 0;
+    }
+
+private:
+    int64_t m_merge = 1;
+};
+
+class TokenRestore : public ov::op::Op {
+public:
+    OPENVINO_OP("TokenRestore", DOMAIN_NAME);
+    TokenRestore() = default;
+    explicit TokenRestore(const ov::OutputVector& inputs) : ov::op::Op(inputs) {
+        constructor_validate_and_infer_types();
+    }
+
+    void validate_and_infer_types() override {
+        NODE_VALIDATION_CHECK(this,
+                              get_input_element_type(0).is_dynamic() || get_input_element_type(0) == ov::element::f32,
+                              "tokens must be f32");
+        NODE_VALIDATION_CHECK(this,
+                              get_input_element_type(1).is_dynamic() || get_input_element_type(1) == ov::element::i32,
+                              "assignment must be i32");
+        ov::PartialShape tokens = get_input_partial_shape(0), assignment = get_input_partial_shape(1);
+        if (tokens.rank().is_dynamic()) tokens = ov::PartialShape::dynamic(3);
+        if (assignment.rank().is_dynamic()) assignment = ov::PartialShape::dynamic(2);
+        set_output_type(0, get_input_element_type(0), ov::PartialShape{tokens[0], assignment[1], tokens[2]});
+    }
+
+    bool visit_attributes(ov::AttributeVisitor&) override { return true; }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        return std::make_shared<TokenRestore>(inputs);
+    }
+
+    bool has_evaluate() const override { return true; }
+
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
+        const ov::Shape tokens = inputs[0].get_shape(), places = inputs[1].get_shape();
+        outputs[0].set_shape({tokens[0], places[1], tokens[2]});
+        return edgec_token_restore(static_cast<int64_t>(tokens[0]), static_cast<int64_t>(tokens[1]),
+                                   static_cast<int64_t>(places[1]), static_cast<int64_t>(tokens[2]),
+                                   inputs[0].data<float>(), inputs[1].data<int32_t>(),
+                                   outputs[0].data<float>()) == 0;
+    }
+};
+
+using Context = ov::frontend::NodeContext;
+
+ov::Extension::Ptr converter(const std::string& op_type, const ov::frontend::CreatorFunction& create) {
+    return std::make_shared<ov::frontend::onnx::ConversionExtension>(op_type, DOMAIN_NAME, create);
+}
+
+int64_t integer(const Context& node, const char* name, int64_t otherwise) {
+    return node.get_attribute<int64_t>(name, otherwise);
+}
+
+ov::OutputVector inputs_of(const Context& node) {
+    ov::OutputVector inputs;
+    for (size_t index = 0; index < node.get_input_size(); ++index)
+        inputs.push_back(node.get_input(static_cast<int>(index)));
+    return inputs;
+}
+
+}  // namespace
+
+OPENVINO_CREATE_EXTENSIONS(std::vector<ov::Extension::Ptr>({
+    std::make_shared<ov::OpExtension<TokenMerge>>(),
+    std::make_shared<ov::OpExtension<TokenMergeEnergy>>(),
+    std::make_shared<ov::OpExtension<TokenPrune>>(),
+    std::make_shared<ov::OpExtension<TokenRestore>>(),
+    converter("TokenMerge",
+              [](const Context& node) {
+                  return std::make_shared<TokenMerge>(inputs_of(node), integer(node, "r", 0),
+                                                      integer(node, "protected", 0))
+                      ->outputs();
+              }),
+    converter("TokenMergeEnergy",
+              [](const Context& node) {
+                  return std::make_shared<TokenMergeEnergy>(inputs_of(node), integer(node, "r", 0),
+                                                            integer(node, "protected", 0),
+                                                            node.get_attribute<float>("margin", 0.5f))
+                      ->outputs();
+              }),
+    converter("TokenPrune",
+              [](const Context& node) {
+                  return std::make_shared<TokenPrune>(inputs_of(node), integer(node, "r", 0),
+                                                      integer(node, "protected", 0),
+                                                      integer(node, "merge", 1))
+                      ->outputs();
+              }),
+    converter("TokenRestore",
+              [](const Context& node) { return std::make_shared<TokenRestore>(inputs_of(node))->outputs(); }),
+}));

@@ -1,0 +1,210 @@
+"""Steps that the definitions of the token ops share, in ONNX's textual form.
+
+Every step keeps to ops that ONNX Runtime, OpenVINO, TensorRT and Core ML accept: no scatter, no sort and
+no TopK (whose order of ties differs between engines). A token's rank is the number of tokens ahead of
+it, counted in a comparison matrix; its place in the output is what is left of its index when the
+tokens removed before it are taken away; averaging a group is a product with a 0/1 matrix.
+
+All decisions are made in float32 and int32 whatever the graph's precision. `NaN` in a metric counts as
+0 and its values are clipped to ±1e15, so that no drawn metric can make an order undefined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+import onnx.parser
+import onnx_ir as ir
+
+from edgec.core.dialect import EDGEC_DOMAIN, ONNX_OPSET
+from edgec.core.errors import RequestError
+
+CONSTANTS = """
+  axis0 = Constant <value_ints = [0]> ()
+  axis1 = Constant <value_ints = [1]> ()
+  axis2 = Constant <value_ints = [2]> ()
+  step2 = Constant <value_ints = [2]> ()
+  last = Constant <value_ints = [-1]> ()
+  far = Constant <value_ints = [9223372036854775807]> ()
+  minus1 = Constant <value_int = -1> ()
+  zero64 = Constant <value_int = 0> ()
+  one64 = Constant <value_int = 1> ()
+  zero32 = Cast <to = 6> (zero64)
+  one32 = Cast <to = 6> (one64)
+  two32 = Add (one32, one32)
+  zero = Constant <value_float = 0.0> ()
+  one = Constant <value_float = 1.0> ()
+  r64 = Constant <value_int: int = @r> ()
+  protected64 = Constant <value_int: int = @protected> ()
+  r32 = Cast <to = 6> (r64)
+  protected32 = Cast <to = 6> (protected64)
+  first = Reshape (protected64, axis1)
+  batch = Shape <start = 0, end = 1> (tokens)
+  length_ = Shape <start = 1, end = 2> (tokens)
+  length = Squeeze (length_)
+  token_size32 = Cast <to = 1> (sizes)
+  free_size32 = Slice (token_size32, first, far, axis1)
+  free_size = Squeeze (free_size32, last)
+"""
+"""Numbers; `free` tokens are those after the protected ones."""
+
+KEYS = """
+  metric32 = Cast <to = 1> (metric)
+  ordered = Equal (metric32, metric32)
+  without_nan = Where (ordered, metric32, zero)
+  bound = Constant <value_float = 1.0e15> ()
+  minus_bound = Neg (bound)
+  bounded = Clip (without_nan, minus_bound, bound)
+  summed = ReduceSum <keepdims = 0> (bounded, axis1)
+  keys = Slice (summed, first, far, axis1)
+  squared = Mul (keys, keys)
+  square_norm = ReduceSum <keepdims = 1> (squared, last)
+  tiny = Constant <value_float = 1.0e-30> ()
+  square_norm_floor = Max (square_norm, tiny)
+  norm = Sqrt (square_norm_floor)
+  inverse_norm = Div (one, norm)
+"""
+"""`keys` (B, F, D): the metric of the free tokens summed over heads; `inverse_norm` (B, F, 1)."""
+
+RANKS = """
+  count_ = Shape <start = 1, end = 2> (ranked)
+  count = Squeeze (count_)
+  index64 = Range (zero64, count, one64)
+  index = Cast <to = 6> (index64)
+  index_row = Unsqueeze (index, axis0)
+  index_column = Unsqueeze (index, axis1)
+  earlier = Less (index_row, index_column)
+  ranked_row = Unsqueeze (ranked, axis1)
+  ranked_column = Unsqueeze (ranked, axis2)
+  higher = Greater (ranked_row, ranked_column)
+  equal = Equal (ranked_row, ranked_column)
+  equal_earlier = And (equal, earlier)
+  ahead = Or (higher, equal_earlier)
+  ahead32 = Cast <to = 6> (ahead)
+  rank = ReduceSum <keepdims = 0> (ahead32, last)
+"""
+"""`rank` (B, K) of the values `ranked` (B, K): highest first, the lower index first among equals."""
+
+POSITIONS = """
+  removed_row = Unsqueeze (removed, axis1)
+  removed_earlier = And (removed_row, earlier)
+  removed_earlier32 = Cast <to = 6> (removed_earlier)
+  gone = ReduceSum <keepdims = 0> (removed_earlier32, last)
+  place = Sub (index, gone)
+  position = Add (place, protected32)
+  target_position = GatherElements <axis = 1> (position, target)
+  free_assignment = Where (removed, target_position, position)
+"""
+"""`free_assignment` (B, F) from `removed` (B, F) and, for those, the free token `target` (B, F)."""
+
+ASSIGN = """
+  guard64 = Range (zero64, protected64, one64)
+  guard = Cast <to = 6> (guard64)
+  guard_shape = Concat <axis = 0> (batch, first)
+  guards = Expand (guard, guard_shape)
+  assignment = Concat <axis = 1> (guards, free_assignment)
+"""
+"""`assignment` (B, N): the protected tokens keep their places in front."""
+
+AVERAGE = """
+  out_length = Sub (length, r64)
+  slot64 = Range (zero64, out_length, one64)
+  slot = Cast <to = 6> (slot64)
+  slot_column = Unsqueeze (slot, axis1)
+  assignment_row = Unsqueeze (assignment, axis1)
+  member = Equal (assignment_row, slot_column)
+  share = Cast <to = 1> (member)
+  token32 = Cast <to = 1> (tokens)
+  weighted = Mul (token32, weight)
+  total = MatMul (share, weighted)
+  mass = MatMul (share, weight)
+  mass_floor = Max (mass, tiny)
+  average = Div (total, mass_floor)
+  merged = CastLike (average, tokens)
+  merged_sizes = CastLike (mass, sizes)
+"""
+"""`merged` and `merged_sizes` from `assignment` and the tokens' `weight` (B, N, 1)."""
+
+
+def define(op_type: str, attributes: str, inputs: str, outputs: str, *steps: str) -> ir.Function:
+    """The function of the edgec domain that runs the steps one after the other.
+
+    Args:
+        op_type: the function's name.
+        attributes: in ONNX's textual form, with defaults.
+        inputs: names, separated by commas.
+        outputs: names, separated by commas.
+        steps: the body, in pieces.
+    """
+    declared = f"<{attributes}>" if attributes else ""
+    text = (
+        f'<domain: "{EDGEC_DOMAIN}", opset_import: ["": {ONNX_OPSET}]>\n'
+        f"{op_type} {declared} ({inputs}) => ({outputs})\n{{{''.join(steps)}}}"
+    )
+    function = ir.from_proto(onnx.parser.parse_function(text))
+    assert isinstance(function, ir.Function)
+    return function
+
+
+def integer(node: ir.Node, name: str, default: int = 0) -> int:
+    """An integer attribute of a node."""
+    found = node.attributes.get(name)
+    return default if found is None else found.as_int()
+
+
+def infer_reduction(node: ir.Node, *, most: int, what: str) -> Sequence[tuple[ir.Shape, ir.DataType]]:
+    """Shapes and dtypes of (merged, merged_sizes, assignment).
+
+    Args:
+        node: the node; its inputs 0 and the last are tokens (B, N, C) and sizes (B, N, 1).
+        most: divisor and rest of the free tokens: at most `free // most` for merging by pairs
+            (most 2), `free - 1` for pruning (most 1).
+        what: the op in words, for the message.
+
+    Raises:
+        RequestError: r is negative or too large for the tokens there are.
+        ValueError: the tokens' shape or dtype is unknown.
+    """
+    tokens, sizes = node.inputs[0], node.inputs[-1]
+    if tokens is None or tokens.shape is None or tokens.dtype is None or len(tokens.shape) != 3:
+        raise ValueError(f"{node.name}: tokens must be (batch, tokens, channels) of a known dtype")
+    r, protected = integer(node, "r"), integer(node, "protected")
+    batch, length, channels = tokens.shape
+    kept: int | ir.SymbolicDim = ir.SymbolicDim(None)
+    if isinstance(length, int):
+        check_r(r, length, protected, most=most, what=what, where=node.name)
+        kept = length - r
+    dtype = sizes.dtype if sizes is not None and sizes.dtype is not None else tokens.dtype
+    return (
+        (ir.Shape([batch, kept, channels]), tokens.dtype),
+        (ir.Shape([batch, kept, 1]), dtype),
+        (ir.Shape([batch, length]), ir.DataType.INT32),
+    )
+
+
+def largest_r(length: int, protected: int, *, most: int) -> int:
+    """The most tokens that one step can take away: half of the free ones, or all but one."""
+    free = length - protected
+    return max(0, free // 2 if most == 2 else free - 1)
+
+
+def check_r(r: int, length: int, protected: int, *, most: int, what: str, where: str | None = None) -> None:
+    """Refuse an r outside what the tokens allow.
+
+    Raises:
+        RequestError: r is negative or larger than `largest_r`, or fewer than two tokens are free.
+    """
+    limit = largest_r(length, protected, most=most)
+    if protected < 0 or length - protected < 2:
+        raise RequestError(
+            f"{what} needs two free tokens; {length} tokens with {protected} protected leave "
+            f"{max(0, length - protected)}",
+            where=where,
+        )
+    if not 0 <= r <= limit:
+        raise RequestError(
+            f"{what} with r={r} of {length} tokens ({protected} protected)",
+            where=where,
+            fix=f"choose r from 0 to {limit}",
+        )

@@ -1,0 +1,447 @@
+"""The walk over a graph that turns every node into MIL, or lists all that cannot be turned."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx.shape_inference
+import onnx_ir as ir
+
+from edgec.core.dialect import EDGEC_DOMAIN
+from edgec.core.errors import RequestError, UnsupportedError
+from edgec.plugins.infra import plugins
+from edgec.targets.coreml.lowering.masks import clampable
+from edgec.targets.coreml.lowering.site import Operand, Refusal, Site, layer_of, narrowed, sanitized
+from edgec.targets.coreml.lowering.table import REFUSED, table
+from edgec.targets.coreml.versions import Release, coremltools
+
+MAX_RANK = 5
+MAX_BYTES = 2**31 - 1
+"""A package's model file is one protobuf; weights live beside it, but are held in memory here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """One input or output of the package.
+
+    Attributes:
+        source: the tensor's name in the graph.
+        name: its name in the package.
+        shape: its shape in the graph; a string is an open dimension.
+        dtype: its type in the graph, a numpy name.
+        mil_shape: its shape in the package: rank 0 becomes (1,).
+        mil_dtype: its type in the package: `fp32`, `fp16` or `int32`.
+    """
+
+    source: str
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    mil_shape: tuple[int | str, ...]
+    mil_dtype: str
+
+
+@dataclasses.dataclass
+class Lowered:
+    """A MIL program and what belongs to it.
+
+    Attributes:
+        program: coremltools' Program.
+        inputs: in the graph's order.
+        outputs: in the graph's order.
+        layers: prefix of MIL op names → source layer.
+    """
+
+    program: Any
+    inputs: list[Feature]
+    outputs: list[Feature]
+    layers: dict[str, str]
+
+
+_FEATURE_TYPES = {
+    "float32": "fp32",
+    "float16": "fp16",
+    "int32": "int32",
+    "int64": "int32",
+    "bool": "int32",
+    "uint8": "int32",
+    "int8": "int32",
+    "int16": "int32",
+    "uint16": "int32",
+}
+
+
+def lower(
+    model: ir.Model,
+    release: Release,
+    *,
+    half_inputs: bool = False,
+    dimensions: dict[str, Any] | None = None,
+) -> Lowered:
+    """Lower a model in the neutral dialect to a MIL program.
+
+    Args:
+        model: the model; it is left as it is.
+        release: what the package is built for.
+        half_inputs: fp32 inputs and outputs become fp16 in the package.
+        dimensions: symbols for the open dimensions, by their names; an open dimension that is not
+            among them is refused.
+
+    Raises:
+        UnsupportedError: something in the graph has no form in Core ML; lists all of it.
+    """
+    return _Walk(expanded(model), release, half_inputs, dimensions or {}).run()
+
+
+def expanded(model: ir.Model) -> ir.Model:
+    """The model with every op that has no rule replaced by its definition, where it has one.
+
+    Functions of the model (as `ai.edgec` ops carry them) and of the ONNX standard count alike.
+    """
+    rules = table()
+
+    def missing(graph: ir.Graph) -> set[tuple[str, str]]:
+        names = {(_domain(node), node.op_type) for node in graph.all_nodes()}
+        return {name for name in names if name not in rules and not (name[0] == "" and name[1] in REFUSED)}
+
+    model = with_bodies(model)
+    refused: set[tuple[str, str]] = set()
+    for _ in range(8):
+        local = {(key[0], key[1]) for key in model.functions}
+        known = {
+            name
+            for name in missing(model.graph) - refused
+            if name in local or _has_schema_function(name, model)
+        }
+        if not known:
+            break
+        proto = onnx.shape_inference.infer_shapes(ir.to_proto(model))
+        for name in sorted(known):
+            try:
+                inlined = onnx.inliner.inline_selected_functions(proto, [name], False, True)
+            except RuntimeError:
+                # A definition that depends on types which shape inference does not find.
+                refused.add(name)
+                continue
+            if any((node.domain, node.op_type) == name for node in inlined.graph.node):
+                refused.add(name)
+            proto = inlined
+        model = ir.from_proto(_named(proto))
+    return model
+
+
+def with_bodies(model: ir.Model) -> ir.Model:
+    """The model with the function bodies of the `ai.edgec` ops that it uses; itself if it has them all."""
+    used = {node.op_type for node in model.graph.all_nodes() if node.domain == EDGEC_DOMAIN}
+    known = {function.name for function in model.functions.values() if function.domain == EDGEC_DOMAIN}
+    bodies = plugins()
+    lacking = sorted(op_type for op_type in used - known if op_type in bodies)
+    if not lacking:
+        return model
+    copy = model.clone()
+    for op_type in lacking:
+        function = bodies[op_type].function()
+        copy.functions[function.identifier()] = function
+        for domain, version in function.opset_imports.items():
+            copy.opset_imports.setdefault(domain, version)
+    return copy
+
+
+def _named(proto: onnx.ModelProto) -> onnx.ModelProto:
+    for index, node in enumerate(proto.graph.node):
+        if not node.name:
+            node.name = f"{node.op_type}_{index}"
+    return onnx.shape_inference.infer_shapes(proto)
+
+
+def _has_schema_function(name: tuple[str, str], model: ir.Model) -> bool:
+    domain, op_type = name
+    version = model.opset_imports.get(domain, 1)
+    try:
+        schema = onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return False
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def _domain(node: ir.Node) -> str:
+    return "" if node.domain == "ai.onnx" else node.domain
+
+
+class _Walk:
+    def __init__(self, model: ir.Model, release: Release, half: bool, dimensions: dict[str, Any]) -> None:
+        coremltools()
+        from coremltools.converters.mil.mil import Builder
+
+        self.model = model
+        self.release = release
+        self.half = half
+        self.dimensions = dimensions
+        self.builder = Builder
+        self.values: dict[str, Operand] = {}
+        self.reasons: list[str] = []
+        self.layers: dict[str, str] = {}
+        self.fixes: list[str] = []
+        self.clampable = clampable(model.graph)
+
+    def run(self) -> Lowered:
+        """Build the program; collects reasons first and raises them all."""
+        from coremltools.converters.mil.mil import Function, Program
+
+        graph = self.model.graph
+        inputs = self._features(graph.inputs, "input")
+        self._initializers()
+        if not graph.inputs:
+            self.reasons.append("the graph has no inputs left, and a Core ML program needs one")
+        if len(inputs) != len(graph.inputs) or not inputs:
+            self._scan(graph)
+        if self.reasons:
+            raise self._unsupported()
+        placeholders = {feature.name: self._placeholder(feature) for feature in inputs}
+        with Function(placeholders, opset_version=self.release.coremltools_target) as function:
+            for feature in inputs:
+                self.values[feature.source] = self._entered(function.inputs[feature.name], feature)
+            for index, node in enumerate(graph):
+                self._node(index, node)
+            outputs = self._features(graph.outputs, "output")
+            if not self.reasons:
+                function.set_outputs([self._left(feature) for feature in outputs])
+        if self.reasons:
+            raise self._unsupported()
+        program = Program()
+        program.add_function("main", function)
+        return Lowered(program, inputs, outputs, self.layers)
+
+    def _scan(self, graph: ir.Graph) -> None:
+        """Where the walk cannot start, name at least the ops that no rule knows."""
+        for node in graph:
+            if _domain(node) == "" and node.op_type in REFUSED:
+                self._refused(node, Refusal(*REFUSED[node.op_type]))
+            elif (_domain(node), node.op_type) not in table() and node.op_type != "Constant":
+                self._refused(node, Refusal("there is no lowering for it"))
+
+    def _unsupported(self) -> UnsupportedError:
+        fixes = list(dict.fromkeys(fix for fix in self.fixes if fix))
+        return UnsupportedError(
+            f"coreml:{self.release.name}", self.reasons, fix="; ".join(fixes[:3]) if fixes else None
+        )
+
+    # Inputs and outputs
+
+    def _features(self, values: Any, what: str) -> list[Feature]:
+        features, names = [], set()
+        for value in values:
+            source = value.name or ""
+            name = sanitized(source)
+            while name in names:
+                name += "_"
+            names.add(name)
+            sizes = value.shape if value.shape is not None else self._found_shape(source)
+            if value.dtype is None or sizes is None:
+                missing = "type" if value.dtype is None else "rank"
+                self.reasons.append(f"{what} {source!r} has no known {missing}")
+                continue
+            dtype = value.dtype.name.lower()
+            dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
+            if dtype not in _FEATURE_TYPES:
+                self.reasons.append(f"{what} {source!r} is {dtype}, which Core ML lacks")
+                self.fixes.append("export the model with float32, float16, int32 or bool inputs and outputs")
+                continue
+            shape = tuple(size if isinstance(size, int) else str(size.value or "?") for size in sizes)
+            problem = self._shape_problem(shape, what)
+            if problem:
+                self.reasons.append(f"{what} {source!r} {problem}")
+                continue
+            mil_dtype = _FEATURE_TYPES[dtype]
+            if self.half and mil_dtype == "fp32":
+                mil_dtype = "fp16"
+            features.append(Feature(source, name, shape, dtype, shape or (1,), mil_dtype))
+        return features
+
+    def _found_shape(self, name: str) -> ir.Shape | None:
+        """The shape that the walk found for a value that came without one."""
+        found = self.values.get(name)
+        if found is None or not all(isinstance(size, (int, np.integer)) for size in found.shape):
+            return None
+        return ir.Shape([int(size) for size in found.shape])
+
+    def _shape_problem(self, shape: tuple[int | str, ...], what: str) -> str:
+        if len(shape) > MAX_RANK:
+            self.fixes.append("fold axes until none of its tensors has more than 5")
+            return f"has rank {len(shape)}, and Core ML stops at {MAX_RANK}"
+        if 0 in shape:
+            return "is empty, which Core ML lacks"
+        open_sizes = [size for size in shape if isinstance(size, str) and size not in self.dimensions]
+        if open_sizes and what == "input":
+            self.fixes.append("give the sizes with --input NAME:SHAPE:DTYPE")
+            return f"has open dimensions ({', '.join(open_sizes)})"
+        return ""
+
+    def _placeholder(self, feature: Feature) -> Any:
+        from coremltools.converters.mil.mil import types
+
+        dtype = {"fp32": types.fp32, "fp16": types.fp16, "int32": types.int32}[feature.mil_dtype]
+        shape = [self.dimensions[size] if isinstance(size, str) else size for size in feature.mil_shape]
+        return self.builder.placeholder(shape=shape, dtype=dtype)
+
+    def _entered(self, value: Any, feature: Feature) -> Any:
+        """The input in its graph's own type and rank."""
+        inside = {"float32": "fp32", "float16": "fp16", "bool": "bool"}.get(feature.dtype, "int32")
+        if inside == "bool":
+            value = self.builder.not_equal(x=value, y=np.int32(0), name=f"{feature.name}_as_bool")
+        elif inside != feature.mil_dtype:
+            value = self.builder.cast(x=value, dtype=inside, name=f"{feature.name}_as_{inside}")
+        if not feature.shape:
+            value = self.builder.squeeze(x=value, name=f"{feature.name}_scalar")
+        return value
+
+    def _left(self, feature: Feature) -> Any:
+        """The output in the package's type and rank, under the package's name for it."""
+        value = self.values[feature.source]
+        if isinstance(value, np.ndarray):
+            value = self.builder.const(val=narrowed(value, f"output {feature.source!r}"))
+        if not feature.shape and len(value.shape) == 0:
+            value = self.builder.expand_dims(x=value, axes=[0], name=f"{feature.name}_as_vector")
+        return self.builder.cast(x=value, dtype=feature.mil_dtype, name=feature.name)
+
+    # Nodes
+
+    def _initializers(self) -> None:
+        for name, value in self.model.graph.initializers.items():
+            if value.const_value is None:
+                self.reasons.append(f"initializer {name!r} has no data")
+                continue
+            array = np.asarray(value.const_value.numpy())
+            self.values[name] = self._clamped(value, array)
+
+    def _clamped(self, value: ir.Value, array: np.ndarray) -> np.ndarray:
+        return self.clampable.clamp(value, array)
+
+    def _node(self, index: int, node: ir.Node) -> None:
+        operands = [
+            None if value is None or not value.name else self.values.get(value.name) for value in node.inputs
+        ]
+        stem = f"{sanitized(layer_of(node))}_{index}"
+        self.layers[stem] = layer_of(node)
+        try:
+            results = self._lowered(node, operands, stem)
+        except Refusal as refusal:
+            self._refused(node, refusal)
+            results = self._stand_ins(node)
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            words = " ".join(str(error).split())[:200]
+            self._refused(node, Refusal(f"its inputs or attributes do not fit together ({words})"))
+            results = self._stand_ins(node)
+        results = results if isinstance(results, (list, tuple)) else [results]
+        for value, result in zip(node.outputs, results, strict=False):
+            if value.name and result is not None:
+                self.values[value.name] = result
+                if not isinstance(result, np.ndarray) and len(result.shape) > MAX_RANK:
+                    self._refused(
+                        node, Refusal(f"its result has rank {len(result.shape)}, and Core ML stops at 5")
+                    )
+
+    def _refused(self, node: ir.Node, refusal: Refusal) -> None:
+        op_type = f"{_domain(node)}::{node.op_type}" if _domain(node) else node.op_type
+        layer = layer_of(node)
+        where = (
+            f"{op_type} {node.name!r}" if layer == node.name else f"{op_type} {node.name!r} (layer {layer})"
+        )
+        self.reasons.append(f"{where}: {refusal.reason}")
+        self.fixes.append(refusal.fix)
+
+    def _lowered(self, node: ir.Node, operands: list[Operand | None], stem: str) -> Any:
+        domain = _domain(node)
+        if domain == "" and node.op_type == "Constant":
+            return self._constant(node)
+        for value, operand in zip(node.inputs, operands, strict=True):
+            if value is not None and value.name and operand is None:
+                raise Refusal(f"its input {value.name!r} is not computed by any node before it")
+        if domain == "" and node.op_type in REFUSED:
+            raise Refusal(*REFUSED[node.op_type])
+        if all(operand is None or isinstance(operand, np.ndarray) for operand in operands):
+            return self._folded(node, operands)
+        rule = table().get((domain, node.op_type))
+        if rule is None:
+            fix = "" if domain != EDGEC_DOMAIN else "keep its function body in the model"
+            raise Refusal("there is no lowering for it and it has no definition in other ops", fix)
+        return rule(Site(node, operands, self.release, stem, self.builder))
+
+    def _constant(self, node: ir.Node) -> np.ndarray:
+        tensor = ir.convenience.get_const_tensor(node.outputs[0])
+        if tensor is None:
+            raise Refusal("its value is not a tensor")
+        return self._clamped(node.outputs[0], np.asarray(tensor.numpy()))
+
+    def _folded(self, node: ir.Node, operands: list[Operand | None]) -> list[np.ndarray]:
+        """The results of a node whose inputs are all known, by ONNX's reference implementation."""
+        from onnx.reference import ReferenceEvaluator
+
+        proto = ir.to_proto(node)
+        given = {
+            value.name: operand
+            for value, operand in zip(node.inputs, operands, strict=True)
+            if value is not None
+        }
+        arrays = {name: array for name, array in given.items() if array is not None}
+        inputs = [
+            onnx.helper.make_tensor_value_info(
+                name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), list(array.shape)
+            )
+            for name, array in arrays.items()
+        ]
+        outputs = [onnx.ValueInfoProto(name=name) for name in proto.output if name]
+        imports = [
+            onnx.helper.make_opsetid(domain, version) for domain, version in self.model.opset_imports.items()
+        ]
+        try:
+            graph = onnx.helper.make_graph([proto], "fold", inputs, outputs)
+            evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=imports))
+            results = dict(zip([value.name for value in outputs], evaluator.run(None, arrays), strict=True))
+        except Exception as error:
+            raise Refusal(
+                f"its constant value cannot be computed ({' '.join(str(error).split())[:200]})"
+            ) from error
+        return [np.asarray(results[name]) if name else None for name in proto.output]  # type: ignore[misc]
+
+    def _stand_ins(self, node: ir.Node) -> list[Any]:
+        """Outputs of a refused node, so that the walk can go on and list what else is wrong."""
+        results = []
+        for value in node.outputs:
+            shape = (
+                [size if isinstance(size, int) else 1 for size in value.shape]
+                if value.shape is not None
+                else [1]
+            )
+            dtype = np.float32 if value.dtype is None else value.dtype.numpy()
+            kind = np.dtype(dtype)
+            fill = (
+                np.float32(0) if kind.kind == "f" else (np.bool_(False) if kind == np.bool_ else np.int32(0))
+            )
+            if len(shape) > MAX_RANK or math.prod(shape) == 0:
+                shape = [1]
+            results.append(self.builder.fill(shape=np.array(shape or [1], np.int32), value=fill))
+        return results
+
+
+def check_size(model: ir.Model) -> None:
+    """Refuse a model whose weights do not fit one package.
+
+    Raises:
+        RequestError: they are over 2 GB.
+    """
+    total = sum(
+        value.const_value.nbytes
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
+    )
+    if total > MAX_BYTES:
+        raise RequestError(
+            f"the weights take {total / 2**30:.1f} GiB, and this target stops at 2 GiB",
+            fix="split the model, or store its weights in float16",
+        )

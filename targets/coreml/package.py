@@ -1,0 +1,146 @@
+"""From a MIL program to an .mlpackage on disk, the same bytes each time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgec.core.errors import JobError
+from edgec.targets.coreml.lowering.program import Lowered
+from edgec.targets.coreml.versions import Release, coremltools
+
+MODEL_FILE = "Data/com.apple.CoreML/model.mlmodel"
+
+_VOLATILE = ("com.github.apple.coremltools.conversion_date",)
+"""Metadata that would make two builds of one model differ."""
+
+
+def save(
+    lowered: Lowered,
+    path: Path,
+    release: Release,
+    precision: str,
+    *,
+    description: str = "",
+    inputs: list[Any] | None = None,
+    labels: tuple[str, ...] = (),
+) -> Any:
+    """Run coremltools' own passes on the program and write the package.
+
+    Args:
+        lowered: the program; it is changed by the passes.
+        path: where the package goes; replaced if it is there.
+        release: what the package is built for.
+        precision: `fp32` or `fp16`.
+        description: one line that Xcode shows.
+        inputs: coremltools input types for images and open shapes; plain tensors where not given.
+        labels: class names; the first output then becomes the probabilities of a classifier.
+
+    Returns:
+        coremltools' model object, for weight compression.
+
+    Raises:
+        JobError: coremltools cannot convert the program.
+    """
+    ct = coremltools()
+    kinds = {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}
+    try:
+        with warnings.catch_warnings(), _quiet():
+            warnings.simplefilter("ignore")
+            model = ct.convert(
+                lowered.program,
+                source="milinternal",
+                convert_to="mlprogram",
+                minimum_deployment_target=release.coremltools_target,
+                compute_precision=kinds[precision],
+                inputs=inputs,
+                classifier_config=ct.ClassifierConfig(list(labels)) if labels else None,
+                pass_pipeline=_pipeline(ct),
+                skip_model_load=True,
+            )
+            model.short_description = description
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, AssertionError) as error:
+        words = " ".join(str(error).split())[:300]
+        raise JobError(f"coremltools could not convert the program ({words})", where=str(path)) from error
+    write(model, path)
+    return model
+
+
+_INEXACT_PASSES = ("common::fuse_elementwise_to_batchnorm",)
+"""It turns x · a + b into a batch_norm whose default epsilon of 1e-5 scales a by 1 - 5e-6."""
+
+
+def _pipeline(ct: Any) -> Any:
+    """Coremltools' passes, less those that change the numbers."""
+    pipeline = ct.PassPipeline()
+    pipeline.remove_passes(set(_INEXACT_PASSES))
+    return pipeline
+
+
+def write(model: Any, path: Path) -> None:
+    """Save coremltools' model under a path, with everything that varies pinned."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        draft = Path(scratch) / "model.mlpackage"
+        with _quiet():
+            model.save(str(draft))
+        pin(draft)
+        if path.exists():
+            shutil.rmtree(path)
+        draft.rename(path)
+
+
+def pin(path: Path) -> None:
+    """Make the package's bytes depend on its content alone.
+
+    The protobuf is serialized with its maps in order and without the conversion's date; the
+    Manifest's random identifiers become hashes of what they name.
+    """
+    from coremltools.proto import Model_pb2
+
+    file = path / MODEL_FILE
+    model = Model_pb2.Model()
+    model.ParseFromString(file.read_bytes())
+    for key in _VOLATILE:
+        model.description.metadata.userDefined.pop(key, None)
+    file.write_bytes(model.SerializeToString(deterministic=True))
+    manifest_file = path / "Manifest.json"
+    manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
+    names = {key: _identifier(path, entry) for key, entry in manifest["itemInfoEntries"].items()}
+    entries = {names[key]: entry for key, entry in manifest["itemInfoEntries"].items()}
+    manifest["itemInfoEntries"] = dict(sorted(entries.items()))
+    manifest["rootModelIdentifier"] = names[manifest["rootModelIdentifier"]]
+    text = json.dumps(manifest, indent=4, sort_keys=True)
+    manifest_file.write_text(text + "\n", encoding="utf-8")
+
+
+def _identifier(path: Path, entry: dict[str, str]) -> str:
+    digest = hashlib.sha256(entry["path"].encode())
+    target = path / "Data" / entry["path"]
+    files = sorted(target.rglob("*")) if target.is_dir() else [target]
+    for file in files:
+        if file.is_file():
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return str(uuid.UUID(bytes=digest.digest()[:16])).upper()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep coremltools' progress bars and log lines off the terminal."""
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,77 @@
+"""The target Core ML: a neutral graph to an .mlpackage for one release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgec.core.errors import JobError
+from edgec.core.graph import Arrays, Graph
+from edgec.runtime.engine import Engine, EngineDescription, LayerTime
+from edgec.targets.base import Candidate
+from edgec.targets.coreml.engine import CheckedPackage
+from edgec.targets.coreml.features import write_features
+from edgec.targets.coreml.lowering.program import check_size, expanded, lower
+from edgec.targets.coreml.package import save
+from edgec.targets.coreml.versions import DEFAULT_RELEASE, release
+
+ENGINE = "coreml"
+MODEL = "model.mlpackage"
+PRECISIONS = ("fp32", "fp16")
+
+
+class CoreML:
+    """Apple's devices, through an ML program package.
+
+    Args:
+        release_name: `ios16`, `ios17` or `ios18`.
+    """
+
+    runs_here = False
+    """A package runs on Apple devices only: here it is checked, and nothing about it is measured."""
+
+    def __init__(self, release_name: str | None = None) -> None:
+        self.name = "coreml"
+        self.release = release(release_name or DEFAULT_RELEASE)
+
+    def candidates(self, graph: Graph, precision: str) -> list[Candidate]:
+        """One package in the precision asked for; `auto` is fp16, which every compute unit takes.
+
+        Raises:
+            UnsupportedError: something in the graph has no form in Core ML; lists all of it.
+            MissingExtraError: coremltools is not installed.
+            JobError: the precision is not available here.
+        """
+        wanted = "fp16" if precision == "auto" else precision
+        if wanted not in PRECISIONS:
+            raise JobError(
+                f"--precision {wanted} is not available on Core ML", fix=f"use {' or '.join(PRECISIONS)}"
+            )
+        check_size(graph.model)
+        lower(graph.model, self.release)
+        form = "fused attention" if self.release.fused_attention else "attention in parts"
+        return [Candidate(ENGINE, wanted, f"{self.release.name}, {form}")]
+
+    def lower(self, graph: Graph, candidate: Candidate) -> Graph:  # noqa: ARG002
+        """The graph with every op that Core ML knows only by its definition replaced by it."""
+        return graph.with_model(expanded(graph.model.clone()))
+
+    def build(self, graph: Graph, candidate: Candidate, folder: Path) -> None:
+        """Write the package of a lowered graph into an empty folder, with its `engine.json`.
+
+        Raises:
+            UnsupportedError: something in the graph has no form in Core ML.
+            JobError: coremltools cannot convert the program.
+        """
+        lowered = lower(graph.model, self.release, half_inputs=candidate.precision == "fp16")
+        path = folder / MODEL
+        save(lowered, path, self.release, candidate.precision, description=graph.source.name)
+        write_features(folder, lowered.inputs, lowered.outputs)
+        EngineDescription(ENGINE, MODEL, candidate.precision, 0, candidate.form, lowered.layers).write(folder)
+
+    def open(self, folder: Path) -> Engine:
+        """Open what `build` wrote, for checking."""
+        return CheckedPackage(folder)
+
+    def profile(self, engine: Engine, feeds: Arrays) -> list[LayerTime]:
+        """No times: they are measured on the device."""
+        return engine.profile(feeds)

@@ -1,0 +1,88 @@
+"""The token ops as OpenVINO runs them, in graphs of both precisions, against their definitions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from token_bodies import model, run_body
+
+from edgec.plugins import native_build
+
+openvino = pytest.importorskip("openvino")
+
+SHAPES = [(1, 197, 384, 6, 64, 13, 1), (2, 18, 5, 3, 7, 4, 0), (3, 33, 16, 1, 16, 15, 2)]
+
+
+@pytest.fixture(scope="module")
+def core():  # type: ignore[no-untyped-def]
+    made = openvino.Core()
+    made.add_extension(str(native_build.openvino_library()))
+    return made
+
+
+def infer(core, op_type: str, feeds: dict, attributes: dict, precision: str) -> list[np.ndarray]:  # type: ignore[no-untyped-def]
+    proto = model(op_type, attributes)
+    del proto.functions[:]
+    read = core.read_model(proto.SerializeToString())
+    read.reshape({name: array.shape for name, array in feeds.items()})
+    compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    return [np.array(value) for value in compiled(feeds).values()]
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("op_type", ["TokenMerge", "TokenMergeEnergy", "TokenPrune"])
+def test_openvino_computes_the_definition(core, op_type: str, shape: tuple, precision: str) -> None:  # type: ignore[no-untyped-def]
+    batch, length, channels, heads, depth, r, protected = shape
+    rng = np.random.default_rng(3)
+    feeds = {
+        "tokens": rng.normal(size=(batch, length, channels)).astype(np.float32),
+        "metric": rng.integers(-2, 3, (batch, heads, length, depth)).astype(np.float32),
+        "sizes": rng.integers(1, 4, (batch, length, 1)).astype(np.float32),
+    }
+    attributes: dict = {"r": r, "protected": protected}
+    if op_type == "TokenPrune":
+        feeds["score"] = rng.integers(0, 9, (batch, length)).astype(np.float32)
+        attributes["merge"] = 1
+    if op_type == "TokenMergeEnergy":
+        attributes["margin"] = 0.25
+    actual = infer(core, op_type, feeds, attributes, precision)
+    expected = run_body(op_type, feeds, **attributes)
+    np.testing.assert_array_equal(actual[2], expected[2])
+    np.testing.assert_array_equal(actual[1], expected[1])
+    # The op itself computes in float32 in either precision.
+    np.testing.assert_allclose(actual[0], expected[0], atol=1e-5)
+
+
+def test_openvino_restores(core) -> None:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(4)
+    feeds = {
+        "tokens": rng.normal(size=(2, 5, 7)).astype(np.float32),
+        "assignment": rng.integers(0, 5, (2, 9)).astype(np.int32),
+    }
+    [actual] = infer(core, "TokenRestore", feeds, {}, "f32")
+    [expected] = run_body("TokenRestore", feeds)
+    np.testing.assert_array_equal(actual, expected)
+    np.testing.assert_array_equal(actual[1, 3], feeds["tokens"][1, feeds["assignment"][1, 3]])
+
+
+def test_a_library_is_compiled_once() -> None:
+    first = native_build.openvino_library()
+    stamp = first.stat().st_mtime_ns
+    assert native_build.openvino_library() == first
+    assert first.stat().st_mtime_ns == stamp
+
+
+def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from edgec.core.errors import JobError
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(JobError, match="no C\\+\\+ compiler"):
+        native_build.kernel_library()
+    assert not list(tmp_path.rglob("*.so"))
