@@ -22,7 +22,7 @@ from edgec.verification import GateResult, check
 
 FIRST_BLOCKS = 4
 FINAL_BLOCKS = 9
-BLOCK_SECONDS = 0.2
+BLOCK_SECONDS = 0.12
 CLOSE_CALL = 1.1
 """Candidates within this ratio of the fastest are measured again, in more blocks."""
 
