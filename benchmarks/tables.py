@@ -24,7 +24,7 @@ def publish(name: str, title: str, body: str) -> None:
     """Print a result and keep it as `results/NAME.md` with the command, the machine and the versions."""
     host = host_profile()
     tools = ", ".join(f"{tool} {version}" for tool, version in tool_versions().items())
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    command = f"python benchmarks/{Path(sys.argv[0]).name}"
     text = (
         f"# {title}\n\n"
         f"Command: `{command}`\n\n"
