@@ -1,0 +1,1 @@
+"""Target RTX: portable TensorRT-RTX engines, built without a GPU."""
