@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -37,6 +37,18 @@ class EvaluationData:
     def samples(self) -> int:
         """How many samples."""
         return len(next(iter(self.inputs.values())))
+
+    def part(self, rows: slice, name: str) -> EvaluationData:
+        """Some of the samples, under the data's name and the part's."""
+        labels = None if self.labels is None else self.labels[rows]
+        kept = {key: array[rows] for key, array in self.inputs.items()}
+        return EvaluationData(f"{self.name}, {name}", kept, labels)
+
+    def first(self, most: int) -> EvaluationData:
+        """At most so many of the samples, spread over the whole."""
+        if self.samples <= most:
+            return self
+        return self.part(slice(0, most * (self.samples // most), self.samples // most), f"{most} samples")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +85,26 @@ def evaluation_data(graph: Graph, path: str | Path | None) -> EvaluationData | N
     Raises:
         RequestError: the file does not fit the model; says which array and how.
     """
+    return _data(graph, path, "held out")
+
+
+def calibration_data(graph: Graph, path: str | Path | None) -> EvaluationData | None:
+    """The data that searches and calibration look at, likewise.
+
+    Raises:
+        RequestError: the file does not fit the model; says which array and how.
+    """
+    return _data(graph, path, "calibration")
+
+
+def _data(
+    graph: Graph, path: str | Path | None, part: Literal["held out", "calibration"]
+) -> EvaluationData | None:
     data: EvaluationData | None = None
     if path is not None:
         data = _from_file(Path(path))
     elif graph.source.kind == "zoo":
-        data = _from_zoo(graph)
+        data = _from_zoo(graph, part)
     if data is not None:
         _check_fit(graph, data)
     return data
@@ -88,11 +115,13 @@ def evaluate(graph: Graph, run: Run, data: EvaluationData | None) -> Scores | No
     if data is None or graph.run_source is None:
         return None
     expected = run_all(graph.run_source, graph.inputs, data)
-    found = run_all(run, graph.inputs, data)
+    return scores(data, expected, run_all(run, graph.inputs, data))
+
+
+def scores(data: EvaluationData, expected: np.ndarray, found: np.ndarray) -> Scores:
+    """The scores of the source's outputs and an engine's, each of shape (samples, …)."""
     if data.labels is None:
-        return Scores(
-            "mean cosine to the source", 1.0, _mean_cosine(expected, found), data.samples, data.name
-        )
+        return Scores("mean cosine to the source", 1.0, mean_cosine(expected, found), data.samples, data.name)
     return Scores(
         "top-1 accuracy",
         _top1(expected, data.labels),
@@ -104,17 +133,19 @@ def evaluate(graph: Graph, run: Run, data: EvaluationData | None) -> Scores | No
 
 def run_all(run: Run, specs: tuple[TensorSpec, ...], data: EvaluationData) -> np.ndarray:
     """The first output for every sample, shape (samples, …), run in batches of the model's own size."""
+    return np.concatenate([next(iter(run(feeds).values()))[:real] for feeds, real in batches(specs, data)])
+
+
+def batches(specs: tuple[TensorSpec, ...], data: EvaluationData) -> Iterator[tuple[Arrays, int]]:
+    """The samples as feeds of the model's own batch size, each with how many of its samples are real."""
     batch = next((spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], int)), 1)
     assert isinstance(batch, int)
-    rows = []
     for start in range(0, data.samples, batch):
         feeds = {name: array[start : start + batch] for name, array in data.inputs.items()}
         missing = batch - len(next(iter(feeds.values())))
         if missing:
             feeds = {name: _repeat_last(array, missing) for name, array in feeds.items()}
-        output = next(iter(run(feeds).values()))
-        rows.append(output[: batch - missing])
-    return np.concatenate(rows)
+        yield feeds, batch - missing
 
 
 def _from_file(path: Path) -> EvaluationData:
@@ -123,13 +154,12 @@ def _from_file(path: Path) -> EvaluationData:
     return EvaluationData(path.name, arrays, labels)
 
 
-def _from_zoo(graph: Graph) -> EvaluationData | None:
-    from edgec.zoo import evaluation as zoo_evaluation
+def _from_zoo(graph: Graph, part: Literal["held out", "calibration"]) -> EvaluationData | None:
+    from edgec import zoo
 
-    evaluation = zoo_evaluation(graph.source.spec.removeprefix("zoo:"))
-    if evaluation is None:
-        return None
-    return EvaluationData(f"{graph.source.spec}, held out", evaluation.inputs, evaluation.labels)
+    draw = zoo.evaluation if part == "held out" else zoo.calibration
+    data = draw(graph.source.spec.removeprefix("zoo:"))
+    return None if data is None else EvaluationData(f"{graph.source.spec}, {part}", data.inputs, data.labels)
 
 
 def _check_fit(graph: Graph, data: EvaluationData) -> None:
@@ -185,7 +215,8 @@ def _top1(outputs: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(outputs.reshape(len(labels), -1).argmax(axis=1) == labels))
 
 
-def _mean_cosine(expected: np.ndarray, found: np.ndarray) -> float:
+def mean_cosine(expected: np.ndarray, found: np.ndarray) -> float:
+    """The mean over samples of the cosine between two outputs, each of shape (samples, …)."""
     left = expected.reshape(len(expected), -1).astype(np.float64)
     right = found.reshape(len(found), -1).astype(np.float64)
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)

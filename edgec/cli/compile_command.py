@@ -18,7 +18,9 @@ def command(
     ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="the bundle's folder")] = None,
     precision: Annotated[options.Precision, typer.Option("--precision")] = options.Precision.auto,
-    tokens: Annotated[str, typer.Option("--tokens", metavar="off", help="token reduction")] = "off",
+    tokens: Annotated[
+        str, typer.Option("--tokens", metavar="off|auto|r=N|keep=F", help="token reduction")
+    ] = "off",
     slim: Annotated[str, typer.Option("--slim", metavar="off", help="slimming by measured latency")] = "off",
     latency: Annotated[str | None, typer.Option("--latency", help="largest median latency, e.g. 5ms")] = None,
     max_drop: Annotated[
@@ -47,7 +49,7 @@ def command(
 
     # x86 takes a graph whole or refuses it, so there is never anything to fall back to.
     del allow_fallback
-    _refuse_what_is_not_there(tokens, slim, calib)
+    _refuse_what_is_not_there(tokens, slim)
     with progress() as steps:
         bundle = edgec.compile(
             model,
@@ -57,6 +59,8 @@ def command(
             latency=options.milliseconds(latency),
             max_drop=options.fraction(max_drop),
             eval_data=eval_data,
+            calib=calib,
+            tokens=tokens,
             inputs=inputs or (),
             batch=batch,
             passes=options.pass_edits(passes),
@@ -75,13 +79,11 @@ def command(
         _print_summary(fields)
 
 
-def _refuse_what_is_not_there(tokens: str, slim: str, calib: Path | None) -> None:
+def _refuse_what_is_not_there(tokens: str, slim: str) -> None:
     if tokens != "off":
         raise JobError("token reduction is not in this version", fix="leave --tokens off")
     if slim != "off":
         raise JobError("slimming is not in this version", fix="leave --slim off")
-    if calib is not None:
-        raise JobError("calibration data serves int8, which is not in this version", fix="leave out --calib")
 
 
 def _print_summary(fields: dict[str, Any]) -> None:

@@ -77,6 +77,8 @@ class Graph:
         exported: path of the exporter's own, untouched ONNX file; the baseline of benchmarks.
         preprocessing: how raw data becomes an input, per input name (`mean`, `std`, `size`, …).
         labels: class names where the source has them.
+        calibration: feeds as the model will meet them, for the ranges of a lower precision; empty where
+            the user gave none.
     """
 
     model: ir.Model
@@ -88,6 +90,7 @@ class Graph:
     exported: str | None = None
     preprocessing: dict[str, dict[str, object]] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    calibration: tuple[Arrays, ...] = ()
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:

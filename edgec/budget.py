@@ -1,0 +1,155 @@
+"""What a lossy step may cost, and the data that tells what it did cost.
+
+Token reduction, int8 and weight compression change what a network computes. What they may cost is the
+user's to say (`--max-drop`), and it is measured twice: searches look at one part of the data as often as
+they like, the result is judged once on another part that no search has seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from edgec import accuracy
+from edgec.accuracy import EvaluationData, Run, Scores
+from edgec.core.errors import NumericsError, RequestError
+from edgec.core.graph import Arrays, Graph
+
+DEFAULT_DROP = 0.01
+"""The drop that a lossy step may cost where the user asks for one and names no drop: one point of
+accuracy, or a mean cosine of 0.99 to the source where there are no labels."""
+
+SEARCH_SAMPLES = 256
+"""Most samples that a search looks at: a search scores some tens of engines."""
+
+
+class Judge:
+    """Scores engines on one set of data against the source, which runs on it once.
+
+    Args:
+        graph: the loaded graph; its `run_source` says what the source computes.
+        data: samples, with or without labels.
+    """
+
+    def __init__(self, graph: Graph, data: EvaluationData) -> None:
+        self._graph = graph
+        self.data = data
+
+    @functools.cached_property
+    def expected(self) -> np.ndarray:
+        """The source's first output for every sample, shape (samples, …)."""
+        assert self._graph.run_source is not None
+        return accuracy.run_all(self._graph.run_source, self._graph.inputs, self.data)
+
+    def outputs(self, run: Run) -> np.ndarray:
+        """An engine's first output for every sample, shape (samples, …)."""
+        return accuracy.run_all(run, self._graph.inputs, self.data)
+
+    def scores(self, run: Run) -> Scores:
+        """The source's score and the engine's."""
+        return accuracy.scores(self.data, self.expected, self.outputs(run))
+
+    def damage(self, outputs: np.ndarray) -> float:
+        """How far outputs are from the source's: one minus their mean cosine, at least 0."""
+        return max(0.0, 1.0 - accuracy.mean_cosine(self.expected, outputs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What lossy steps may cost together.
+
+    Attributes:
+        max_drop: the largest drop of the score, as a fraction.
+        search: judges whatever a search tries.
+        held_out: judges the result, once, on samples that no search has seen.
+    """
+
+    max_drop: float
+    search: Judge
+    held_out: Judge
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the score is accuracy; else it is the mean cosine to the source."""
+        return self.held_out.data.labels is not None
+
+    def check(self, scores: Scores) -> None:
+        """Refuse an engine that costs more than is allowed.
+
+        Raises:
+            NumericsError: it does; says both scores.
+        """
+        if scores.drop > self.max_drop:
+            raise NumericsError(
+                f"{scores.metric} drops by {scores.drop:.2%} ({scores.source:.2%} to {scores.engine:.2%}) on "
+                f"{scores.samples} held-out samples, {self.max_drop:.2%} is allowed",
+                fix="allow a larger --max-drop, take a higher --precision, or reduce less",
+            )
+
+
+def budget_of(
+    graph: Graph,
+    evaluation: EvaluationData | None,
+    calibration: EvaluationData | None,
+    max_drop: float | None,
+) -> Budget | None:
+    """The budget that a request's data allow; None where there is no data at all.
+
+    Calibration data with labels, or any where nothing has labels, is what searches look at; otherwise the
+    evaluation data is parted, every second sample for the search and the rest held out.
+
+    Raises:
+        RequestError: a drop is allowed and there is nothing to measure it on, or one sample only.
+    """
+    given = evaluation or calibration
+    if given is None or graph.run_source is None:
+        if max_drop is None:
+            return None
+        raise RequestError(
+            "--max-drop needs data to measure the drop on",
+            fix="give --eval-data F.npz with inputs and labels, or --calib F.npz with inputs alone: the drop "
+            "is then one minus the mean cosine to the source",
+        )
+    drop = DEFAULT_DROP if max_drop is None else max_drop
+    alike = (
+        evaluation is not None
+        and calibration is not None
+        and (calibration.labels is None) == (evaluation.labels is None)
+    )
+    if alike:
+        assert evaluation is not None
+        assert calibration is not None
+        return Budget(drop, Judge(graph, calibration.first(SEARCH_SAMPLES)), Judge(graph, evaluation))
+    if given.samples < 2:
+        raise RequestError(
+            "one sample cannot serve the search and be held out from it", where=given.name, fix="give more"
+        )
+    seen = given.part(slice(0, None, 2), "searched").first(SEARCH_SAMPLES)
+    return Budget(drop, Judge(graph, seen), Judge(graph, given.part(slice(1, None, 2), "held out")))
+
+
+def calibration_feeds(graph: Graph, calibration: EvaluationData, most: int = 64) -> tuple[Arrays, ...]:
+    """Calibration data as feeds of the model's own batch size, at most `most` samples."""
+    return tuple(feeds for feeds, _ in accuracy.batches(graph.inputs, calibration.first(most)))
+
+
+def calibration_data(graph: Graph, path: str | Path | None) -> EvaluationData | None:
+    """The data to calibrate on: the user's file, else what a zoo model brings, else None.
+
+    Raises:
+        RequestError: the file does not fit the model, or cannot tell ranges: constant or NaN.
+    """
+    data = accuracy.calibration_data(graph, path)
+    if data is None:
+        return None
+    for name, array in data.inputs.items():
+        if array.dtype.kind == "f" and array.size > 1 and np.ptp(array) == 0:
+            raise RequestError(
+                f"array {name!r} holds one value only, which tells nothing of the ranges",
+                where=data.name,
+                fix="give inputs as the model will meet them",
+            )
+    return data

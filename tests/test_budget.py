@@ -1,0 +1,90 @@
+"""What a budget measures on, and what it refuses."""
+
+import dataclasses
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgec.accuracy import EvaluationData
+from edgec.budget import DEFAULT_DROP, budget_of, calibration_data, calibration_feeds
+from edgec.core.errors import NumericsError, RequestError
+from edgec.core.graph import Graph, Source, TensorSpec
+
+CLASSES = 3
+
+
+def _source(feeds):
+    return {"y": feeds["x"] * 2.0}
+
+
+@pytest.fixture
+def graph() -> Graph:
+    model = ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 23}), ir_version=10)
+    inputs = (TensorSpec("x", (2, CLASSES), "float32"),)
+    return Graph(model, Source("m.onnx", "onnx", "m", "0"), inputs, [], [], run_source=_source)
+
+
+def _data(samples: int, *, labels: bool, name: str = "data") -> EvaluationData:
+    drawn = np.random.default_rng(0)
+    inputs = {"x": drawn.standard_normal((samples, CLASSES)).astype(np.float32)}
+    return EvaluationData(name, inputs, inputs["x"].argmax(axis=1) if labels else None)
+
+
+def test_evaluation_data_alone_is_parted_and_no_sample_is_in_both_parts(graph):
+    data = _data(9, labels=True)
+    budget = budget_of(graph, data, None, 0.05)
+    rows = [tuple(row) for judge in (budget.search, budget.held_out) for row in judge.data.inputs["x"]]
+    assert sorted(rows) == sorted(tuple(row) for row in data.inputs["x"])
+    assert budget.labelled
+    assert budget.max_drop == 0.05
+
+
+def test_calibration_data_is_searched_and_all_evaluation_data_held_out(graph):
+    budget = budget_of(graph, _data(6, labels=True), _data(4, labels=True, name="seen"), None)
+    assert (budget.search.data.name, budget.held_out.data.samples) == ("seen", 6)
+    assert budget.max_drop == DEFAULT_DROP
+
+
+def test_calibration_without_labels_does_not_search_for_a_labelled_score(graph):
+    budget = budget_of(graph, _data(6, labels=True), _data(4, labels=False, name="seen"), None)
+    assert budget.search.data.labels is not None
+
+
+def test_a_drop_is_refused_beyond_the_budget_and_allowed_within(graph):
+    budget = budget_of(graph, _data(40, labels=True), None, 0.1)
+    budget.check(budget.held_out.scores(_source))
+    with pytest.raises(NumericsError, match="top-1 accuracy drops by"):
+        budget.check(budget.held_out.scores(lambda feeds: {"y": -feeds["x"]}))
+
+
+def test_without_labels_the_score_is_agreement(graph):
+    budget = budget_of(graph, None, _data(40, labels=False), 0.01)
+    shifted = budget.held_out.scores(lambda feeds: {"y": feeds["x"] + np.float32(1.0)})
+    assert shifted.metric == "mean cosine to the source"
+    assert shifted.drop > 0.01
+    assert budget.held_out.scores(_source).drop == pytest.approx(0.0, abs=1e-12)
+    outputs = budget.search.outputs(lambda feeds: {"y": feeds["x"] + np.float32(1.0)})
+    assert budget.search.damage(outputs) > 0.01
+
+
+def test_a_drop_without_any_data_names_what_to_give(graph):
+    with pytest.raises(RequestError, match="--max-drop needs data"):
+        budget_of(graph, None, None, 0.01)
+    assert budget_of(graph, None, None, None) is None
+    with pytest.raises(RequestError, match="one sample"):
+        budget_of(graph, _data(1, labels=True), None, 0.01)
+
+
+def test_calibration_data_of_one_value_is_refused(graph, tmp_path):
+    references = [{"y": np.zeros((2, CLASSES), np.float32)}]
+    graph = dataclasses.replace(graph, references=references)
+    path = tmp_path / "flat.npz"
+    np.savez(path, x=np.ones((4, CLASSES), np.float32))
+    with pytest.raises(RequestError, match="one value only"):
+        calibration_data(graph, path)
+
+
+def test_feeds_have_the_models_batch(graph):
+    feeds = calibration_feeds(graph, _data(5, labels=False))
+    assert [feed["x"].shape for feed in feeds] == [(2, CLASSES)] * 3
