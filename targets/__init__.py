@@ -27,7 +27,8 @@ def target_named(name: str) -> Target:
 
     Args:
         name: `x86` with whichever engine is fastest, or `x86:ort` or `x86:openvino` for one of them;
-            `coreml` for the newest release, or `coreml:ios16` and the like for one of them.
+            `coreml` for the newest release, or `coreml:ios16` and the like for one of them, with words
+            behind it (`coreml:ios18:tensor`; `targets/coreml/words.py` has them all).
 
     Raises:
         RequestError: there is no such target; says the nearest.
@@ -39,17 +40,17 @@ def target_named(name: str) -> Target:
             f"this version of edgec does not build for {family}: {_NOT_BUILT[family]}",
             fix=f"choose from {', '.join(NAMES)}",
         )
+    variant = name.partition(":")[2] or None
+    if family == "coreml":
+        from edgec.targets.coreml.target import CoreML
+
+        return CoreML(variant)
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1)
         raise RequestError(
             f"no target is named {name!r}",
             fix=f"did you mean {near[0]}?" if near else f"choose from {', '.join(NAMES)}",
         )
-    variant = name.partition(":")[2] or None
-    if family == "coreml":
-        from edgec.targets.coreml.target import CoreML
-
-        return CoreML(variant)
     from edgec.targets.x86.target import X86
 
     return X86(variant)

@@ -12,7 +12,7 @@ from edgec.targets.coreml.engine import CheckedPackage
 from edgec.targets.coreml.features import write_features
 from edgec.targets.coreml.lowering.program import check_size, expanded, lower
 from edgec.targets.coreml.package import save
-from edgec.targets.coreml.versions import DEFAULT_RELEASE, release
+from edgec.targets.coreml.words import variant_named
 
 ENGINE = "coreml"
 MODEL = "model.mlpackage"
@@ -23,15 +23,19 @@ class CoreML:
     """Apple's devices, through an ML program package.
 
     Args:
-        release_name: `ios16`, `ios17` or `ios18`.
+        variant: `ios16`, `ios17` or `ios18`, and words behind it (`ios18:tensor`).
+
+    Raises:
+        RequestError: there is no such release or word.
     """
 
     runs_here = False
     """A package runs on Apple devices only: here it is checked, and nothing about it is measured."""
 
-    def __init__(self, release_name: str | None = None) -> None:
+    def __init__(self, variant: str | None = None) -> None:
         self.name = "coreml"
-        self.release = release(release_name or DEFAULT_RELEASE)
+        self.variant = variant_named(variant)
+        self.release = self.variant.release
 
     def candidates(self, graph: Graph, precision: str) -> list[Candidate]:
         """One package in the precision asked for; `auto` is fp16, which every compute unit takes.
