@@ -76,6 +76,11 @@ class Interpreter:
         """Names of the function's outputs, in order."""
         return list(self._block.outputs)
 
+    @property
+    def op_types(self) -> list[str]:
+        """The type of every op in order, constants aside."""
+        return [operation.type for operation in self._block.operations if operation.type != "const"]
+
     def run(self, feeds: Mapping[str, np.ndarray], watch: Watch | None = None) -> dict[str, Any]:
         """Run once.
 
