@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import shlex
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,9 @@ from edgec.core.graph import Graph
 from edgec.core.progress import Progress, Silent
 from edgec.inspection import Inspection, inspect_model
 from edgec.passes.manager import PassReport, Pipeline
-from edgec.targets.base import Target
+from edgec.targets.base import PreparesGraphs, Target
+from edgec.token_methods import check_words
+from edgec.token_reduction import Reduction, agreement, reduce_tokens
 from edgec.verification import GateResult, check_neutral
 from edgec.version import __version__
 
@@ -141,6 +144,14 @@ class Request:
         """Whether it allows a step that changes what the network computes, within a budget."""
         return self.max_drop is not None or self.precision == "int8" or self.tokens != "off"
 
+    @property
+    def is_gated(self) -> bool:
+        """Whether a loss on held-out data refuses the result.
+
+        A schedule that the user names without a drop is theirs to judge by the report.
+        """
+        return self.max_drop is not None or self.precision == "int8" or self.tokens == "auto"
+
     @classmethod
     def checked(
         cls,
@@ -173,6 +184,8 @@ class Request:
             )
         if output is not None:
             bundles.check_writable(Path(output))
+        if tokens not in ("off", "auto"):
+            check_words(tokens)
         return cls(
             named,
             target,
@@ -212,9 +225,17 @@ def compile_graph(
     if calibration is not None:
         graph = dataclasses.replace(graph, calibration=budgets.calibration_feeds(graph, calibration))
 
+    if isinstance(target, PreparesGraphs):
+        graph = target.prepared(graph)
     neutral = to_neutral(graph, request.pipeline, progress)
     with bundles.writing(folder, needed=_needed_bytes(neutral.graph)) as scratch:
-        choice = choose(target, neutral.graph, request.precision, scratch, progress)
+        choose_engine = functools.partial(_choose, request, progress)
+        reduction = None
+        if request.tokens == "off":
+            choice = choose_engine(neutral.graph, scratch)
+        else:
+            reduction = reduce_tokens(neutral.graph, request.tokens, target, choose_engine, scratch, progress)
+            choice = reduction.choice
         choice.chosen.folder.rename(scratch / bundles.ENGINE)
         _check_latency(choice, request.latency)
         engine = target.open(scratch / bundles.ENGINE)
@@ -226,11 +247,15 @@ def compile_graph(
                 scores = accuracy.evaluate(graph, engine.run, evaluation)
             else:
                 scores = budget.held_out.scores(engine.run)
-                budget.check(scores)
+                if request.is_gated:
+                    budget.check(scores)
+            if reduction is not None:
+                reduction.report["agreement"] = agreement(graph, engine)
         finally:
             engine.close()
         progress.step("writing the bundle")
-        bundles.write_samples(scratch, graph.examples, graph.references)
+        references = graph.references if reduction is None else reduction.reduced.graph.references
+        bundles.write_samples(scratch, graph.examples, references)
         io = InputsOutputs(graph.inputs, graph.outputs, graph.preprocessing, graph.labels)
         bundles.write_json(scratch / bundles.IO, io.to_json())
         report = _report(
@@ -240,6 +265,7 @@ def compile_graph(
             request,
             scores=scores,
             layers=[dataclasses.asdict(layer) for layer in layers],
+            reduction=reduction,
         )
         _write_report(scratch, report)
         bundles.seal(scratch, _manifest(report, graph))
@@ -260,10 +286,23 @@ def load(
     Raises:
         EdgecError: the source cannot be loaded, exported or verified.
     """
+    from edgec.frontends.inputs import open_sizes
+
+    graph = _loaded(model, example_inputs, inputs, batch, seed, progress or Silent())
+    return dataclasses.replace(graph, open_sizes=open_sizes(inputs)) if inputs else graph
+
+
+def _loaded(
+    model: str | torch.nn.Module,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None,
+    inputs: Sequence[str],
+    batch: int | None,
+    seed: int,
+    progress: Progress,
+) -> Graph:
     from edgec.frontends import load as load_source
     from edgec.zoo import load as load_zoo
 
-    progress = progress or Silent()
     if isinstance(model, str):
         if example_inputs is not None:
             raise RequestError("example_inputs go with a torch module only")
@@ -303,6 +342,10 @@ def to_neutral(graph: Graph, pipeline: Pipeline, progress: Progress) -> Neutral:
     return Neutral(neutral, reports, gate)
 
 
+def _choose(request: Request, progress: Progress, graph: Graph, scratch: Path) -> Choice:
+    return choose(request.target, graph, request.precision, scratch, progress)
+
+
 def _needed_bytes(graph: Graph) -> int:
     """Room for some candidates' engines side by side, and for all that is small."""
     weights = sum(
@@ -331,11 +374,13 @@ def _report(
     *,
     scores: accuracy.Scores | None,
     layers: list[dict[str, Any]],
+    reduction: Reduction | None,
 ) -> dict[str, Any]:
     from edgec.devices.host import host_profile
 
     inspection: Inspection = inspect_model(neutral.graph.model)
     candidate = choice.chosen.candidate
+    steps = [*neutral.reports, *([] if reduction is None else [reduction.reduced.report])]
     device = host_profile().to_dict()
     return {
         "schema": bundles.SCHEMA,
@@ -365,10 +410,10 @@ def _report(
         },
         "accuracy": None if scores is None else scores.to_json(),
         "layers": layers,
-        "passes": [_pass_json(report) for report in neutral.reports],
+        "passes": [_pass_json(report) for report in steps],
         "attention": [dataclasses.asdict(site) for site in inspection.attention],
         "fallbacks": [],
-        "tokens": None,
+        "tokens": None if reduction is None else reduction.report,
         "slim": None,
         "tools": tool_versions(),
         "files": {},
@@ -413,7 +458,7 @@ def _manifest(report: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
             "predicted": [],
         },
         "fallbacks": report["fallbacks"],
-        "tokens": None,
+        "tokens": report["tokens"],
         "slim": None,
         "samples": len(graph.examples),
     }
@@ -478,6 +523,10 @@ def _command(graph: Graph, request: Request) -> str:
     words = ["edgec", "compile", graph.source.spec, "--target", request.target_spec]
     if request.precision != "auto":
         words += ["--precision", request.precision]
+    if request.tokens != "off":
+        words += ["--tokens", request.tokens]
+    if request.max_drop is not None:
+        words += ["--max-drop", f"{request.max_drop:g}"]
     if request.pass_edits:
         words += ["--passes", ",".join(request.pass_edits)]
     return shlex.join(words)

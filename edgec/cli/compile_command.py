@@ -19,7 +19,7 @@ def command(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="the bundle's folder")] = None,
     precision: Annotated[options.Precision, typer.Option("--precision")] = options.Precision.auto,
     tokens: Annotated[
-        str, typer.Option("--tokens", metavar="off|auto|r=N|keep=F", help="token reduction")
+        str, typer.Option("--tokens", metavar="off|auto|r=N|keep=F|SITE:R+…", help="token reduction")
     ] = "off",
     slim: Annotated[str, typer.Option("--slim", metavar="off", help="slimming by measured latency")] = "off",
     latency: Annotated[str | None, typer.Option("--latency", help="largest median latency, e.g. 5ms")] = None,
@@ -49,7 +49,7 @@ def command(
 
     # x86 takes a graph whole or refuses it, so there is never anything to fall back to.
     del allow_fallback
-    _refuse_what_is_not_there(tokens, slim)
+    _refuse_what_is_not_there(slim)
     with progress() as steps:
         bundle = edgec.compile(
             model,
@@ -79,9 +79,7 @@ def command(
         _print_summary(fields)
 
 
-def _refuse_what_is_not_there(tokens: str, slim: str) -> None:
-    if tokens != "off":
-        raise JobError("token reduction is not in this version", fix="leave --tokens off")
+def _refuse_what_is_not_there(slim: str) -> None:
     if slim != "off":
         raise JobError("slimming is not in this version", fix="leave --slim off")
 

@@ -1,0 +1,233 @@
+"""Token reduction in a compile: a plan put into the neutral graph, its engine, and what it cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgec import accuracy
+from edgec.accuracy import Scores
+from edgec.choice import Choice
+from edgec.core.errors import EdgecError, JobError
+from edgec.core.evaluation import Evaluator
+from edgec.core.graph import Graph
+from edgec.core.progress import Progress
+from edgec.core.timing import measure
+from edgec.inspection import inspect_model
+from edgec.passes.decompose import load_passes
+from edgec.passes.infra import MatchLog
+from edgec.passes.manager import PassReport, Pipeline
+from edgec.passes.tokens.sites import Site, find_sites
+from edgec.runtime.engine import Engine
+from edgec.targets.base import Candidate, Target
+from edgec.token_methods import Plan, read_plan
+from edgec.verification import runnable
+
+Choose = Callable[[Graph, Path], Choice]
+"""The choice among a graph's engines, in a new folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduced:
+    """A graph with fewer tokens.
+
+    Attributes:
+        graph: its references are its own outputs in fp32, evaluated as written, not the source's: what an
+            engine of it must compute. What it costs to be another graph is the budget's affair.
+        plan: what was done.
+        report: of the pass that did it.
+    """
+
+    graph: Graph
+    plan: Plan
+    report: PassReport
+
+
+@dataclasses.dataclass
+class Reduction:
+    """What came of a request to reduce tokens.
+
+    Attributes:
+        reduced: the graph that ships.
+        choice: its engine.
+        scores: on held-out data, where they were taken already.
+        report: the section `tokens` of the report.
+    """
+
+    reduced: Reduced
+    choice: Choice
+    scores: Scores | None
+    report: dict[str, Any]
+
+
+def sites_of(neutral: Graph) -> tuple[list[Site], MatchLog]:
+    """The sites of a graph, and the attentions that are none with the reasons.
+
+    Raises:
+        JobError: it has no site; lists the reasons.
+    """
+    log = MatchLog()
+    sites = find_sites(neutral.model, log)
+    if not sites:
+        reasons = "; ".join(f"{miss.source}: {miss.reason}" for miss in log.misses)
+        raise JobError(
+            f"no block's tokens can be reduced ({reasons or 'the graph has no attention'})",
+            fix="leave --tokens off",
+        )
+    return sites, log
+
+
+def apply(neutral: Graph, plan: Plan) -> Reduced:
+    """Put a plan into a copy of the neutral graph.
+
+    Raises:
+        RequestError: a site does not exist, or its tokens do not allow the r.
+    """
+    graph = neutral.clone()
+    [report] = Pipeline([plan.step()]).run(graph.model)
+    return Reduced(graph, plan, report)
+
+
+def with_references(reduced: Reduced) -> Reduced:
+    """The same with the reduced graph's own outputs on the examples as references."""
+    graph = reduced.graph
+    load_passes()
+    # ONNX Runtime's Attention takes no bias that is the same for all queries, as sizes are.
+    written_out = graph.model.clone()
+    Pipeline.named(["decompose.attention"]).run(written_out)
+    with Evaluator(runnable(written_out)) as evaluator:
+        references = [evaluator.run(feeds) for feeds in graph.examples]
+    return dataclasses.replace(reduced, graph=dataclasses.replace(graph, references=references))
+
+
+def reduce_tokens(
+    neutral: Graph,
+    text: str,
+    target: Target,
+    choose: Choose,
+    scratch: Path,
+    progress: Progress,
+) -> Reduction:
+    """The engine of a schedule that the user names.
+
+    Args:
+        neutral: the neutral graph, gated against the source.
+        text: what `--tokens` says.
+        target: the target.
+        choose: chooses the engine.
+        scratch: an existing folder.
+        progress: told each step.
+
+    Raises:
+        RequestError: the text is no schedule of this graph.
+        JobError: the graph has no site.
+        NumericsError: no engine computes what the reduced graph computes.
+    """
+    sites, log = sites_of(neutral)
+    plan = read_plan(text, sites)
+    progress.step(f"reducing tokens: {plan.name}")
+    reduced = with_references(apply(neutral, plan))
+    choice = choose(reduced.graph, scratch)
+    fields = describe(neutral, reduced, sites, log, asked=text)
+    fields["baseline"] = beside_unreduced(neutral, choice, target, scratch, progress)
+    return Reduction(reduced, choice, None, fields)
+
+
+def describe(
+    neutral: Graph, reduced: Reduced, sites: list[Site], log: MatchLog, *, asked: str
+) -> dict[str, Any]:
+    """The section `tokens` of the report, as far as it does not depend on measuring."""
+    rates = {site.index: r for site, r in reduced.plan.reductions(sites)}
+    rows, left = [], {site.length: site.length for site in sites}
+    for site in sites:
+        if site.index == reduced.plan.schedule.restore:
+            left[site.length] = site.length
+        before, r = left[site.length], rates.get(site.index, 0)
+        left[site.length] = before - r
+        rows.append(
+            {
+                "site": site.index,
+                "layer": site.layer,
+                "r": r,
+                "before": before,
+                "after": before - r,
+                "protected": site.protected,
+            }
+        )
+    work = inspect_model(reduced.graph.model).macs / max(1, inspect_model(neutral.model).macs)
+    return {
+        "asked": asked,
+        "name": reduced.plan.name,
+        "method": reduced.plan.method.name,
+        "meaning": reduced.plan.method.meaning,
+        "schedule": reduced.plan.schedule.name,
+        "before": rows[0]["before"],
+        "after": rows[-1]["after"],
+        "sites": rows,
+        "refused": [dataclasses.asdict(miss) for miss in log.misses],
+        "work": work,
+        "baseline": None,
+        "frontier": [],
+        "searched_on": None,
+        "held_out": None,
+        "agreement": None,
+    }
+
+
+def beside_unreduced(
+    neutral: Graph, choice: Choice, target: Target, scratch: Path, progress: Progress
+) -> dict[str, Any] | None:
+    """The same engine without reduction, measured beside the chosen one; None where nothing can be measured.
+
+    Returns:
+        engine, precision and form, its median in milliseconds, and the ratio of the reduced engine's to it.
+    """
+    if not target.runs_here:
+        return None
+    candidate = choice.chosen.candidate
+    progress.step("measuring beside the engine without token reduction")
+    folder = scratch / "unreduced"
+    try:
+        unreduced = built(target, neutral, candidate, folder)
+    except EdgecError as error:
+        progress.note(f"the engine without token reduction could not be built: {error}")
+        return None
+    chosen = target.open(choice.chosen.folder)
+    feeds = neutral.examples[0]
+    try:
+        found = measure({"unreduced": lambda: unreduced.run(feeds), "reduced": lambda: chosen.run(feeds)})
+    finally:
+        unreduced.close()
+        chosen.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    return {
+        "engine": candidate.engine,
+        "precision": candidate.precision,
+        "form": candidate.form,
+        "p50": found["unreduced"].p50,
+        "ratio": found["reduced"].ratio_to(found["unreduced"]),
+    }
+
+
+def built(target: Target, graph: Graph, candidate: Candidate, folder: Path) -> Engine:
+    """Build a graph's engine in a new folder and open it."""
+    folder.mkdir()
+    target.build(target.lower(graph, candidate), candidate, folder)
+    return target.open(folder)
+
+
+def agreement(source: Graph, engine: Engine) -> dict[str, Any]:
+    """How far an engine's first output is from the source's own on the examples."""
+    name = source.outputs[0].name
+    expected = np.concatenate([reference[name] for reference in source.references])
+    found = np.concatenate([engine.run(feeds)[name] for feeds in source.examples])
+    return {
+        "cosine": accuracy.mean_cosine(expected, found),
+        "samples": len(expected),
+        "output": name,
+    }
