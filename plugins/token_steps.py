@@ -49,7 +49,7 @@ CONSTANTS = """
 """
 """Numbers; `free` tokens are those after the protected ones."""
 
-KEYS = """
+SUMMED = """
   metric32 = Cast <to = 1> (metric)
   ordered = Equal (metric32, metric32)
   without_nan = Where (ordered, metric32, zero)
@@ -57,7 +57,10 @@ KEYS = """
   minus_bound = Neg (bound)
   bounded = Clip (without_nan, minus_bound, bound)
   summed = ReduceSum <keepdims = 0> (bounded, axis1)
-  keys = Slice (summed, first, far, axis1)
+"""
+"""`summed` (B, N, D): the metric summed over heads."""
+
+NORMS = """
   squared = Mul (keys, keys)
   square_norm = ReduceSum <keepdims = 1> (squared, last)
   tiny = Constant <value_float = 1.0e-30> ()
@@ -65,7 +68,23 @@ KEYS = """
   norm = Sqrt (square_norm_floor)
   inverse_norm = Div (one, norm)
 """
+"""`inverse_norm` (B, F, 1) of `keys` (B, F, D)."""
+
+KEYS = f"""{SUMMED}
+  keys = Slice (summed, first, far, axis1)
+{NORMS}"""
 """`keys` (B, F, D): the metric of the free tokens summed over heads; `inverse_norm` (B, F, 1)."""
+
+IMPORTANCE = """
+  never = Constant <value_float = -3.0e38> ()
+  lowest = Constant <value_float = -2.0e38> ()
+  highest = Constant <value_float = 2.0e38> ()
+  score32 = Cast <to = 1> (score)
+  is_number = Equal (score32, score32)
+  number = Where (is_number, score32, lowest)
+  importance = Clip (number, lowest, highest)
+"""
+"""`importance` (B, N) from `score`: finite, NaN lowest; `never` lies below it."""
 
 RANKS = """
   count_ = Shape <start = 1, end = 2> (ranked)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.core.errors import RequestError
-from edgec.passes.editing import Editor
-from edgec.passes.infra import MatchLog, Pass, register
+from edgec.passes.infra import register
+from edgec.passes.tokens.importance import attention_received, scoring_obstacle
 from edgec.passes.tokens.reduce import Sweep
-from edgec.passes.tokens.schedule import Schedule, even
-from edgec.passes.tokens.sites import Site, find_sites
+from edgec.passes.tokens.reduction import TokenReduction
+from edgec.passes.tokens.schedule import Schedule
+from edgec.passes.tokens.sites import Site
+from edgec.plugins.token_transform.op import TEMPERATURE
 
-DEFAULT_R = 8
-"""Tokens a block where no schedule is given; ToMe's mildest setting for ViTs of about 200 tokens."""
-
-MATCHINGS = {"bipartite": "TokenMerge", "energy": "TokenMergeEnergy"}
+MATCHINGS = {"bipartite": "TokenMerge", "energy": "TokenMergeEnergy", "many-to-many": "TokenTransform"}
 
 
 @register
-class MergeTokens(Pass):
+class MergeTokens(TokenReduction):
     """Merge the most alike tokens behind the attention of each scheduled block.
 
     Before::
@@ -38,23 +36,23 @@ class MergeTokens(Pass):
     - Everything behind follows: shapes, and the later attentions, which weigh a token by its size
       (proportional attention). A padding mask becomes sizes of 0.
     - Whatever needs all tokens (dense outputs, pooling, a convolution) reads them through a
-      `TokenRestore`, which gives each its group's value.
+      `TokenRestore`, which gives each its group's value; `tokens.restore` makes that better.
     - An attention whose block cannot be reduced is left alone: windows, biases for each pair of
       tokens, causal order, channels, no residual connection.
 
-    Lossy: gated on the user's budget. ToMe (arXiv 2210.09461); PiToMe's matching by energy (arXiv
-    2405.16148) as an option.
+    Lossy: gated on the user's budget. ToMe (arXiv 2210.09461). As options PiToMe's matching by energy (arXiv
+    2405.16148) and Token Transforming's many-to-many weights (arXiv 2506.05709), where the r least attended
+    tokens (see `tokens.prune`) are spread over all that stay.
 
     Args:
         schedule: r by site; `DEFAULT_R` at every site where not given.
         matching: one of `MATCHINGS`.
         margin: PiToMe's margin.
+        temperature: of the many-to-many weights.
         proportional: weigh merged tokens by their size in attention.
     """
 
     name = "tokens.merge"
-    after = ("fuse.attention",)
-    exact = False
 
     def __init__(
         self,
@@ -62,40 +60,34 @@ class MergeTokens(Pass):
         *,
         matching: str = "bipartite",
         margin: float = 0.5,
+        temperature: float = TEMPERATURE,
         proportional: bool = True,
     ) -> None:
         if matching not in MATCHINGS:
             raise RequestError(
                 f"no matching is named {matching!r}", fix=f"choose from {', '.join(MATCHINGS)}"
             )
-        self.schedule = schedule
+        if not temperature > 0.0:
+            raise RequestError(f"the temperature {temperature:g} is not positive", fix=f"try {TEMPERATURE}")
+        super().__init__(schedule, proportional=proportional)
         self.matching = matching
         self.margin = margin
-        self.proportional = proportional
+        self.temperature = temperature
 
-    def apply(self, model: ir.Model, log: MatchLog) -> None:
-        """Reduce in place."""
-        sites = find_sites(model, log)
-        schedule = even(sites, DEFAULT_R) if self.schedule is None else self.schedule
-        reductions = schedule.reductions(sites)
-        if reductions:
-            Sweep(
-                Editor(model, self.name, log),
-                reductions,
-                self._insert,
-                restore=None if schedule.restore is None else sites[schedule.restore],
-                proportional=self.proportional,
-            ).run(log)
+    @property
+    def most(self) -> int:
+        """Pairs, but for many-to-many."""
+        return 1 if self.matching == "many-to-many" else 2
 
-    def _insert(self, sweep: Sweep, site: Site, stream: ir.Value, sizes: ir.Value, r: int) -> ir.Value:
-        attributes: dict[str, object] = {"r": r, "protected": site.protected}
-        if self.matching == "energy":
-            attributes["margin"] = self.margin
-        return sweep.insert(
-            MATCHINGS[self.matching],
-            [stream, site.attention.inputs[1], sizes],
-            like=site.attention,
-            attributes=attributes,
-            domain=EDGEC_DOMAIN,
-            outputs=3,
-        )
+    def obstacle(self, site: Site) -> str | None:
+        """Many-to-many weights need the attention's scores."""
+        return scoring_obstacle(site) if self.matching == "many-to-many" else None
+
+    def reducing_op(self, sweep: Sweep, site: Site) -> tuple[str, list[ir.Value], dict[str, object]]:
+        """The matching's op on the attention's keys."""
+        key = site.attention.inputs[1]
+        assert key is not None
+        op_type = MATCHINGS[self.matching]
+        if self.matching == "many-to-many":
+            return op_type, [attention_received(sweep, site), key], {"temperature": self.temperature}
+        return op_type, [key], {"margin": self.margin} if self.matching == "energy" else {}

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgec.core.dialect import EDGEC_DOMAIN
-from edgec.passes.editing import Editor, sizes
-from edgec.passes.infra import MatchLog, Pass, register
-from edgec.passes.tokens.merge import DEFAULT_R
-from edgec.passes.tokens.reduce import Sweep, class_attention
-from edgec.passes.tokens.schedule import Schedule, even
-from edgec.passes.tokens.sites import Site, find_sites
+from edgec.passes.infra import register
+from edgec.passes.tokens.importance import attention_received, scoring_obstacle
+from edgec.passes.tokens.reduce import Sweep
+from edgec.passes.tokens.reduction import TokenReduction
+from edgec.passes.tokens.schedule import Schedule
+from edgec.passes.tokens.sites import Site
 
 
 @register
-class PruneTokens(Pass):
+class PruneTokens(TokenReduction):
     """Take the least attended tokens away, each into its most alike kept one.
 
     Before::
@@ -29,10 +28,12 @@ class PruneTokens(Pass):
                                                       (B,N-r,C)
 
     - Importance is the class token's attention, mean over heads (EViT, arXiv 2202.07800); where no
-      token is protected, the attention received from all tokens (Learned Token Pruning, arXiv 2107.00910).
+      token is protected, the attention received from all tokens (Learned Token Pruning, arXiv 2107.00910),
+      each as often as its size: padding asks nothing.
     - Padding leaves first. With `merge` the leaving tokens are averaged into the kept ones
       (Multi-Scale And Token Mergence, arXiv 2306.04897) and attention weighs by size as in
       `tokens.merge`; without, they are dropped.
+    - `calibrate` finds a schedule by a threshold on the importance instead of by r.
     - The rest is as in `tokens.merge`: what cannot be reduced, and what is restored.
 
     Lossy: gated on the user's budget.
@@ -44,45 +45,22 @@ class PruneTokens(Pass):
 
     name = "tokens.prune"
     after = ("fuse.attention", "tokens.merge")
-    exact = False
 
     def __init__(self, schedule: Schedule | None = None, *, merge: bool = True) -> None:
-        self.schedule = schedule
+        super().__init__(schedule, proportional=merge)
         self.merge = merge
 
-    def apply(self, model: ir.Model, log: MatchLog) -> None:
-        """Reduce in place."""
-        sites = find_sites(model, log)
-        schedule = even(sites, DEFAULT_R, most=1) if self.schedule is None else self.schedule
-        reductions = schedule.reductions(sites, most=1)
-        for site, _ in reductions:
-            if not _scored(site):
-                log.missed(site.attention, "its queries share keys; its attention is not scored")
-        reductions = [(site, r) for site, r in reductions if _scored(site)]
-        if reductions:
-            Sweep(
-                Editor(model, self.name, log),
-                reductions,
-                self._insert,
-                restore=None if schedule.restore is None else sites[schedule.restore],
-                proportional=self.merge,
-            ).run(log)
+    @property
+    def most(self) -> int:
+        """All but one."""
+        return 1
 
-    def _insert(self, sweep: Sweep, site: Site, stream: ir.Value, sizes: ir.Value, r: int) -> ir.Value:
-        node = site.attention
-        mask = node.inputs[3] if len(node.inputs) > 3 else None
-        score = class_attention(sweep, site, mask)
-        return sweep.insert(
-            "TokenPrune",
-            [stream, score, node.inputs[1], sizes],
-            like=node,
-            attributes={"r": r, "protected": site.protected, "merge": int(self.merge)},
-            domain=EDGEC_DOMAIN,
-            outputs=3,
-        )
+    def obstacle(self, site: Site) -> str | None:
+        """The attention must be scored."""
+        return scoring_obstacle(site)
 
-
-def _scored(site: Site) -> bool:
-    """Whether each query head has keys of its own, so that the attention can be scored."""
-    query, key = sizes(site.attention.inputs[0]), sizes(site.attention.inputs[1])
-    return query is not None and key is not None and query[1] == key[1]
+    def reducing_op(self, sweep: Sweep, site: Site) -> tuple[str, list[ir.Value], dict[str, object]]:
+        """TokenPrune by the attention received."""
+        key = site.attention.inputs[1]
+        assert key is not None
+        return "TokenPrune", [attention_received(sweep, site), key], {"merge": int(self.merge)}

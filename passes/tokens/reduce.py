@@ -10,18 +10,18 @@ import onnx_ir as ir
 
 import edgec.plugins.token_merge.op
 import edgec.plugins.token_prune.op
-import edgec.plugins.token_restore.op  # noqa: F401 - registers the ops that are inserted here
+import edgec.plugins.token_restore.op
+import edgec.plugins.token_transform.op  # noqa: F401 - registers the ops that are inserted here
 from edgec.core.dialect import EDGEC_DOMAIN, is_op
-from edgec.passes.editing import Editor, attribute, sizes
+from edgec.passes.editing import Editor
 from edgec.passes.infra import MatchLog
-from edgec.passes.tokens.flow import Obstacle, read, restorable
+from edgec.passes.tokens.flow import restorable
+from edgec.passes.tokens.importance import initial_sizes
+from edgec.passes.tokens.readers import Obstacle, read
 from edgec.passes.tokens.sites import Site
 
 LARGEST_EMPTY = 1.0e-20
 """What a size of 0 counts as in the attention's bias: its logarithm, -46, leaves nothing of a softmax."""
-
-PADDED_BELOW = -30.0
-"""An additive mask below this hides a key: its weight is under 1e-13 of an unmasked one's."""
 
 
 @dataclasses.dataclass
@@ -31,16 +31,21 @@ class Level:
     Attributes:
         length: how many there are.
         sizes: (B, length, 1) float32.
-        assignment: (B, N) int32, from all tokens to these.
+        spread: how all tokens are told from these: an assignment (B, N) int32, or shares (B, N, length).
         anchor: the node behind which nodes that describe the level can stand.
         bias: (B, 1, 1, length), the logarithm of the sizes, once made.
     """
 
     length: int
     sizes: ir.Value
-    assignment: ir.Value
+    spread: ir.Value
     anchor: ir.Node
     bias: ir.Value | None = None
+
+    @property
+    def soft(self) -> bool:
+        """Whether each token is a mixture of these, not one of them."""
+        return self.spread.dtype == ir.DataType.FLOAT
 
 
 Reduce = Callable[["Sweep", Site, ir.Value, ir.Value, int], ir.Value]
@@ -76,6 +81,7 @@ class Sweep:
         self._restore_at = None if restore is None else restore.stream
         self._carries: dict[ir.Value, tuple[int, Level]] = {}
         self._restored: dict[ir.Value, ir.Value] = {}
+        self._first_sizes: dict[ir.Value, ir.Value] = {}
         self._behind: ir.Node | None = None
 
     def run(self, log: MatchLog) -> None:
@@ -127,6 +133,15 @@ class Sweep:
         found = self._carries.get(site.stream)
         return site.length if found is None else found[1].length
 
+    def sizes(self, site: Site) -> ir.Value:
+        """The sizes (B, length, 1) of the tokens that the site's stream has by now."""
+        found = self._carries.get(site.stream)
+        if found is not None:
+            return found[1].sizes
+        if site.stream not in self._first_sizes:
+            self._first_sizes[site.stream] = initial_sizes(self, site)
+        return self._first_sizes[site.stream]
+
     def ints(self, values: Sequence[int], stem: str) -> ir.Value:
         """An int64 constant."""
         return self.editor.initializer(np.array(values, np.int64), stem)
@@ -147,33 +162,41 @@ class Sweep:
         stream = site.stream
         before = self._carries.get(stream)
         self._behind = node
-        old = before[1] if before is not None else None
-        token_sizes = old.sizes if old is not None else initial_sizes(self, site)
         uses = list(stream.uses())
-        merged = self.reduce(self, site, stream, token_sizes, r)
-        made = merged.producer()
+        reduced = self.reduce(self, site, stream, self.sizes(site), r)
+        made = reduced.producer()
         assert made is not None
         for use in uses:
-            use.node.replace_input_with(use.idx, merged)
+            use.node.replace_input_with(use.idx, reduced)
         batch, _, channels = stream.shape  # type: ignore[misc]
-        length = self.length(site) - r
-        merged.shape, merged.type = ir.Shape([batch, site.length, channels]), stream.type
-        new_sizes, assignment = made.outputs[1], made.outputs[2]
+        whole = self.length(site)
+        length = whole - r
+        reduced.shape, reduced.type = ir.Shape([batch, site.length, channels]), stream.type
+        new_sizes, spread = made.outputs[1], made.outputs[2]
         new_sizes.shape, new_sizes.type = ir.Shape([batch, length, 1]), ir.TensorType(ir.DataType.FLOAT)
-        assignment.shape = ir.Shape([batch, length + r])
-        assignment.type = ir.TensorType(ir.DataType.INT32)
-        if old is not None:
-            assignment = self.insert(
-                "GatherElements",
-                [assignment, old.assignment],
-                like=site.attention,
-                attributes={"axis": 1},
-                shape=[batch, site.length],
-            )
+        soft = made.op_type == "TokenTransform"
+        spread.shape = ir.Shape([batch, whole, length] if soft else [batch, whole])
+        spread.type = ir.TensorType(ir.DataType.FLOAT if soft else ir.DataType.INT32)
+        if before is not None:
+            spread = self._through(before[1].spread, spread, site)
         assert self._behind is not None
-        level = Level(length, new_sizes, assignment, self._behind)
-        self._carries[merged] = (1, level)
+        level = Level(length, new_sizes, spread, self._behind)
+        self._carries[reduced] = (1, level)
         log.matched(site.attention)
+
+    def _through(self, first: ir.Value, second: ir.Value, site: Site) -> ir.Value:
+        """From all tokens by the first reduction and on by the second; both of one kind."""
+        batch, whole = first.shape[:2]  # type: ignore[index]
+        if first.dtype == ir.DataType.FLOAT:
+            shape = [batch, whole, second.shape[2]]  # type: ignore[index]
+            return self.insert("MatMul", [first, second], like=site.attention, shape=shape)
+        return self.insert(
+            "GatherElements",
+            [second, first],
+            like=site.attention,
+            attributes={"axis": 1},
+            shape=[batch, whole],
+        )
 
     def _visit(self, node: ir.Node) -> None:
         mine = {value: self._carries[value] for value in node.inputs if value in self._carries}  # type: ignore[index]
@@ -249,20 +272,28 @@ class Sweep:
                 "Transpose", [value], like=anchor, attributes={"perm": [0, 2, 1]}, shape=turned
             )
             self._carries[source] = (1, level)
-        restored = self.insert(
-            "TokenRestore",
-            [source, level.assignment],
-            like=anchor,
-            domain=EDGEC_DOMAIN,
-            shape=[full[0], full[axis], full[3 - axis]],
-            dtype=value.dtype,
-        )
+        restored = self._spread(source, level, [full[0], full[axis], full[3 - axis]], anchor)
         if axis == 2:
             restored = self.insert(
                 "Transpose", [restored], like=anchor, attributes={"perm": [0, 2, 1]}, shape=full
             )
         self._restored[value] = restored
         return restored
+
+    def _spread(
+        self, source: ir.Value, level: Level, shape: Sequence[int | ir.SymbolicDim], like: ir.Node
+    ) -> ir.Value:
+        if not level.soft:
+            inputs = [source, level.spread]
+            return self.insert(
+                "TokenRestore", inputs, like=like, domain=EDGEC_DOMAIN, shape=shape, dtype=source.dtype
+            )
+        shares = level.spread
+        if source.dtype != ir.DataType.FLOAT:
+            shares = self.insert(
+                "CastLike", [shares, source], like=like, shape=shares.shape, dtype=source.dtype
+            )
+        return self.insert("MatMul", [shares, source], like=like, shape=shape)
 
     def _later(self, one: ir.Node, other: ir.Node) -> ir.Node:
         for node in self.editor.graph:
@@ -280,92 +311,3 @@ class Sweep:
         name = value.name
         value.name = self.editor.fresh_name(f"{name}_reduced")
         restored.name = name
-
-
-def initial_sizes(sweep: Sweep, site: Site) -> ir.Value:
-    """Sizes before the first reduction: 1, or 0 where the attention's padding mask hides the token."""
-    stream, mask = site.stream, site.mask
-    batch, length = sizes(stream)[0], site.length  # type: ignore[index]
-    assert batch is not None
-    shape = [batch, length, 1]
-    if mask is None:
-        return sweep.editor.initializer(np.ones(shape, np.float32), "token_sizes")
-    known = sizes(mask)
-    assert known is not None
-    if mask.dtype == ir.DataType.BOOL:
-        visible = mask
-    else:
-        bound = sweep.editor.initializer(
-            np.array(PADDED_BELOW, mask.dtype.numpy() if mask.dtype else np.float32), "padded_below"
-        )
-        visible = sweep.insert(
-            "Greater", [mask, bound], like=site.attention, shape=mask.shape, dtype=ir.DataType.BOOL
-        )
-    number = sweep.insert(
-        "Cast",
-        [visible],
-        like=site.attention,
-        attributes={"to": 1},
-        shape=mask.shape,
-        dtype=ir.DataType.FLOAT,
-    )
-    own = known[0] if len(known) == 4 else 1
-    column = sweep.insert(
-        "Reshape",
-        [number, sweep.ints([own, length, 1], "column")],  # type: ignore[list-item]
-        like=site.attention,
-        shape=[own, length, 1],  # type: ignore[list-item]
-    )
-    if own == batch:
-        return column
-    return sweep.insert(
-        "Expand", [column, sweep.ints([batch, length, 1], "shape")], like=site.attention, shape=shape
-    )
-
-
-def class_attention(sweep: Sweep, site: Site, bias: ir.Value | None) -> ir.Value:
-    """(B, N): the attention that each token gets, mean over heads, from the class token or from all.
-
-    The class token is token 0 where any token is protected; without one, all queries are averaged (Learned
-    Token Pruning, arXiv 2107.00910).
-    """
-    node = site.attention
-    query, key = node.inputs[0], node.inputs[1]
-    assert query is not None
-    assert query.shape is not None
-    assert key is not None
-    assert key.shape is not None
-    batch, heads, _, depth = query.shape
-    length = sweep.length(site)
-    rows = length
-    if site.protected:
-        rows = 1
-        query = sweep.insert(
-            "Slice",
-            [query, sweep.ints([0], "start"), sweep.ints([1], "end"), sweep.ints([2], "axis")],
-            like=node,
-            shape=[batch, heads, 1, depth],
-        )
-    turned = sweep.insert(
-        "Transpose", [key], like=node, attributes={"perm": [0, 1, 3, 2]}, shape=[batch, heads, depth, length]
-    )
-    shape = [batch, heads, rows, length]
-    logits = sweep.insert("MatMul", [query, turned], like=node, shape=shape)
-    assert isinstance(depth, int)
-    scale = attribute(node, "scale") or depth**-0.5
-    numpy_type = logits.dtype.numpy() if logits.dtype else np.float32
-    factor = sweep.editor.initializer(np.array(scale, numpy_type), "scale")
-    logits = sweep.insert("Mul", [logits, factor], like=node, shape=shape)
-    if bias is not None and bias.dtype == ir.DataType.BOOL:
-        hidden = sweep.editor.initializer(np.array(-1e4, numpy_type), "hidden")
-        logits = sweep.insert("Where", [bias, logits, hidden], like=node, shape=shape, dtype=logits.dtype)
-    elif bias is not None:
-        logits = sweep.insert("Add", [logits, bias], like=node, shape=shape)
-    weights = sweep.insert("Softmax", [logits], like=node, attributes={"axis": -1}, shape=shape)
-    return sweep.insert(
-        "ReduceMean",
-        [weights, sweep.ints([1, 2], "axes")],
-        like=node,
-        attributes={"keepdims": 0},
-        shape=[batch, length],
-    )

@@ -9,7 +9,9 @@ import onnx_ir as ir
 from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
 from edgec.passes.editing import attribute, constant, consumers, rank, sizes, sole_consumer
 from edgec.passes.infra import MatchLog
-from edgec.passes.tokens.flow import NORMS, Survey, key_mask, survey
+from edgec.passes.tokens.flow import Survey, survey
+from edgec.passes.tokens.masks import key_mask
+from edgec.passes.tokens.readers import NORMS
 
 AXIS_KEY = "edgec.attention"
 """Metadata that `fuse.attention` leaves on an `Attention`: `tokens`, or `unknown`."""

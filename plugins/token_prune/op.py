@@ -31,16 +31,9 @@ from edgec.plugins import token_steps
 from edgec.plugins.infra import Plugin, register
 
 _IMPORTANCE = """
-  never = Constant <value_float = -3.0e38> ()
-  lowest = Constant <value_float = -2.0e38> ()
-  highest = Constant <value_float = 2.0e38> ()
-  score32 = Cast <to = 1> (score)
-  free_score = Slice (score32, first, far, axis1)
-  is_number = Equal (free_score, free_score)
-  number = Where (is_number, free_score, lowest)
-  number_bounded = Clip (number, lowest, highest)
+  free_importance = Slice (importance, first, far, axis1)
   real = Greater (free_size, zero)
-  ranked = Where (real, number_bounded, never)
+  ranked = Where (real, free_importance, never)
 """
 
 _NEAREST = """
@@ -79,6 +72,7 @@ def _prune() -> ir.Function:
         "merged, merged_sizes, assignment",
         token_steps.CONSTANTS,
         token_steps.KEYS,
+        token_steps.IMPORTANCE,
         _IMPORTANCE,
         token_steps.RANKS,
         _NEAREST,

@@ -11,7 +11,8 @@ import onnxruntime
 
 import edgec.plugins.token_merge.op
 import edgec.plugins.token_prune.op
-import edgec.plugins.token_restore.op  # noqa: F401 - registers the ops
+import edgec.plugins.token_restore.op
+import edgec.plugins.token_transform.op  # noqa: F401 - registers the ops
 from edgec.plugins.infra import plugins
 
 INPUTS = {
@@ -19,6 +20,7 @@ INPUTS = {
     "TokenMergeEnergy": ("tokens", "metric", "sizes"),
     "TokenPrune": ("tokens", "score", "metric", "sizes"),
     "TokenRestore": ("tokens", "assignment"),
+    "TokenTransform": ("tokens", "score", "metric", "sizes"),
 }
 RANKS = {"tokens": 3, "metric": 4, "sizes": 3, "score": 2, "assignment": 2}
 
