@@ -56,12 +56,18 @@ def attention(site: Site) -> Any:
         scores = None
     else:
         result, scores = _decomposed(site, query, keys, values, bias, reachable, scale, softcap)
-    if reachable is not None and not reachable.all():
-        result = site.emit("mul", x=result, y=reachable.astype(dtype_of(result)))
+    result = _reached(site, result, reachable)
     if rank == 3:
         merged = (batch, rows, heads * shape_of(result)[3])
         result = site.reshape(site.transpose(result, (0, 2, 1, 3)), merged)
     return [result, present_key, present_value, scores]
+
+
+def _reached(site: Site, x: Operand, reachable: Operand | None) -> Operand:
+    """Zero in the rows that see no key, as ONNX and torch have it; softmax alone would give a mean."""
+    if reachable is None or (isinstance(reachable, np.ndarray) and reachable.all()):
+        return x
+    return site.emit("mul", x=x, y=site.cast(reachable, dtype_of(x)))
 
 
 def _split_heads(site: Site, *tensors: Operand) -> list[Operand]:
@@ -88,8 +94,11 @@ def _repeat_heads(site: Site, tensor: Operand, heads: int) -> Operand:
 
 def _mask(
     site: Site, query: Operand, rows: int, columns: int, floor: float
-) -> tuple[Operand | None, np.ndarray | None]:
-    """The additive mask, and for masks known now which rows see any key at all."""
+) -> tuple[Operand | None, Operand | None]:
+    """The additive mask, and which rows see any key at all.
+
+    A mask of floats that is computed at run time is taken at its word: each of its rows sees a key.
+    """
     dtype = dtype_of(query)
     allowed: np.ndarray | None = None
     window_left, window_right = (int(site.attribute(f"{side}_window_size", -1)) for side in ("left", "right"))
@@ -113,12 +122,20 @@ def _mask(
             seen, added = seen & allowed, np.where(allowed, added, floor)
         return np.maximum(added, floor).astype(dtype), seen.any(-1, keepdims=True)
     if dtype_of(mask) == np.bool_:
-        mask = site.select(cond=mask, a=np.array(0, dtype), b=np.array(floor, dtype))
-    else:
-        mask = site.emit("maximum", x=mask, y=np.array(floor, dtype_of(mask)))
+        if allowed is not None:
+            mask = site.emit("logical_and", x=mask, y=allowed)
+        seen = _any_of(site, mask, dtype)
+        return site.select(cond=mask, a=np.array(0, dtype), b=np.array(floor, dtype)), seen
+    mask = site.emit("maximum", x=mask, y=np.array(floor, dtype_of(mask)))
     if allowed is not None:
         mask = site.emit("add", x=mask, y=np.where(allowed, 0, floor).astype(dtype_of(mask)))
     return mask, None
+
+
+def _any_of(site: Site, allowed: Operand, dtype: np.dtype) -> Operand:
+    """1 for each row of a computed boolean mask that is not all false, else 0."""
+    last = np.array([rank_of(allowed) - 1], np.int32)
+    return site.emit("reduce_max", x=site.cast(allowed, dtype), axes=last, keep_dims=True)
 
 
 def _reach(distance: np.ndarray, causal: bool, left: int, right: int) -> np.ndarray:
@@ -142,15 +159,16 @@ def _widened(site: Site, mask: Operand, columns: int, floor: float) -> Operand:
         pads = [(0, 0)] * (mask.ndim - 1) + [(0, missing)]
         return np.pad(mask, pads, constant_values=False if boolean else floor)
     if boolean:
-        zero, masked = np.array(0, np.float32), np.array(floor, np.float32)
-        mask = site.select(cond=mask, a=zero, b=masked)
+        hidden = np.zeros((*shape_of(mask)[:-1], missing), np.int32)
+        joined = site.emit("concat", values=[site.cast(mask, np.int32), hidden], axis=rank_of(mask) - 1)
+        return site.cast(joined, np.bool_)
     pads = np.array([0] * (2 * rank_of(mask) - 1) + [missing], np.int32)
     return site.emit("pad", x=mask, pad=pads, mode="constant", constant_val=site.like(mask, floor))
 
 
 def _padded(
     site: Site, query: Operand, rows: int, columns: int, causal: bool, window: tuple[int, int], floor: float
-) -> tuple[Operand, None]:
+) -> tuple[Operand, Operand]:
     """The mask of keys beyond each sample's length, counted while running."""
     dtype = dtype_of(query)
     batch = shape_of(query)[0]
@@ -170,16 +188,16 @@ def _padded(
             limits.append(site.emit("greater_equal", x=distance, y=np.array(-window[1], np.int32)))
         for limit in limits:
             allowed = site.emit("logical_and", x=allowed, y=limit)
+    mask = _widened(site, site.operand(3), columns, floor) if site.has(3) else None
+    if mask is not None and dtype_of(mask) == np.bool_:
+        allowed, mask = site.emit("logical_and", x=allowed, y=mask), None
     bias = site.select(cond=allowed, a=np.array(0, dtype), b=np.array(floor, dtype))
-    if not site.has(3):
-        return bias, None
-    mask = _widened(site, site.operand(3), columns, floor)
+    seen = _any_of(site, allowed, dtype)
+    if mask is None:
+        return bias, seen
     if isinstance(mask, np.ndarray):
-        added = np.where(mask, 0, floor) if mask.dtype == np.bool_ else np.maximum(mask, floor)
-        return site.emit("add", x=bias, y=added.astype(dtype)), None
-    if dtype_of(mask) == np.bool_:
-        mask = site.select(cond=mask, a=np.array(0, dtype), b=np.array(floor, dtype))
-    return site.emit("add", x=bias, y=mask), None
+        mask = np.maximum(mask, floor).astype(dtype)
+    return site.emit("add", x=bias, y=mask), seen
 
 
 def _fused(
@@ -200,7 +218,7 @@ def _decomposed(
     keys: Operand,
     values: Operand,
     bias: Operand | None,
-    reachable: np.ndarray | None,
+    reachable: Operand | None,
     scale: float,
     softcap: float,
 ) -> tuple[Operand, Operand]:
@@ -217,8 +235,8 @@ def _decomposed(
         scores = site.emit("add", x=scores, y=bias)
     probabilities = site.emit("softmax", x=scores, axis=-1)
     mode = int(site.attribute("qk_matmul_output_mode", 0))
-    if mode == 3 and reachable is not None and not reachable.all():
-        probabilities = site.emit("mul", x=probabilities, y=reachable.astype(dtype_of(probabilities)))
+    if mode == 3:
+        probabilities = _reached(site, probabilities, reachable)
     shown = {0: raw, 1: raw_capped, 2: scores, 3: probabilities}[mode]
     return site.matmul(probabilities, values), shown
 
