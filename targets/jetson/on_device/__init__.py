@@ -1,0 +1,25 @@
+"""What runs on the device, and how it gets into a bundle."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+FOLDER = "device"
+"""Where it lies in a bundle."""
+
+_HERE = Path(__file__).parent
+
+
+def copy_to(bundle: Path) -> Path:
+    """Copy `edgec_engine` and the C++ runner into a bundle's `device/`; returns that folder.
+
+    The HTTP server is the runtime's own, which is written for Python 3.8 and imports nothing of edgec.
+    """
+    from edgec.runtime import server
+
+    target = bundle / FOLDER
+    for name in ("edgec_engine", "cpp"):
+        shutil.copytree(_HERE / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "build"))
+    shutil.copyfile(Path(server.__file__), target / "edgec_engine" / "server.py")
+    return target

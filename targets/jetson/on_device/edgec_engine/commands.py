@@ -1,0 +1,202 @@
+"""The command line: `python3 -m edgec_engine check|build|verify|bench|run|info|serve BUNDLE`.
+
+With `--json`, standard output is one JSON object; whatever is said on the way goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+from edgec_engine import checks, engine_file, verification
+from edgec_engine.bench import bench
+from edgec_engine.builder import build
+from edgec_engine.errors import DeviceError
+from edgec_engine.machine import describe
+from edgec_engine.plan import Plan, write_atomically
+from edgec_engine.runner import Runner
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command line; returns 0, 1 where the job failed, 2 where the request was wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        fields, lines = options.function(options)
+    except DeviceError as error:
+        _say(f"edgec_engine: {error}")
+        if options.json:
+            _print({"error": {"what": error.what, "fix": error.fix}, "exit_status": error.exit_status})
+        return error.exit_status
+    except KeyboardInterrupt:
+        _say("edgec_engine: interrupted")
+        return 130
+    if options.json:
+        _print(fields)
+    else:
+        print("\n".join(lines))
+    return 1 if fields.get("failed") else 0
+
+
+Result = Tuple[Dict[str, Any], List[str]]
+
+
+def _check(options: argparse.Namespace) -> Result:
+    plan = Plan.read(options.bundle, options.state)
+    report = checks.check(plan)
+    report["failed"] = any(entry["status"] == checks.ERROR for entry in report["checks"])
+    lines = [
+        "{:8} {}{}".format(c["status"], c["what"], "; " + c["fix"] if c["fix"] else "")
+        for c in report["checks"]
+    ]
+    return report, lines
+
+
+def _build(options: argparse.Namespace) -> Result:
+    plan = Plan.read(options.bundle, options.state)
+    checks.require(checks.check(plan))
+    sidecar = build(plan, _say, options.again)
+    done = "kept, it was built before" if sidecar["kept"] else "built in {:.1f} s".format(sidecar["seconds"])
+    return sidecar, ["{}: {} ({:.1f} MB)".format(plan.engine, done, sidecar["engine_bytes"] / 1e6)] + sidecar[
+        "notes"
+    ]
+
+
+def _verify(options: argparse.Namespace) -> Result:
+    plan = Plan.read(options.bundle, options.state)
+    with Runner(plan) as runner:
+        result = verification.verify(plan, runner)
+    verification.require(result)
+    return result, [
+        "{samples} samples, off by {max_abs:.1e} at most, cosine {cosine:.7f}: within the tolerance".format(
+            **result
+        )
+    ]
+
+
+def _bench(options: argparse.Namespace) -> Result:
+    plan = Plan.read(options.bundle, options.state)
+    with Runner(plan) as runner:
+        _say("verifying")
+        verified = verification.verify(plan, runner)
+        verification.require(verified)
+        _say("measuring")
+        report = bench(plan, runner, options.blocks, options.seconds)
+    report["verified"] = verified
+    text = json.dumps(_finite(report), indent=1, sort_keys=True) + "\n"
+    path = Path(options.output) if options.output else plan.state / "measured.json"
+    write_atomically(path, text.encode())
+    latency, gpu = report["latency"], report["gpu"]
+    return report, [
+        "{:.3f} ms (p90 {:.3f}), {:.3f} ms of it on the GPU; {} runs in {} blocks".format(
+            latency["p50"], latency["p90"], gpu["p50"], latency["runs"], len(latency["blocks"])
+        ),
+        "power mode {}, TensorRT {}".format(report["device"]["power_mode"], report["device"]["tensorrt"]),
+        str(path),
+    ]
+
+
+def _run(options: argparse.Namespace) -> Result:
+    plan = Plan.read(options.bundle, options.state)
+    with Runner(plan) as runner:
+        outputs = runner.run(_read_npz(options.input) if options.input else plan.sample(0)[0])
+    if options.output:
+        np.savez(options.output, **outputs)
+    described = {
+        name: {"shape": list(array.shape), "dtype": str(array.dtype), "first": array.ravel()[:5].tolist()}
+        for name, array in outputs.items()
+    }
+    lines = ["{} {} {} {}".format(name, e["dtype"], e["shape"], e["first"]) for name, e in described.items()]
+    return {"outputs": described, "output": options.output}, lines
+
+
+def _info(options: argparse.Namespace) -> Result:
+    plan = Plan.read(options.bundle, options.state)
+    fields = {
+        "device": describe(plan.state),
+        "plan": {key: value for key, value in plan.fields.items() if key != "sources"},
+        "engine": None,
+    }
+    try:
+        fields["engine"] = engine_file.read_sidecar(plan)
+    except DeviceError as error:
+        _say(str(error))
+    return fields, [json.dumps(_finite(fields), indent=1)]
+
+
+def _serve(options: argparse.Namespace) -> Result:
+    from edgec_engine.server import serve
+
+    plan = Plan.read(options.bundle, options.state)
+    checks.require(checks.check(plan))
+    build(plan, _say)
+    with Runner(plan) as runner:
+        verification.require(verification.verify(plan, runner))
+        serve(runner.run, options.host, options.port, _say)
+    return {}, []
+
+
+def _read_npz(path: str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, AttributeError) as error:
+        raise DeviceError(
+            f"{path}: not an .npz file of named arrays ({error})", "write it with numpy.savez", 2
+        ) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edgec_engine", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.required = True
+    for name, function, text in (
+        ("check", _check, "compare this device with what the bundle needs"),
+        ("build", _build, "build the engine"),
+        ("verify", _verify, "compare the engine with the source's own outputs"),
+        ("bench", _bench, "verify and measure the engine, and each of its layers"),
+        ("run", _run, "run once, on the bundle's sample or on --input"),
+        ("info", _info, "show the device, the plan and the engine"),
+        ("serve", _serve, "build where needed, then answer over HTTP"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(function=function)
+        command.add_argument("bundle", help="the bundle's folder")
+        command.add_argument(
+            "--state", help="where the engine is kept (else $EDGEC_STATE, else BUNDLE.device)"
+        )
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+        if name == "build":
+            command.add_argument("--again", action="store_true", help="even where a good engine is there")
+        if name == "bench":
+            command.add_argument("--blocks", type=int, default=7, help="blocks of runs")
+            command.add_argument("--seconds", type=float, default=0.5, help="length of a block")
+            command.add_argument("--output", help="where the report goes (else measured.json in the state)")
+        if name == "run":
+            command.add_argument("--input", help="an .npz file with the inputs by name")
+            command.add_argument("--output", help="write the outputs to this .npz file")
+        if name == "serve":
+            command.add_argument("--host", default="127.0.0.1")
+            command.add_argument("--port", type=int, default=8000)
+    return parser
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _print(fields: dict[str, Any]) -> None:
+    print(json.dumps(_finite(fields), indent=1))
+
+
+def _finite(value: Any) -> Any:
+    """Infinities as null, which JSON has."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

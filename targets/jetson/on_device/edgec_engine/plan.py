@@ -1,0 +1,181 @@
+"""The bundle as the device sees it: `engine/plan.json`, the model, the samples, and where the engine goes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Mapping
+
+import numpy as np
+from edgec_engine.errors import DeviceError
+
+SCHEMA = 1
+STATE_VARIABLE = "EDGEC_STATE"
+
+
+class Plan:
+    """How the bundle's engine is to be built.
+
+    Attributes:
+        bundle: the bundle's folder.
+        state: the folder that takes whatever is made on the device; the bundle itself is never written to.
+        fields: `plan.json`.
+    """
+
+    def __init__(self, bundle: Path, state: Path, fields: dict[str, Any]) -> None:
+        self.bundle = bundle
+        self.state = state
+        self.fields = fields
+
+    @classmethod
+    def read(cls, bundle: str, state: str | None = None) -> Plan:
+        """Read and check the plan of a bundle.
+
+        Args:
+            bundle: the bundle's folder.
+            state: where the engine goes; else `EDGEC_STATE`, else `BUNDLE.device` beside the bundle.
+
+        Raises:
+            DeviceError: there is no plan, or it is of a newer schema or lacks a field.
+        """
+        folder = Path(bundle).resolve()
+        path = folder / "engine" / "plan.json"
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            schema = fields["schema"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DeviceError(
+                f"{folder}: this is not a Jetson bundle ({error})",
+                "name the folder that edgec compile --target jetson wrote",
+                2,
+            ) from error
+        if schema > SCHEMA:
+            raise DeviceError(
+                f"{path}: the plan has schema {schema}, this builder reads up to {SCHEMA}",
+                "run the edgec_engine in the bundle's own device folder",
+                2,
+            )
+        missing = [key for key in _NEEDED if key not in fields]
+        if missing:
+            raise DeviceError(
+                "{}: the plan lacks {}".format(path, ", ".join(missing)), "compile the model again", 2
+            )
+        chosen = state or os.environ.get(STATE_VARIABLE) or f"{folder}.device"
+        return cls(folder, Path(chosen).resolve(), fields)
+
+    @property
+    def model(self) -> Path:
+        """The ONNX model."""
+        return self.bundle / "engine" / str(self.fields["model"])
+
+    @property
+    def engine(self) -> Path:
+        """The engine, once it is built."""
+        return self.state / "model.engine"
+
+    @property
+    def timing_cache(self) -> Path:
+        """What the builder measured so far; a second build with it is much shorter."""
+        return self.state / str(self.fields["timing_cache"])
+
+    @property
+    def profiles(self) -> list[dict[str, dict[str, list[int]]]]:
+        """For each profile, input name → `min`, `opt` and `max` shape."""
+        return [profile["inputs"] for profile in self.fields["profiles"]]
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """ONNX node → the layer of the source that it came from."""
+        return self.fields.get("sources", {})
+
+    def command(self, name: str) -> str:
+        """The command line that runs a subcommand on this bundle, for messages."""
+        return "PYTHONPATH={} python3 -B -m edgec_engine {} {} --state {}".format(
+            self.bundle / "device", name, self.bundle, self.state
+        )
+
+    def check_files(self) -> None:
+        """Compare the bundle's files with their recorded sha256.
+
+        Raises:
+            DeviceError: names the first file that is missing or changed.
+        """
+        manifest = self.bundle / "manifest.json"
+        try:
+            recorded = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        except (OSError, ValueError, KeyError) as error:
+            raise DeviceError(f"{manifest}: cannot be read ({error})", "copy the bundle again") from error
+        for name in sorted(recorded):
+            path = self.bundle / name
+            if not path.is_file():
+                raise DeviceError(f"{path}: is missing from the bundle", "copy the bundle again")
+            if sha256(path) != recorded[name]:
+                raise DeviceError(f"{path}: changed after it was written", "copy the bundle again")
+
+    def sample_count(self) -> int:
+        """How many samples came with the bundle."""
+        return len(list((self.bundle / "samples").glob("*.inputs.npz")))
+
+    def sample(self, index: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The inputs of a sample and what the source computed on them."""
+        folder = self.bundle / "samples"
+        arrays = []
+        for role in ("inputs", "outputs"):
+            path = folder / f"{index}.{role}.npz"
+            try:
+                with np.load(str(path), allow_pickle=False) as archive:
+                    arrays.append({name: archive[name] for name in archive.files})
+            except (OSError, ValueError) as error:
+                raise DeviceError(f"{path}: cannot be read ({error})", "copy the bundle again") from error
+        return arrays[0], arrays[1]
+
+
+def sha256(path: Path) -> str:
+    """The file's sha256, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with scratch.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except OSError as error:
+        raise DeviceError(
+            f"{path}: cannot be written ({error.strerror or error})",
+            "free some space, or name another folder with --state",
+        ) from error
+    finally:
+        if scratch.exists():
+            scratch.unlink()
+
+
+_NEEDED = (
+    "tensorrt",
+    "compute_capability",
+    "device",
+    "model",
+    "model_sha256",
+    "strongly_typed",
+    "flags",
+    "layer_precisions",
+    "profiles",
+    "workspace_bytes",
+    "timing_cache",
+    "plugins",
+    "needs",
+    "inputs",
+    "outputs",
+    "tolerance",
+)
