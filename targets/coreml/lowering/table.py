@@ -53,4 +53,5 @@ def table() -> dict[tuple[str, str], Rule]:
     """All rules, by domain and op type."""
     for module in _MODULES:
         importlib.import_module(f"edgec.targets.coreml.lowering.{module}")
+    importlib.import_module("edgec.targets.coreml.neural_engine.ops")
     return _TABLE
