@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edgec.core.graph import Arrays, TensorSpec
+from edgec.core.graph import Arrays, OpenSize, TensorSpec
 
 _OPEN_SIZES = (3, 2, 4, 5)
 """Sizes of open batch dimensions in the samples: not 1, which exporters bake in."""
@@ -37,14 +37,29 @@ class Drawing:
     pad: int | None = None
 
 
-def open_sizes(specs: Sequence[TensorSpec], sample: int) -> dict[str, int]:
+def within(drawn: int, limit: OpenSize | None, sample: int) -> int:
+    """A size that an open dimension may have: one of the few it has, in turn from the largest; of a range the
+    drawn one, then the largest and the smallest.
+    """
+    if limit is None:
+        return drawn
+    if limit.choices:
+        return limit.choices[-1 - sample % len(limit.choices)]
+    return {1: limit.high, 2: limit.low}.get(sample, min(max(drawn, limit.low), limit.high))
+
+
+def open_sizes(
+    specs: Sequence[TensorSpec], sample: int, limits: Mapping[str, OpenSize] | None = None
+) -> dict[str, int]:
     """A size for every open dimension in one sample, the same wherever its name comes again."""
+    limits = limits or {}
     sizes: dict[str, int] = {}
     for spec in specs:
         for axis, size in enumerate(spec.shape):
             if isinstance(size, str) and size not in sizes:
                 choices = _OPEN_SIZES if axis == 0 else _OPEN_LENGTHS
-                sizes[size] = choices[(sample + len(sizes)) % len(choices)]
+                drawn = choices[(sample + len(sizes)) % len(choices)]
+                sizes[size] = within(drawn, limits.get(size), sample)
     return sizes
 
 
@@ -55,6 +70,7 @@ def draw(
     samples: int,
     seed: int,
     sizes: Mapping[str, int] | None = None,
+    limits: Mapping[str, OpenSize] | None = None,
 ) -> list[Arrays]:
     """Feeds for the inputs.
 
@@ -67,11 +83,12 @@ def draw(
         samples: how many feeds.
         seed: of the generator; the same seed gives the same feeds.
         sizes: sizes of open dimensions in all samples, by the dimension's name; drawn where not given.
+        limits: what drawn sizes may be, by the dimension's name.
     """
     generator = np.random.default_rng(seed)
     feeds = []
     for sample in range(samples):
-        known = {**open_sizes(specs, sample), **(sizes or {})}
+        known = {**open_sizes(specs, sample, limits), **(sizes or {})}
         feed = {}
         for spec in specs:
             shape = tuple(known[size] if isinstance(size, str) else size for size in spec.shape)

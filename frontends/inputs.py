@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edgec.core.errors import RequestError
-from edgec.core.graph import TensorSpec
+from edgec.core.graph import OpenSize, TensorSpec
 
 DTYPES = (
     "float16",
@@ -38,12 +38,14 @@ class InputRequest:
         dtype: a numpy dtype name, None where not given.
         other_shape: the shape's other reading, where names with an x in them leave two
             (`batchxseq` is one name or two).
+        open_sizes: what its open dimensions may be, by name, where the user said so.
     """
 
     name: str
     shape: tuple[int | str, ...]
     dtype: str | None = None
     other_shape: tuple[int | str, ...] | None = None
+    open_sizes: Mapping[str, OpenSize] = dataclasses.field(default_factory=dict)
 
     def of_rank(self, rank: int) -> InputRequest:
         """The reading of the shape that has the rank, where one has."""
@@ -65,12 +67,14 @@ def parse_input(text: str) -> InputRequest:
     """Read one `NAME:SHAPE[:DTYPE]`.
 
     A dimension is a positive size, a name (`seq`) or `?`; dimensions are parted by `x`, or by commas
-    where a dimension's own name has an x in it.
+    where a dimension's own name has an x in it. Behind a name may stand what its size may be:
+    `seq=1..512` for a range, `seq=64|128|256` for a few sizes.
 
     Raises:
         RequestError: it does not have that form.
     """
     where = f"--input {text}"
+    text, open_sizes = _without_bounds(text, where)
     head, _, last = text.rpartition(":")
     dtype = None
     if last in DTYPES and ":" in head:
@@ -95,7 +99,41 @@ def parse_input(text: str) -> InputRequest:
     other = None
     if 0 < len(shape) < len(every_x) and all(_is_size(part) for part in every_x):
         other = _parse_shape(every_x, where)
-    return InputRequest(name, shape, dtype, other)
+    return InputRequest(name, shape, dtype, other, open_sizes)
+
+
+_BOUNDS = re.compile(r"([A-Za-z_]\w*)=(?:(\d+)\.\.(\d+)|(\d+(?:\|\d+)+))(?=[x,:]|$)")
+
+
+def _without_bounds(text: str, where: str) -> tuple[str, dict[str, OpenSize]]:
+    """The option without what stands behind `=`, and that by the dimension's name."""
+    found: dict[str, OpenSize] = {}
+    for name, low, high, choices in _BOUNDS.findall(text):
+        sizes = sorted({int(size) for size in choices.split("|")} if choices else {int(low), int(high)})
+        if sizes[0] < 1 or len(sizes) < 2 or (low and int(low) > int(high)):
+            raise RequestError(
+                f"{name} has no two sizes to be between",
+                where=where,
+                fix=f"write {name}=1..512 or {name}=64|128",
+            )
+        found[name] = OpenSize(sizes[0], sizes[-1], tuple(sizes) if choices else ())
+    return _BOUNDS.sub(r"\1", text), found
+
+
+def open_sizes(texts: Sequence[str]) -> dict[str, OpenSize]:
+    """What the open dimensions of all `--input` options may be, by name.
+
+    Raises:
+        RequestError: an option does not have the form, or a dimension is bounded twice and differently.
+    """
+    found: dict[str, OpenSize] = {}
+    for text in texts:
+        for name, size in parse_input(text).open_sizes.items():
+            if found.setdefault(name, size) != size:
+                raise RequestError(
+                    f"{name} is {size} here and {found[name]} before", where=f"--input {text}", fix="give one"
+                )
+    return found
 
 
 def _is_shape(text: str) -> bool:

@@ -17,7 +17,7 @@ from edgec.core.progress import Progress, Silent
 from edgec.frontends.examples import Drawing, draw
 from edgec.frontends.fingerprint import fingerprint
 from edgec.frontends.finish import inline, input_specs, set_input_shapes, set_output_shapes, to_dialect
-from edgec.frontends.inputs import InputRequest, apply_requests, option, parse_inputs
+from edgec.frontends.inputs import InputRequest, apply_requests, open_sizes, option, parse_inputs
 from edgec.frontends.onnx_checks import check
 from edgec.frontends.onnx_file import read
 from edgec.frontends.quiet import first_line
@@ -83,7 +83,10 @@ def from_onnx(
     ranges = {**_ranges(model), **(drawings or {})}
 
     progress.step("running the file as it is")
-    feeds = list(examples) if examples is not None else draw(asked, ranges, samples=samples, seed=seed)
+    if examples is not None:
+        feeds = list(examples)
+    else:
+        feeds = draw(asked, ranges, samples=samples, seed=seed, limits=open_sizes(inputs))
     run, references = _references(file, feeds, path)
     set_input_shapes(model, asked)
     to_dialect(model, where=path)

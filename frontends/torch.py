@@ -13,14 +13,14 @@ import onnx_ir as ir
 
 from edgec.core.dialect import ONNX_OPSET
 from edgec.core.errors import EdgecError, JobError, RequestError
-from edgec.core.graph import Arrays, Graph, Semantics, Source, TensorSpec
+from edgec.core.graph import Arrays, Graph, OpenSize, Semantics, Source, TensorSpec
 from edgec.core.progress import Progress, Silent
 from edgec.frontends.calling import Binding, bind, named_tensors
-from edgec.frontends.examples import Drawing, draw
+from edgec.frontends.examples import Drawing, draw, within
 from edgec.frontends.export import WRAPPER, export, without_fast_path
 from edgec.frontends.fingerprint import fingerprint
 from edgec.frontends.finish import input_specs, set_input_shapes, set_output_shapes, to_dialect
-from edgec.frontends.inputs import apply_requests, parse_inputs
+from edgec.frontends.inputs import apply_requests, open_sizes, parse_inputs
 from edgec.frontends.quiet import first_line, quiet
 from edgec.frontends.reference import check_conversion
 
@@ -135,7 +135,10 @@ def from_module(
 
     progress.step("running the module")
     own = {key: tensor.numpy() for key, tensor in binding.tensors.items()}
-    drawn = list(examples) if examples is not None else _draw(asked, own, drawings or {}, samples, seed)
+    if examples is not None:
+        drawn = list(examples)
+    else:
+        drawn = _draw(asked, own, drawings or {}, samples, seed, open_sizes(inputs))
     _settle(source, drawn[0], spec, said)
     feeds, references = _run(source, drawn, own if _fits(asked, own) else None, spec, said)
 
@@ -238,19 +241,22 @@ def _draw(
     drawings: Mapping[str, Drawing],
     samples: int,
     seed: int,
+    limits: Mapping[str, OpenSize],
 ) -> list[Arrays]:
     """Drawn feeds; the first is the user's own where it fits and tells something."""
     drawn = []
     ranges = {spec.name: drawings.get(spec.name, Drawing(like=own[spec.name])) for spec in specs}
     for sample in range(samples):
-        sizes = _sizes(specs, own, sample)
+        sizes = _sizes(specs, own, sample, limits)
         drawn.append(draw(specs, ranges, samples=sample + 1, seed=seed, sizes=sizes)[sample])
     if not drawings and _fits(specs, own) and all(np.unique(array).size > 1 for array in own.values()):
         drawn[0] = dict(own)
     return drawn
 
 
-def _sizes(specs: Sequence[TensorSpec], own: Mapping[str, np.ndarray], sample: int) -> dict[str, int]:
+def _sizes(
+    specs: Sequence[TensorSpec], own: Mapping[str, np.ndarray], sample: int, limits: Mapping[str, OpenSize]
+) -> dict[str, int]:
     """Sizes of open dimensions: the example's own, then a half and three quarters of it."""
     sizes: dict[str, int] = {}
     for spec in specs:
@@ -258,7 +264,7 @@ def _sizes(specs: Sequence[TensorSpec], own: Mapping[str, np.ndarray], sample: i
             if isinstance(size, str) and size not in sizes:
                 base = own[spec.name].shape[axis]
                 choices = (base, base // 2, base * 3 // 4) if base >= 4 else (3, 2, 4)
-                sizes[size] = choices[sample % len(choices)]
+                sizes[size] = within(choices[sample % len(choices)], limits.get(size), sample)
     return sizes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from edgec.core.graph import Arrays, Graph
 from edgec.runtime.engine import Engine, LayerTime
@@ -18,16 +18,34 @@ class Candidate:
         engine: the engine's kind, `ort` or `openvino`.
         precision: `fp32`, `bf16`, …
         form: the lowering form, one of the target's own names for how attention and norms are written.
+        rest: of a quantised engine, what it computes in where nothing is quantised; else empty.
+        scheme: of a quantised engine, how it was quantised, one of the target's own names; else empty.
+        kept: of a quantised engine, the source layers that are not quantised, for the budget's sake.
     """
 
     engine: str
     precision: str
     form: str
+    rest: str = ""
+    scheme: str = ""
+    kept: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """`openvino fp32 (sdpa)`."""
-        return f"{self.engine} {self.precision} ({self.form})"
+        """`openvino fp32 (sdpa)`, `openvino int8+bf16 (static, decomposed, 2 layers kept)`."""
+        precision = f"{self.precision}+{self.rest}" if self.rest else self.precision
+        kept = f"{len(self.kept)} {'layer' if len(self.kept) == 1 else 'layers'} kept" if self.kept else ""
+        return f"{self.engine} {precision} ({', '.join(filter(None, (self.scheme, self.form, kept)))})"
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether a budget judges it, not a gate: quantisation loses more than rounding does."""
+        return bool(self.scheme)
+
+    @property
+    def exact(self) -> Candidate:
+        """The same engine and form in fp32: what a gate at fp32's tolerance judges."""
+        return Candidate(self.engine, "fp32", self.form)
 
 
 class Target(Protocol):
@@ -61,3 +79,48 @@ class Target(Protocol):
 
     def profile(self, engine: Engine, feeds: Arrays) -> list[LayerTime]:
         """Per-layer times, under the user's layer names."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Offer:
+    """A candidate that a search may try.
+
+    Attributes:
+        candidate: the candidate.
+        refused: why this machine cannot run it; empty where it can.
+    """
+
+    candidate: Candidate
+    refused: str = ""
+
+
+@runtime_checkable
+class Quantising(Protocol):
+    """What a target has besides where it quantises: candidates that only a budget allows."""
+
+    def lossy_candidates(self, graph: Graph, precision: str) -> list[Offer]:
+        """What a budget's search tries, in this order: cheap and promising first.
+
+        Exact ones are among them: they gate the forms, and for `auto` they may win.
+
+        Args:
+            graph: the neutral graph.
+            precision: `auto` or `int8`.
+
+        Raises:
+            UnsupportedError: no engine of the target takes the graph; lists all reasons.
+            JobError: `int8` is asked for and this machine cannot run any.
+        """
+
+    def open_keeping(self, folder: Path, layers: frozenset[str]) -> Engine:
+        """Open a quantised engine with some source layers computed unquantised."""
+
+
+@runtime_checkable
+class PreparesGraphs(Protocol):
+    """A target whose engines take other examples than the source brings: pictures, sizes, steps."""
+
+    def prepared(self, graph: Graph) -> Graph:
+        """The loaded graph with examples that the target's engines can take, and the source's own outputs
+        on them; before any pass runs.
+        """

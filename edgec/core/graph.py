@@ -38,6 +38,29 @@ class TensorSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class OpenSize:
+    """What an open dimension may be.
+
+    Attributes:
+        low: the smallest size.
+        high: the largest size.
+        choices: every size there is, ascending; empty where all from `low` to `high` are.
+    """
+
+    low: int
+    high: int
+    choices: tuple[int, ...] = ()
+
+    def __contains__(self, size: object) -> bool:
+        if self.choices:
+            return size in self.choices
+        return isinstance(size, int) and self.low <= size <= self.high
+
+    def __str__(self) -> str:
+        return "|".join(map(str, self.choices)) if self.choices else f"{self.low}..{self.high}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """Where a graph came from.
 
@@ -79,6 +102,8 @@ class Graph:
         labels: class names where the source has them.
         calibration: feeds as the model will meet them, for the ranges of a lower precision; empty where
             the user gave none.
+        open_sizes: what the dimensions that the user keeps open may be, by name; one that is not among
+            them may be anything.
     """
 
     model: ir.Model
@@ -91,6 +116,7 @@ class Graph:
     preprocessing: dict[str, dict[str, object]] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     calibration: tuple[Arrays, ...] = ()
+    open_sizes: dict[str, OpenSize] = dataclasses.field(default_factory=dict)
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:

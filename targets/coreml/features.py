@@ -4,41 +4,74 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from edgec.core.errors import IntegrityError
-from edgec.targets.coreml.lowering.program import Feature
+from edgec.core.graph import OpenSize
+from edgec.targets.coreml.images import ImageInput
+from edgec.targets.coreml.lowering.classes import Classifier
+from edgec.targets.coreml.lowering.features import Feature
+from edgec.targets.coreml.lowering.program import Lowered
 
 FEATURES = "features.json"
 
 
-def write_features(folder: Path, inputs: Sequence[Feature], outputs: Sequence[Feature]) -> None:
-    """Write them beside the package."""
-    fields = {
-        "inputs": [dataclasses.asdict(feature) for feature in inputs],
-        "outputs": [dataclasses.asdict(feature) for feature in outputs],
-    }
-    text = json.dumps(fields, indent=1, sort_keys=True)
-    (folder / FEATURES).write_text(text + "\n", encoding="utf-8")
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """What a package takes and gives.
 
-
-def read_features(folder: Path) -> tuple[list[Feature], list[Feature]]:
-    """Read what `write_features` wrote.
-
-    Raises:
-        IntegrityError: the file is missing or malformed.
+    Attributes:
+        inputs: in the graph's order.
+        outputs: in the graph's order; a classifier's label and dictionary are not among them.
+        open_sizes: what the open dimensions of the inputs may be, by name.
+        classifier: the class labels; None where the package has none.
     """
-    path = folder / FEATURES
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        inputs, outputs = ([_feature(item) for item in fields[key]] for key in ("inputs", "outputs"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(
-            f"the package's features cannot be read ({error})", where=str(path), fix="compile the model again"
-        ) from error
-    return inputs, outputs
+
+    inputs: list[Feature]
+    outputs: list[Feature]
+    open_sizes: dict[str, OpenSize]
+    classifier: Classifier | None
+
+    @classmethod
+    def of(cls, lowered: Lowered) -> Features:
+        """Those of a program."""
+        return cls(lowered.inputs, lowered.outputs, lowered.open_sizes, lowered.classifier)
+
+    def write(self, folder: Path) -> None:
+        """Write them beside the package."""
+        text = json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+        (folder / FEATURES).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Features:
+        """Read what `write` wrote.
+
+        Raises:
+            IntegrityError: the file is missing or malformed.
+        """
+        path = folder / FEATURES
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            inputs, outputs = ([_feature(item) for item in fields[key]] for key in ("inputs", "outputs"))
+            sizes = {
+                name: OpenSize(**{**size, "choices": tuple(size["choices"])})
+                for name, size in fields["open_sizes"].items()
+            }
+            named = fields["classifier"]
+            classifier = named and Classifier(**{**named, "labels": tuple(named["labels"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(
+                f"the package's features cannot be read ({error})",
+                where=str(path),
+                fix="compile the model again",
+            ) from error
+        return cls(inputs, outputs, sizes, classifier)
 
 
-def _feature(fields: dict) -> Feature:  # type: ignore[type-arg]
-    return Feature(**{**fields, "shape": tuple(fields["shape"]), "mil_shape": tuple(fields["mil_shape"])})
+def _feature(fields: dict[str, Any]) -> Feature:
+    image = fields["image"]
+    if image is not None:
+        image = ImageInput(**{**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])})
+    shapes = {key: tuple(fields[key]) for key in ("shape", "mil_shape")}
+    return Feature(**{**fields, **shapes, "image": image})

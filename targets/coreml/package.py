@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from edgec.core.errors import JobError
+from edgec.targets.coreml.input_types import input_types
+from edgec.targets.coreml.lowering.classes import LABEL
 from edgec.targets.coreml.lowering.program import Lowered
 from edgec.targets.coreml.versions import Release, coremltools
 
@@ -32,8 +34,6 @@ def save(
     precision: str,
     *,
     description: str = "",
-    inputs: list[Any] | None = None,
-    labels: tuple[str, ...] = (),
 ) -> Any:
     """Run coremltools' own passes on the program and write the package.
 
@@ -43,8 +43,6 @@ def save(
         release: what the package is built for.
         precision: `fp32` or `fp16`.
         description: one line that Xcode shows.
-        inputs: coremltools input types for images and open shapes; plain tensors where not given.
-        labels: class names; the first output then becomes the probabilities of a classifier.
 
     Returns:
         coremltools' model object, for weight compression.
@@ -63,8 +61,8 @@ def save(
                 convert_to="mlprogram",
                 minimum_deployment_target=release.coremltools_target,
                 compute_precision=kinds[precision],
-                inputs=inputs,
-                classifier_config=ct.ClassifierConfig(list(labels)) if labels else None,
+                inputs=input_types(lowered),
+                classifier_config=_classifier(ct, lowered),
                 pass_pipeline=_pipeline(ct),
                 skip_model_load=True,
             )
@@ -74,6 +72,15 @@ def save(
         raise JobError(f"coremltools could not convert the program ({words})", where=str(path)) from error
     write(model, path)
     return model
+
+
+def _classifier(ct: Any, lowered: Lowered) -> Any:
+    if lowered.classifier is None:
+        return None
+    names = lowered.classifier
+    return ct.ClassifierConfig(
+        list(names.labels), predicted_feature_name=LABEL, predicted_probabilities_output=names.tensor
+    )
 
 
 _INEXACT_PASSES = ("common::fuse_elementwise_to_batchnorm",)

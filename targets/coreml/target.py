@@ -9,8 +9,10 @@ from edgec.core.graph import Arrays, Graph
 from edgec.runtime.engine import Engine, EngineDescription, LayerTime
 from edgec.targets.base import Candidate
 from edgec.targets.coreml.engine import CheckedPackage
-from edgec.targets.coreml.features import write_features
-from edgec.targets.coreml.lowering.program import check_size, expanded, lower
+from edgec.targets.coreml.features import Features
+from edgec.targets.coreml.images import ImageInput, image_inputs, with_pixel_examples
+from edgec.targets.coreml.input_types import check_enumerated
+from edgec.targets.coreml.lowering.program import Lowered, check_size, expanded, lower
 from edgec.targets.coreml.package import save
 from edgec.targets.coreml.words import variant_named
 
@@ -37,6 +39,27 @@ class CoreML:
         self.variant = variant_named(variant)
         self.release = self.variant.release
 
+    def prepared(self, graph: Graph) -> Graph:
+        """The graph with examples that the package can take: whole pixels where it takes pictures.
+
+        Raises:
+            JobError: the source cannot be run on them.
+        """
+        return with_pixel_examples(graph, self._images(graph))
+
+    def _images(self, graph: Graph) -> dict[str, ImageInput]:
+        return {} if self.variant.asks_for("tensor") else image_inputs(graph)
+
+    def _lowered(self, graph: Graph, *, half_inputs: bool = False) -> Lowered:
+        return lower(
+            graph.model,
+            self.release,
+            half_inputs=half_inputs,
+            open_sizes=graph.open_sizes,
+            images=self._images(graph),
+            labels=() if self.variant.asks_for("tensor") else graph.labels,
+        )
+
     def candidates(self, graph: Graph, precision: str) -> list[Candidate]:
         """One package in the precision asked for; `auto` is fp16, which every compute unit takes.
 
@@ -51,7 +74,7 @@ class CoreML:
                 f"--precision {wanted} is not available on Core ML", fix=f"use {' or '.join(PRECISIONS)}"
             )
         check_size(graph.model)
-        lower(graph.model, self.release)
+        check_enumerated(self._lowered(graph).inputs, graph.open_sizes, self.release)
         form = "fused attention" if self.release.fused_attention else "attention in parts"
         return [Candidate(ENGINE, wanted, f"{self.release.name}, {form}")]
 
@@ -66,10 +89,10 @@ class CoreML:
             UnsupportedError: something in the graph has no form in Core ML.
             JobError: coremltools cannot convert the program.
         """
-        lowered = lower(graph.model, self.release, half_inputs=candidate.precision == "fp16")
+        lowered = self._lowered(graph, half_inputs=candidate.precision == "fp16")
         path = folder / MODEL
         save(lowered, path, self.release, candidate.precision, description=graph.source.name)
-        write_features(folder, lowered.inputs, lowered.outputs)
+        Features.of(lowered).write(folder)
         EngineDescription(ENGINE, MODEL, candidate.precision, 0, candidate.form, lowered.layers).write(folder)
 
     def open(self, folder: Path) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,11 @@ import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.core.errors import RequestError, UnsupportedError
+from edgec.core.graph import OpenSize
 from edgec.plugins.infra import plugins
+from edgec.targets.coreml.images import ImageInput, fold_factors
+from edgec.targets.coreml.lowering.classes import Classifier, classifier_of, probabilities
+from edgec.targets.coreml.lowering.features import Feature
 from edgec.targets.coreml.lowering.masks import clampable
 from edgec.targets.coreml.lowering.site import Operand, Refusal, Site, layer_of, narrowed, sanitized
 from edgec.targets.coreml.lowering.table import REFUSED, table
@@ -23,27 +28,6 @@ from edgec.targets.coreml.versions import Release, coremltools
 MAX_RANK = 5
 MAX_BYTES = 2**31 - 1
 """A package's model file is one protobuf; weights live beside it, but are held in memory here."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Feature:
-    """One input or output of the package.
-
-    Attributes:
-        source: the tensor's name in the graph.
-        name: its name in the package.
-        shape: its shape in the graph; a string is an open dimension.
-        dtype: its type in the graph, a numpy name.
-        mil_shape: its shape in the package: rank 0 becomes (1,).
-        mil_dtype: its type in the package: `fp32`, `fp16` or `int32`.
-    """
-
-    source: str
-    name: str
-    shape: tuple[int | str, ...]
-    dtype: str
-    mil_shape: tuple[int | str, ...]
-    mil_dtype: str
 
 
 @dataclasses.dataclass
@@ -55,12 +39,16 @@ class Lowered:
         inputs: in the graph's order.
         outputs: in the graph's order.
         layers: prefix of MIL op names → source layer.
+        open_sizes: what the open dimensions of the inputs may be, by name.
+        classifier: the class labels and what carries their probabilities; None where there are none.
     """
 
     program: Any
     inputs: list[Feature]
     outputs: list[Feature]
     layers: dict[str, str]
+    open_sizes: dict[str, OpenSize] = dataclasses.field(default_factory=dict)
+    classifier: Classifier | None = None
 
 
 _FEATURE_TYPES = {
@@ -81,7 +69,9 @@ def lower(
     release: Release,
     *,
     half_inputs: bool = False,
-    dimensions: dict[str, Any] | None = None,
+    open_sizes: Mapping[str, OpenSize] | None = None,
+    images: Mapping[str, ImageInput] | None = None,
+    labels: Sequence[str] = (),
 ) -> Lowered:
     """Lower a model in the neutral dialect to a MIL program.
 
@@ -89,13 +79,19 @@ def lower(
         model: the model; it is left as it is.
         release: what the package is built for.
         half_inputs: fp32 inputs and outputs become fp16 in the package.
-        dimensions: symbols for the open dimensions, by their names; an open dimension that is not
-            among them is refused.
+        open_sizes: what open dimensions may be, by name; one that is not among them is refused.
+        images: the inputs that are pictures in the package, by name.
+        labels: class names of the first output; where it has another number of classes they are left out.
 
     Raises:
         UnsupportedError: something in the graph has no form in Core ML; lists all of it.
     """
-    return _Walk(expanded(model), release, half_inputs, dimensions or {}).run()
+    model = expanded(model)
+    if images:
+        model = model.clone()
+        for name, image in images.items():
+            fold_factors(model, name, image)
+    return _Walk(model, release, half_inputs, dict(open_sizes or {}), dict(images or {}), labels).run()
 
 
 def expanded(model: ir.Model) -> ir.Model:
@@ -174,14 +170,25 @@ def _domain(node: ir.Node) -> str:
 
 
 class _Walk:
-    def __init__(self, model: ir.Model, release: Release, half: bool, dimensions: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        release: Release,
+        half: bool,
+        open_sizes: dict[str, OpenSize],
+        images: dict[str, ImageInput],
+        labels: Sequence[str],
+    ) -> None:
         coremltools()
-        from coremltools.converters.mil.mil import Builder
+        from coremltools.converters.mil.mil import Builder, get_new_symbol
 
         self.model = model
         self.release = release
         self.half = half
-        self.dimensions = dimensions
+        self.open_sizes = open_sizes
+        self.symbols = {name: get_new_symbol(name) for name in open_sizes}
+        self.images = images
+        self.labels = labels
         self.builder = Builder
         self.values: dict[str, Operand] = {}
         self.reasons: list[str] = []
@@ -209,13 +216,20 @@ class _Walk:
             for index, node in enumerate(graph):
                 self._node(index, node)
             outputs = self._features(graph.outputs, "output")
+            classifier = None
             if not self.reasons:
-                function.set_outputs([self._left(feature) for feature in outputs])
+                results = [self._left(feature) for feature in outputs]
+                classifier = classifier_of(outputs, self.labels)
+                if classifier is not None:
+                    results.append(probabilities(self.builder, self.model.graph, results[0], classifier))
+                function.set_outputs(results)
         if self.reasons:
             raise self._unsupported()
         program = Program()
         program.add_function("main", function)
-        return Lowered(program, inputs, outputs, self.layers)
+        used = {size for feature in inputs for size in feature.shape if isinstance(size, str)}
+        open_sizes = {name: size for name, size in self.open_sizes.items() if name in used}
+        return Lowered(program, inputs, outputs, self.layers, open_sizes, classifier)
 
     def _scan(self, graph: ir.Graph) -> None:
         """Where the walk cannot start, name at least the ops that no rule knows."""
@@ -258,9 +272,11 @@ class _Walk:
                 self.reasons.append(f"{what} {source!r} {problem}")
                 continue
             mil_dtype = _FEATURE_TYPES[dtype]
-            if self.half and mil_dtype == "fp32":
+            image = self.images.get(source) if what == "input" else None
+            # A picture arrives as fp32: coremltools scales it before its own casts.
+            if self.half and mil_dtype == "fp32" and image is None:
                 mil_dtype = "fp16"
-            features.append(Feature(source, name, shape, dtype, shape or (1,), mil_dtype))
+            features.append(Feature(source, name, shape, dtype, shape or (1,), mil_dtype, image))
         return features
 
     def _found_shape(self, name: str) -> ir.Shape | None:
@@ -276,17 +292,21 @@ class _Walk:
             return f"has rank {len(shape)}, and Core ML stops at {MAX_RANK}"
         if 0 in shape:
             return "is empty, which Core ML lacks"
-        open_sizes = [size for size in shape if isinstance(size, str) and size not in self.dimensions]
-        if open_sizes and what == "input":
-            self.fixes.append("give the sizes with --input NAME:SHAPE:DTYPE")
-            return f"has open dimensions ({', '.join(open_sizes)})"
+        unbounded = [size for size in shape if isinstance(size, str) and size not in self.open_sizes]
+        if unbounded and what == "input":
+            name = unbounded[0]
+            self.fixes.append(
+                "give sizes with --input NAME:SHAPE:DTYPE, or bounds in place of the name: "
+                f"{name}=1..512 for a range, {name}=64|128|256 for a few sizes"
+            )
+            return f"has the open dimensions ({', '.join(unbounded)})"
         return ""
 
     def _placeholder(self, feature: Feature) -> Any:
         from coremltools.converters.mil.mil import types
 
         dtype = {"fp32": types.fp32, "fp16": types.fp16, "int32": types.int32}[feature.mil_dtype]
-        shape = [self.dimensions[size] if isinstance(size, str) else size for size in feature.mil_shape]
+        shape = [self.symbols[size] if isinstance(size, str) else size for size in feature.mil_shape]
         return self.builder.placeholder(shape=shape, dtype=dtype)
 
     def _entered(self, value: Any, feature: Feature) -> Any:

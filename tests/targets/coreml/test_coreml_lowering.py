@@ -298,7 +298,7 @@ def test_everything_that_cannot_be_lowered_is_listed_at_once() -> None:
         ("float64", (2, 3), "float64, which Core ML lacks"),
         ("string", (2, 3), "string, which Core ML lacks"),
         ("float32", (1, 1, 1, 1, 2, 3), "rank 6"),
-        ("float32", ("batch", 3), "open dimensions (batch)"),
+        ("float32", ("batch", 3), "the open dimensions (batch)"),
         ("float32", (0, 3), "empty"),
     ],
 )
