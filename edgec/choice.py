@@ -2,130 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import functools
-import itertools
-import shutil
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from edgec.core.errors import EdgecError, JobError, NumericsError
+from edgec.budget import Budget
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
-from edgec.core.timing import Latency, measure
-from edgec.peers import Peer, installed_engines, opened
-from edgec.runtime.engine import Engine
-from edgec.targets.base import Candidate, Target
-from edgec.verification import GateResult, check
+from edgec.precision_search import search
+from edgec.targets.base import Quantising, Target
+from edgec.trials import Choice, Trial, build, discard, explain, fastest, measure_field, no_candidate
 
-FIRST_BLOCKS = 4
-FINAL_BLOCKS = 9
-BLOCK_SECONDS = 0.12
-CLOSE_CALL = 1.1
-"""Candidates within this ratio of the fastest are measured again, in more blocks."""
+__all__ = ["Choice", "Trial", "choose"]
 
 
-@dataclasses.dataclass
-class Trial:
-    """One candidate and what became of it.
-
-    Attributes:
-        candidate: what was built.
-        folder: where its engine is.
-        gates: its numerics, fp32 first where it ships in less.
-        latency: None if it was not measured.
-        why: why it was chosen or lost.
-    """
-
-    candidate: Candidate
-    folder: Path
-    gates: list[GateResult] = dataclasses.field(default_factory=list)
-    latency: Latency | None = None
-    why: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """Whether it was built and kept every gate."""
-        return bool(self.gates) and all(gate.passed for gate in self.gates)
-
-
-@dataclasses.dataclass
-class Choice:
-    """The chosen engine and the whole field it won against.
-
-    Attributes:
-        chosen: the winner; its folder holds the engine.
-        trials: every candidate, in the order the target gave.
-        baselines: latency of each plain peer on the exporter's graph, by its label (`ort fp32`).
-        best_baseline: label of the fastest plain peer; None where none could run.
-    """
-
-    chosen: Trial
-    trials: list[Trial]
-    baselines: dict[str, Latency]
-    best_baseline: str | None
-
-    @property
-    def ratio(self) -> float | None:
-        """The chosen engine's latency over the best plain peer's."""
-        if self.best_baseline is None or self.chosen.latency is None:
-            return None
-        return self.chosen.latency.ratio_to(self.baselines[self.best_baseline])
-
-    def entries(self) -> list[dict[str, Any]]:
-        """Every measured line of the report's latency table."""
-        best = self.baselines.get(self.best_baseline or "")
-        lines = []
-        for trial in self.trials:
-            lines.append(
-                {
-                    "name": trial.candidate.name,
-                    "role": "chosen" if trial is self.chosen else "candidate",
-                    "engine": trial.candidate.engine,
-                    "precision": trial.candidate.precision,
-                    "form": trial.candidate.form,
-                    "passed": trial.passed,
-                    "why": trial.why,
-                    **_figures(trial.latency, best),
-                }
-            )
-        for label, latency in self.baselines.items():
-            engine, precision = label.split()
-            lines.append(
-                {
-                    "name": f"plain {label}",
-                    "role": "baseline",
-                    "engine": engine,
-                    "precision": precision,
-                    "form": "exporter's graph",
-                    "passed": True,
-                    "why": "what a user would otherwise run",
-                    **_figures(latency, best),
-                }
-            )
-        return lines
-
-
-def _figures(latency: Latency | None, best: Latency | None) -> dict[str, Any]:
-    if latency is None:
-        return {"p50": None, "p90": None, "spread": None, "blocks": [], "ratio_to_best_baseline": None}
-    comparable = best is not None and len(best.blocks) == len(latency.blocks)
-    ratio = latency.ratio_to(best) if best is not None and comparable else None
-    if best is not None and not comparable:
-        ratio = latency.p50 / best.p50
-    return {
-        "p50": latency.p50,
-        "p90": latency.p90,
-        "spread": latency.spread,
-        "blocks": list(latency.blocks),
-        "ratio_to_best_baseline": ratio,
-    }
-
-
-def choose(target: Target, neutral: Graph, precision: str, scratch: Path, progress: Progress) -> Choice:
+def choose(
+    target: Target,
+    neutral: Graph,
+    precision: str,
+    scratch: Path,
+    progress: Progress,
+    budget: Budget | None = None,
+) -> Choice:
     """Build every candidate, gate it, and take the fastest that passes.
+
+    With a budget, and a target that quantises, the candidates are searched instead: those that lose more
+    than rounding does are judged by the budget.
 
     Args:
         target: the target.
@@ -133,30 +33,33 @@ def choose(target: Target, neutral: Graph, precision: str, scratch: Path, progre
         precision: as asked on the command line.
         scratch: folder for the candidates' engines; the losers' are removed.
         progress: told each step.
+        budget: what lossy steps may cost; None where nothing may be lost.
 
     Raises:
-        NumericsError: every candidate failed its gate.
+        NumericsError: every candidate failed its gate or the budget.
         JobError: no candidate could be built.
     """
-    trials = [
-        _build(target, neutral, candidate, scratch / f"candidate-{index}", progress)
-        for index, candidate in enumerate(target.candidates(neutral, precision))
-    ]
+    if budget is not None and precision in ("auto", "int8") and isinstance(target, Quantising):
+        return search(target, neutral, precision, budget, scratch, progress)
+    trials = []
+    for index, candidate in enumerate(target.candidates(neutral, precision)):
+        trial = Trial(candidate, scratch / f"candidate-{index}")
+        progress.step(f"building {candidate.name}")
+        build(target, neutral, trial)
+        trials.append(trial)
     runnable = [trial for trial in trials if trial.passed]
     if not runnable:
-        raise _no_candidate(trials)
+        raise no_candidate(trials)
     if not target.runs_here:
         return _unmeasured(trials, runnable[0])
     progress.step("measuring engines in alternating blocks")
-    with contextlib.ExitStack() as stack:
-        peers = stack.enter_context(_working_peers(neutral, precision))
-        engines = {trial.candidate.name: _opened(stack, target, trial.folder) for trial in runnable}
-        finalists, baselines, best = _measure(neutral, runnable, engines, peers)
-    chosen = _fastest(finalists)
-    _explain(trials, chosen)
-    for trial in trials:
-        if trial is not chosen:
-            shutil.rmtree(trial.folder, ignore_errors=True)
+    asked = "fp32" if precision == "auto" else precision
+    finalists, baselines, best = measure_field(
+        target, neutral, runnable, list(dict.fromkeys(["fp32", asked]))
+    )
+    chosen = fastest(finalists)
+    explain(trials, chosen, "the fastest that keeps its gate")
+    discard(trials, chosen)
     return Choice(chosen, trials, baselines, best)
 
 
@@ -167,116 +70,5 @@ def _unmeasured(trials: list[Trial], chosen: Trial) -> Choice:
             trial.why = "the target's first choice; it runs on other machines, so nothing is measured here"
         else:
             trial.why = trial.why or "the target prefers another"
-            shutil.rmtree(trial.folder, ignore_errors=True)
+    discard(trials, chosen)
     return Choice(chosen, trials, {}, None)
-
-
-def _build(target: Target, neutral: Graph, candidate: Candidate, folder: Path, progress: Progress) -> Trial:
-    trial = Trial(candidate, folder)
-    progress.step(f"building {candidate.name}")
-    try:
-        if candidate.precision != "fp32":
-            exact = dataclasses.replace(candidate, precision="fp32")
-            trial.gates.append(_gate(target, neutral, exact, folder))
-            shutil.rmtree(folder)
-            if not trial.gates[0].passed:
-                trial.why = f"failed its gate: {trial.gates[0]}"
-                return trial
-        trial.gates.append(_gate(target, neutral, candidate, folder))
-        if not trial.passed:
-            trial.why = f"failed its gate: {trial.gates[-1]}"
-    except EdgecError as error:
-        trial.gates.clear()
-        trial.why = f"could not be built: {error}"
-    return trial
-
-
-def _gate(target: Target, neutral: Graph, candidate: Candidate, folder: Path) -> GateResult:
-    folder.mkdir()
-    target.build(target.lower(neutral, candidate), candidate, folder)
-    engine = target.open(folder)
-    try:
-        return check(neutral, engine.run, stage=candidate.name, precision=candidate.precision)
-    finally:
-        engine.close()
-
-
-def _opened(stack: contextlib.ExitStack, target: Target, folder: Path) -> Engine:
-    engine = target.open(folder)
-    stack.callback(engine.close)
-    return engine
-
-
-@contextlib.contextmanager
-def _working_peers(graph: Graph, precision: str) -> Iterator[list[Peer]]:
-    """The plain engines that take the exporter's graph; one that refuses it is no baseline.
-
-    Each runs in fp32 and, where another precision is asked for, in that one if it has it: a lower
-    precision is not to be counted as the compiler's own gain.
-    """
-    precisions = dict.fromkeys(["fp32", "fp32" if precision == "auto" else precision])
-    with contextlib.ExitStack() as stack:
-        peers: list[Peer] = []
-        for name, asked in itertools.product(installed_engines() if graph.exported else (), precisions):
-            try:
-                [peer] = stack.enter_context(opened(graph, [name], precision=asked))
-                peer.run(graph.examples[0])
-            except Exception:
-                # A peer's refusal is the peer's: it has nothing to compare with here.
-                continue
-            peers.append(peer)
-        yield peers
-
-
-def _measure(
-    neutral: Graph, trials: list[Trial], engines: Mapping[str, Engine], peers: list[Peer]
-) -> tuple[list[Trial], dict[str, Latency], str | None]:
-    """Measure all in few blocks, then those close to the fastest engine or peer in more.
-
-    Returns:
-        the candidates of the second round, the peers' latencies by label, and the fastest peer's label.
-    """
-    feeds = neutral.examples[0]
-    calls: dict[str, Callable[[], object]] = {
-        name: functools.partial(engine.run, feeds) for name, engine in engines.items()
-    }
-    calls |= {f"plain {peer.label}": functools.partial(peer.run, feeds) for peer in peers}
-    first = measure(calls, blocks=FIRST_BLOCKS, block_seconds=BLOCK_SECONDS)
-    latencies = dict(first)
-    close = _close_to_fastest({name: first[name].p50 for name in engines})
-    close += _close_to_fastest({f"plain {peer.label}": first[f"plain {peer.label}"].p50 for peer in peers})
-    again = {name: calls[name] for name in close}
-    latencies |= measure(again, blocks=FINAL_BLOCKS, block_seconds=BLOCK_SECONDS, warmup=1)
-    for trial in trials:
-        trial.latency = latencies[trial.candidate.name]
-    baselines = {peer.label: latencies[f"plain {peer.label}"] for peer in peers}
-    finalists = [trial for trial in trials if trial.candidate.name in again]
-    return finalists, baselines, min(baselines, key=lambda name: baselines[name].p50, default=None)
-
-
-def _fastest(finalists: list[Trial]) -> Trial:
-    """The finalist with the smallest latency, compared block by block: the machine's drift cancels."""
-    first = finalists[0].latency
-    assert first is not None
-    return min(finalists, key=lambda trial: trial.latency.ratio_to(first) if trial.latency else float("inf"))
-
-
-def _close_to_fastest(medians: Mapping[str, float]) -> list[str]:
-    fastest = min(medians.values(), default=0.0)
-    return [name for name, median in medians.items() if median <= fastest * CLOSE_CALL]
-
-
-def _explain(trials: list[Trial], chosen: Trial) -> None:
-    assert chosen.latency is not None
-    chosen.why = "the fastest that keeps its gate"
-    for trial in trials:
-        if trial is not chosen and trial.latency is not None:
-            slower = trial.latency.p50 / chosen.latency.p50
-            trial.why = f"{slower:.2f} times the chosen engine's latency"
-
-
-def _no_candidate(trials: list[Trial]) -> EdgecError:
-    reasons = "; ".join(f"{trial.candidate.name} {trial.why}" for trial in trials)
-    if any(trial.gates for trial in trials):
-        return NumericsError(f"no engine computes what the source computes: {reasons}")
-    return JobError(f"no engine could be built: {reasons}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgec import accuracy
 from edgec import budget as budgets
 from edgec.bisection import first_bad_pass
+from edgec.budget import Budget
 from edgec.choice import Choice, choose
 from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle, InputsOutputs
@@ -222,14 +223,15 @@ def compile_graph(
     budget = None
     if request.is_lossy:
         budget = budgets.budget_of(graph, evaluation, calibration, request.max_drop)
-    if calibration is not None:
-        graph = dataclasses.replace(graph, calibration=budgets.calibration_feeds(graph, calibration))
+    seen = calibration or (budget.search.data if budget else None)
+    if seen is not None:
+        graph = dataclasses.replace(graph, calibration=budgets.calibration_feeds(graph, seen))
 
     if isinstance(target, PreparesGraphs):
         graph = target.prepared(graph)
     neutral = to_neutral(graph, request.pipeline, progress)
     with bundles.writing(folder, needed=_needed_bytes(neutral.graph)) as scratch:
-        choose_engine = functools.partial(_choose, request, progress)
+        choose_engine = functools.partial(_choose, request, budget if request.is_gated else None, progress)
         reduction = None
         if request.tokens == "off":
             choice = choose_engine(neutral.graph, scratch)
@@ -342,8 +344,10 @@ def to_neutral(graph: Graph, pipeline: Pipeline, progress: Progress) -> Neutral:
     return Neutral(neutral, reports, gate)
 
 
-def _choose(request: Request, progress: Progress, graph: Graph, scratch: Path) -> Choice:
-    return choose(request.target, graph, request.precision, scratch, progress)
+def _choose(
+    request: Request, budget: Budget | None, progress: Progress, graph: Graph, scratch: Path
+) -> Choice:
+    return choose(request.target, graph, request.precision, scratch, progress, budget)
 
 
 def _needed_bytes(graph: Graph) -> int:
@@ -412,6 +416,7 @@ def _report(
         "layers": layers,
         "passes": [_pass_json(report) for report in steps],
         "attention": [dataclasses.asdict(site) for site in inspection.attention],
+        "search": choice.search,
         "fallbacks": [],
         "tokens": None if reduction is None else reduction.report,
         "slim": None,

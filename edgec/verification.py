@@ -63,6 +63,25 @@ def check(graph: Graph, run: Run, *, stage: str, precision: str) -> GateResult:
     return GateResult(stage, compare(graph.references, found), GATES[precision], len(found))
 
 
+def observe(graph: Graph, run: Run, *, stage: str) -> GateResult:
+    """What a lossy engine does to the graph's examples, under bounds made from that very result.
+
+    The user's budget judges a lossy engine, on data. These bounds serve whoever opens it later: another
+    processor may round differently, twice the difference allows for that; a broken engine is far beyond.
+    """
+    found = [run(feeds) for feeds in graph.examples]
+    difference = compare(graph.references, found)
+    if not np.isfinite(difference.scaled):
+        return GateResult(stage, difference, GATES["bf16"], len(found))
+    own = Gate(
+        2 * difference.scaled + GATES["bf16"].scaled,
+        max(-1.0, 2 * difference.cosine - 2 + GATES["bf16"].cosine),
+        "twice what this engine showed when it was compiled, and bf16's rounding: it guards against damage "
+        "to the engine; what quantisation costs is measured on data",
+    )
+    return GateResult(stage, difference, own, len(found))
+
+
 def check_neutral(graph: Graph) -> GateResult:
     """Gate the neutral graph itself in fp32, evaluated as written."""
     with Evaluator(runnable(graph.model)) as evaluator:

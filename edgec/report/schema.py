@@ -83,7 +83,8 @@ class LatencyEntry(TypedDict):
     """One measured engine. All figures are null where it was not measured; `why` says why.
 
     `blocks` are the medians of the blocks, in milliseconds; `spread` is their range over `p50`;
-    `ratio_to_best_baseline` is this latency over the best baseline's (below 1 is faster).
+    `ratio_to_best_baseline` is this latency over the best baseline's (below 1 is faster). `drop` is what
+    the engine lost on the data that a search looked at, null where it was not scored.
     """
 
     name: str
@@ -98,6 +99,7 @@ class LatencyEntry(TypedDict):
     ratio_to_best_baseline: float | None
     passed: bool
     why: str
+    drop: NotRequired[float | None]
 
 
 class Prediction(TypedDict):

@@ -30,6 +30,7 @@ class EngineDescription:
         extensions: shared libraries to load first, relative to the engine's folder.
         inputs: names of the model's inputs, in its own order; empty where the model file tells them.
         outputs: names of the model's outputs, likewise.
+        rest: of an int8 engine, what it computes in where nothing is quantised; else empty.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class EngineDescription:
     extensions: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    rest: str = ""
 
     def write(self, folder: Path) -> None:
         """Write `engine.json` into the folder."""

@@ -116,7 +116,8 @@ class OpenVinoEngine:
         return tensors
 
     def _compile(self, more: Mapping[str, object]) -> Any:
-        config = configuration(self.description.precision, worker_threads(self.description.threads))
+        precision = self.description.rest or self.description.precision
+        config = configuration(precision, worker_threads(self.description.threads))
         return self._core.compile_model(self._model, "CPU", {**config, **more})
 
 

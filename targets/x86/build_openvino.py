@@ -17,6 +17,7 @@ from edgec.runtime.engine_openvino import import_openvino
 from edgec.targets.base import Candidate
 from edgec.targets.x86.forms import reduces_tokens
 from edgec.targets.x86.layers import LayerNames
+from edgec.targets.x86.quantize_openvino import quantised
 
 _KERNELS = "edgec_kernels.so"
 _MODEL = "model.xml"
@@ -46,6 +47,9 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
             names = LayerNames(graph.model)
             _rename(model, names)
             layers = _layers(model, names)
+            if candidate.scheme:
+                model = quantised(model, graph, candidate, layers)
+                layers |= _layers(model, names)
             openvino.save_model(model, str(folder / _MODEL), compress_to_fp16=False)
     except RuntimeError as error:
         raise JobError(
@@ -62,6 +66,7 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
         inputs=tuple(value.name or "" for value in graph.model.graph.inputs if not value.is_initializer()),
         outputs=tuple(value.name or "" for value in graph.model.graph.outputs),
         extensions=extensions,
+        rest=candidate.rest,
     ).write(folder)
 
 

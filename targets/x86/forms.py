@@ -71,7 +71,7 @@ def lowered(graph: Graph, candidate: Candidate) -> Graph:
     copy = graph.clone()
     kernels = OPENVINO_OPS if candidate.engine == "openvino" else frozenset()
     names = _PIPELINES[candidate.engine, candidate.form]
-    if candidate.precision == "bf16":
+    if "bf16" in (candidate.precision, candidate.rest):
         names = (*names, "x86.wide_bias")
     steps = [
         DecomposePlugins(kernels) if name == DecomposePlugins.name else registered()[name]() for name in names

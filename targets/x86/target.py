@@ -5,18 +5,17 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from edgec.core.errors import JobError, MissingExtraError, UnsupportedError
+from edgec.core.errors import JobError, MissingExtraError, RequestError, UnsupportedError
 from edgec.core.graph import Arrays, Graph
 from edgec.runtime.engine import Engine, LayerTime
 from edgec.runtime.engines import open_engine
-from edgec.targets.base import Candidate
+from edgec.targets.base import Candidate, Offer
 from edgec.targets.x86.accepts import ENGINES, obstacles
-from edgec.targets.x86.cpu import require_bf16
+from edgec.targets.x86.cpu import lacking, require_bf16
 from edgec.targets.x86.forms import EXPORTED, exported, forms, lowered
+from edgec.targets.x86.quantize_openvino import STATIC, SYMMETRIC
 
 _PACKAGES = {"ort": "onnxruntime", "openvino": "openvino"}
-
-_LATER = {"fp16": "x86 processors compute fp16 in fp32", "int8": "quantisation is not built yet"}
 
 
 class X86:
@@ -42,10 +41,15 @@ class X86:
             JobError: the precision is not available here.
         """
         wanted = "fp32" if precision == "auto" else precision
-        if wanted in _LATER:
+        if wanted == "fp16":
             raise JobError(
-                f"--precision {wanted} is not available on x86: {_LATER[wanted]}",
+                "--precision fp16 is not available on x86: its processors compute fp16 in fp32",
                 fix="use --precision fp32, or bf16 with OpenVINO",
+            )
+        if wanted == "int8":
+            raise RequestError(
+                "--precision int8 needs inputs to see the ranges on, and to measure what it costs",
+                fix="give --calib F.npz with inputs as the model will meet them",
             )
         able = [name for name in self._engines if wanted in ENGINES[name].precisions]
         if not able:
@@ -54,25 +58,54 @@ class X86:
             )
         if wanted == "bf16":
             require_bf16()
+        engines = self._engines_for(graph, able)
+        return [
+            Candidate(name, wanted, form)
+            for name in engines
+            for form in forms(graph, name, wanted, alone=len(engines) == 1)
+        ]
+
+    def lossy_candidates(self, graph: Graph, precision: str) -> list[Offer]:
+        """Exact engines, then bf16 ones, then quantised ones; each form's fp32 engine gates the others.
+
+        Raises:
+            UnsupportedError: no engine takes the graph; lists all reasons of each.
+            MissingExtraError: the only engine asked for is not installed.
+            JobError: `int8` is asked for and this processor has no such products.
+        """
+        if precision == "int8" and (why := lacking("int8")):
+            raise JobError(f"--precision {why}", fix="use --precision fp32")
+        engines = self._engines_for(graph, list(self._engines))
+        found = [Candidate(name, "fp32", form) for name in engines for form in _lossy_forms(graph, name)]
+        if precision == "auto":
+            found += [
+                Candidate(name, "bf16", form)
+                for name in engines
+                if "bf16" in ENGINES[name].precisions
+                for form in _lossy_forms(graph, name)
+            ]
+        if graph.calibration:
+            found += [candidate for name in engines for candidate in _quantised(graph, name)]
+        return [Offer(candidate, _refusal(candidate)) for candidate in found]
+
+    def open_keeping(self, folder: Path, layers: frozenset[str]) -> Engine:
+        """Open a quantised engine with the activations of some source layers unquantised."""
+        raise NotImplementedError
+
+    def _engines_for(self, graph: Graph, able: list[str]) -> list[str]:
+        """The installed ones among these engines that take the graph."""
         installed = [name for name in able if importlib.util.find_spec(_PACKAGES[name]) is not None]
         if not installed:
             raise MissingExtraError(_PACKAGES[able[0]], able[0])
-        reasons: list[str] = []
-        found: list[Candidate] = []
-        for name in installed:
-            against = obstacles(graph.model, ENGINES[name])
-            if against:
-                reasons += [f"{name}: {line}" for line in against]
-                continue
-            found += [
-                Candidate(name, wanted, form)
-                for form in forms(graph, name, wanted, alone=installed == [name])
-            ]
-        if not found:
+        reasons = {name: obstacles(graph.model, ENGINES[name]) for name in installed}
+        taking = [name for name in installed if not reasons[name]]
+        if not taking:
             raise UnsupportedError(
-                "x86", reasons, fix="rewrite these layers in ops that an engine has, or give it as a plugin"
+                "x86",
+                [f"{name}: {line}" for name in installed for line in reasons[name]],
+                fix="rewrite these layers in ops that an engine has, or give it as a plugin",
             )
-        return found
+        return taking
 
     def lower(self, graph: Graph, candidate: Candidate) -> Graph:
         """The graph in the candidate's dialect; the given graph is left as it is."""
@@ -99,3 +132,23 @@ class X86:
     def profile(self, engine: Engine, feeds: Arrays) -> list[LayerTime]:
         """Per-layer times, under the user's layer names."""
         return engine.profile(feeds)
+
+
+def _lossy_forms(graph: Graph, engine: str) -> list[str]:
+    """The forms worth trying in lower precisions: `blocked` is for fp32 only, and fp32 loses to them."""
+    return forms(graph, engine, "bf16", alone=False)
+
+
+def _quantised(graph: Graph, engine: str) -> list[Candidate]:
+    if engine != "openvino":
+        return []
+    rest = "fp32" if lacking("bf16") else "bf16"
+    return [
+        Candidate(engine, "int8", form, rest=rest, scheme=scheme)
+        for form in _lossy_forms(graph, engine)
+        for scheme in (STATIC, SYMMETRIC)
+    ]
+
+
+def _refusal(candidate: Candidate) -> str:
+    return lacking(candidate.precision) or (lacking(candidate.rest) if candidate.rest else "")

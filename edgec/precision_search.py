@@ -1,0 +1,305 @@
+"""The search over engine, precision and lowering form within a budget.
+
+Exact engines come first: they are quick to build, each is the fp32 gate of its form, and they say which
+engine and which form are worth quantising. Then come lower precisions of the forms that were fast. Each
+candidate is timed beside the fastest that passed so far and dropped if it is slower; only one that is
+faster is scored, on the part of the data that the search may look at. When quantising the whole network
+costs more than the budget, the layers that cost most stay unquantised (`edgec.sensitivity`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgec.budget import Budget
+from edgec.core.errors import EdgecError, NumericsError
+from edgec.core.graph import Graph
+from edgec.core.progress import Progress
+from edgec.core.timing import Latency, measure
+from edgec.runtime.engine import Engine
+from edgec.targets.base import Candidate, Quantising, Target
+from edgec.trials import (
+    BLOCK_SECONDS,
+    CLOSE_CALL,
+    Choice,
+    Trial,
+    build,
+    discard,
+    explain,
+    fastest,
+    measure_field,
+    no_candidate,
+)
+from edgec.verification import GateResult
+
+SECONDS = 150.0
+"""What a search may take; the candidate that is being tried then is still finished."""
+
+QUICK_BLOCKS = 3
+
+SLOWER = 1.05
+"""A candidate this much slower than the fastest so far is dropped: more than blocks that ran side by side
+differ by chance."""
+
+
+FORM_SLOWER = 1.15
+"""A form this much slower than another of its engine is not tried in the next lower precision."""
+
+
+def search(
+    target: Target,
+    neutral: Graph,
+    precision: str,
+    budget: Budget,
+    scratch: Path,
+    progress: Progress,
+    seconds: float = SECONDS,
+) -> Choice:
+    """Search the candidates of a target that quantises.
+
+    An interrupt (Ctrl-C) ends the search with the best so far; where none has passed yet it goes on to the
+    caller, and so does a second one.
+
+    Args:
+        target: the target; it must be `Quantising`.
+        neutral: the neutral graph, with the source's own outputs and calibration feeds.
+        precision: `auto`, or `int8` for quantised candidates only.
+        budget: what lossy candidates may cost.
+        scratch: folder for the candidates' engines; the losers' are removed.
+        progress: told each step.
+        seconds: how long to search.
+
+    Raises:
+        NumericsError: no candidate keeps its gate and the budget.
+        JobError: no candidate could be built.
+    """
+    hunt = _Search(target, neutral, precision, budget, scratch, progress, seconds)
+    try:
+        hunt.run()
+    except KeyboardInterrupt:
+        if hunt.best is None:
+            raise
+        hunt.stopped = "interrupted: the best so far was taken"
+        progress.note(f"search interrupted; taking {hunt.best.candidate.name}, the best so far")
+    finally:
+        hunt.close()
+    return hunt.choice()
+
+
+@dataclasses.dataclass
+class _Form:
+    """One engine's lowering form: the gate of its fp32 engine, and how fast it is in each precision tried."""
+
+    exact: GateResult | None = None
+    pace: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class _Search:
+    def __init__(
+        self,
+        target: Target,
+        neutral: Graph,
+        precision: str,
+        budget: Budget,
+        scratch: Path,
+        progress: Progress,
+        seconds: float,
+    ) -> None:
+        self._target = target
+        self._neutral = neutral
+        self._precision = precision
+        self._budget = budget
+        self._scratch = scratch
+        self._progress = progress
+        self._seconds = seconds
+        self._started = time.monotonic()
+        self._forms: dict[tuple[str, str], _Form] = {}
+        self._incumbent: Engine | None = None
+        self.trials: list[Trial] = []
+        self.best: Trial | None = None
+        self.stopped: str | None = None
+        # Latency of each candidate over that of the first one timed: a chain of ratios of neighbours.
+        self._pace: dict[str, float] = {}
+        self._first: float | None = None
+
+    @property
+    def _left(self) -> float:
+        return self._seconds - (time.monotonic() - self._started)
+
+    def run(self) -> None:
+        """Try the candidates in the target's order."""
+        assert isinstance(self._target, Quantising)
+        for offer in self._target.lossy_candidates(self._neutral, self._precision):
+            trial = Trial(offer.candidate, self._scratch / f"candidate-{len(self.trials)}")
+            self.trials.append(trial)
+            if offer.refused:
+                trial.why = f"skipped: {offer.refused}"
+            elif self._left <= 0 and self.best is not None:
+                self.stopped = f"the search's {self._seconds:.0f} s were over"
+                trial.why = "not tried: the search's time was over"
+            else:
+                self._try(trial)
+
+    def close(self) -> None:
+        """Close the engine that is kept open to compare with."""
+        if self._incumbent is not None:
+            self._incumbent.close()
+            self._incumbent = None
+
+    def choice(self) -> Choice:
+        """The fastest of those that passed, measured once more beside the plain peers."""
+        passed = [trial for trial in self.trials if trial.passed and not trial.why]
+        if self.best is None or not passed:
+            raise self._nothing()
+        if self.stopped and self.stopped.startswith("interrupted"):
+            chosen, baselines, best_baseline = self.best, {}, None
+        else:
+            self._progress.step("measuring the finalists in alternating blocks")
+            close = [
+                trial for trial in passed if self._pace_of(trial) <= CLOSE_CALL * self._pace_of(self.best)
+            ]
+            precisions = ["fp32"] + (
+                ["bf16"] if any("bf16" in trial.candidate.name for trial in close) else []
+            )
+            finalists, baselines, best_baseline = measure_field(
+                self._target, self._neutral, close, precisions
+            )
+            chosen = fastest(finalists)
+        explain(self.trials, chosen, f"the fastest that keeps the budget of {self._budget.max_drop:.2%}")
+        discard(self.trials, chosen)
+        return Choice(chosen, self.trials, baselines, best_baseline, self._record())
+
+    def _record(self) -> dict[str, Any]:
+        data = self._budget.search.data
+        return {
+            "seconds": time.monotonic() - self._started,
+            "limit": self._seconds,
+            "stopped": self.stopped,
+            "max_drop": self._budget.max_drop,
+            "searched_on": data.name,
+            "samples": data.samples,
+            "calibrated_on": len(self._neutral.calibration),
+        }
+
+    def _try(self, trial: Trial) -> None:
+        """Build, gate, time and score one candidate; `trial.why` says why it lost, if it did."""
+        candidate = trial.candidate
+        form = self._forms.setdefault((candidate.engine, candidate.form), _Form())
+        if hopeless := self._hopeless(candidate):
+            trial.why = hopeless
+            return
+        self._progress.step(f"building {candidate.name}")
+        try:
+            build(self._target, self._neutral, trial, exact=form.exact)
+            if trial.gates and trial.gates[0].passed:
+                form.exact = trial.gates[0]
+            if trial.passed:
+                with self._opened(trial) as engine:
+                    self._judge(trial, engine, form)
+        except BaseException:
+            # Half built or half judged: it must not be taken for one that passed.
+            trial.why = trial.why or "not finished"
+            raise
+        if trial.why:
+            shutil.rmtree(trial.folder, ignore_errors=True)
+
+    def _judge(self, trial: Trial, engine: Engine, form: _Form) -> None:
+        candidate = trial.candidate
+        self._progress.step(f"timing {candidate.name}")
+        ratio = self._time(trial, engine)
+        form.pace[candidate.precision] = self._pace_of(trial)
+        eligible = candidate.is_lossy or self._precision == "auto"
+        if not eligible:
+            trial.why = "not asked for: it is the fp32 gate of what is quantised"
+            return
+        if ratio > SLOWER:
+            trial.why = f"{ratio:.2f} times the latency of the fastest so far"
+            return
+        if candidate.precision != "fp32":
+            self._progress.step(f"scoring {candidate.name}")
+            trial.scores = self._budget.search.scores(engine.run)
+            if trial.scores.drop > self._budget.max_drop:
+                trial.why = (
+                    f"{trial.scores.metric} drops by {trial.scores.drop:.2%}, more than "
+                    f"{self._budget.max_drop:.2%}"
+                )
+                return
+        if ratio < 1:
+            self._take(trial)
+
+    def _take(self, trial: Trial) -> None:
+        self.best = trial
+        if self._incumbent is not None:
+            self._incumbent.close()
+        self._incumbent = self._target.open(trial.folder)
+
+    def _time(self, trial: Trial, engine: Engine) -> float:
+        """Latency over the fastest so far's, which runs beside it; below 1 where there is none yet."""
+        feeds = self._neutral.examples[0]
+        name = trial.candidate.name
+        calls = {"it": functools.partial(engine.run, feeds)}
+        if self._incumbent is not None:
+            calls["best"] = functools.partial(self._incumbent.run, feeds)
+        found = measure(calls, blocks=QUICK_BLOCKS, block_seconds=BLOCK_SECONDS)
+        trial.latency = found["it"]
+        mine = _undisturbed(found["it"])
+        if self._first is None:
+            self._first = mine
+        if self._incumbent is None or self.best is None:
+            self._pace[name] = mine / self._first
+            return 0.0
+        ratio = mine / _undisturbed(found["best"])
+        self._pace[name] = ratio * self._pace_of(self.best)
+        return ratio
+
+    def _pace_of(self, trial: Trial) -> float:
+        return self._pace[trial.candidate.name]
+
+    def _hopeless(self, candidate: Candidate) -> str:
+        """Why a candidate need not be built; empty where it should be."""
+        form = self._forms[candidate.engine, candidate.form]
+        if form.exact is not None and not form.exact.passed:
+            return f"its form fails the fp32 gate: {form.exact}"
+        if candidate.exact == candidate:
+            return ""
+        # What a form is slower by in one precision, it is about slower by in the next one of the same engine.
+        same = [other for (engine, _), other in self._forms.items() if engine == candidate.engine]
+        for precision, pace in reversed(form.pace.items()):
+            best = min(other.pace[precision] for other in same if precision in other.pace)
+            if pace > FORM_SLOWER * best:
+                return (
+                    f"in {precision} its form takes {pace / best:.2f} times what another of the engine takes"
+                )
+        return ""
+
+    @contextlib.contextmanager
+    def _opened(self, trial: Trial) -> Iterator[Engine]:
+        engine = self._target.open(trial.folder)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+    def _nothing(self) -> EdgecError:
+        scored = [trial for trial in self.trials if trial.scores is not None]
+        if not scored:
+            return no_candidate(self.trials)
+        reasons = "; ".join(f"{trial.candidate.name}: {trial.why}" for trial in self.trials if trial.why)
+        return NumericsError(
+            f"no engine keeps the budget of {self._budget.max_drop:.2%}: {reasons}",
+            fix="allow a larger --max-drop, give more calibration data, or take a higher --precision",
+        )
+
+
+def _undisturbed(latency: Latency) -> float:
+    """The lower fifth of the calls: whatever else the machine does only ever adds to the others."""
+    return float(np.percentile(latency.samples, 20))

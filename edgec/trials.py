@@ -1,0 +1,266 @@
+"""One candidate engine: built, gated, measured, and what became of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgec.accuracy import Scores
+from edgec.core.errors import EdgecError, JobError, NumericsError
+from edgec.core.graph import Graph
+from edgec.core.timing import Latency, measure
+from edgec.peers import Peer, installed_engines, opened
+from edgec.runtime.engine import Engine
+from edgec.targets.base import Candidate, Target
+from edgec.verification import GateResult, check, observe
+
+FIRST_BLOCKS = 4
+FINAL_BLOCKS = 9
+BLOCK_SECONDS = 0.12
+CLOSE_CALL = 1.1
+"""Candidates within this ratio of the fastest are measured again, in more blocks."""
+
+
+@dataclasses.dataclass
+class Trial:
+    """One candidate and what became of it.
+
+    Attributes:
+        candidate: what was built.
+        folder: where its engine is.
+        gates: its numerics, fp32 first where it ships in less.
+        latency: None if it was not measured.
+        why: why it was chosen or lost.
+        scores: of a lossy candidate on the data that the search looks at; None where it was not scored.
+    """
+
+    candidate: Candidate
+    folder: Path
+    gates: list[GateResult] = dataclasses.field(default_factory=list)
+    latency: Latency | None = None
+    why: str = ""
+    scores: Scores | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was built and kept every gate."""
+        return bool(self.gates) and all(gate.passed for gate in self.gates)
+
+
+@dataclasses.dataclass
+class Choice:
+    """The chosen engine and the whole field it won against.
+
+    Attributes:
+        chosen: the winner; its folder holds the engine.
+        trials: every candidate, in the order they were tried.
+        baselines: latency of each plain peer on the exporter's graph, by its label (`ort fp32`).
+        best_baseline: label of the fastest plain peer; None where none could run.
+        search: how the search within a budget went; None where there was none.
+    """
+
+    chosen: Trial
+    trials: list[Trial]
+    baselines: dict[str, Latency]
+    best_baseline: str | None
+    search: dict[str, Any] | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """The chosen engine's latency over the best plain peer's."""
+        if self.best_baseline is None or self.chosen.latency is None:
+            return None
+        return self.chosen.latency.ratio_to(self.baselines[self.best_baseline])
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Every measured line of the report's latency table."""
+        best = self.baselines.get(self.best_baseline or "")
+        lines = []
+        for trial in self.trials:
+            lines.append(
+                {
+                    "name": trial.candidate.name,
+                    "role": "chosen" if trial is self.chosen else "candidate",
+                    "engine": trial.candidate.engine,
+                    "precision": trial.candidate.precision,
+                    "form": trial.candidate.form,
+                    "passed": trial.passed,
+                    "why": trial.why,
+                    "drop": None if trial.scores is None else trial.scores.drop,
+                    **_figures(trial.latency, best),
+                }
+            )
+        for label, latency in self.baselines.items():
+            engine, precision = label.split()
+            lines.append(
+                {
+                    "name": f"plain {label}",
+                    "role": "baseline",
+                    "engine": engine,
+                    "precision": precision,
+                    "form": "exporter's graph",
+                    "passed": True,
+                    "why": "what a user would otherwise run",
+                    "drop": None,
+                    **_figures(latency, best),
+                }
+            )
+        return lines
+
+
+def _figures(latency: Latency | None, best: Latency | None) -> dict[str, Any]:
+    if latency is None:
+        return {"p50": None, "p90": None, "spread": None, "blocks": [], "ratio_to_best_baseline": None}
+    comparable = best is not None and len(best.blocks) == len(latency.blocks)
+    ratio = latency.ratio_to(best) if best is not None and comparable else None
+    if best is not None and not comparable:
+        ratio = latency.p50 / best.p50
+    return {
+        "p50": latency.p50,
+        "p90": latency.p90,
+        "spread": latency.spread,
+        "blocks": list(latency.blocks),
+        "ratio_to_best_baseline": ratio,
+    }
+
+
+def build(target: Target, neutral: Graph, trial: Trial, *, exact: GateResult | None = None) -> None:
+    """Build a candidate into its folder and gate it, the same form in fp32 first.
+
+    Failures are told in `trial.why`; the folder then holds nothing of use.
+
+    Args:
+        target: the target.
+        neutral: the neutral graph, with the source's own outputs.
+        trial: the candidate; its gates and `why` are set.
+        exact: the gate of the same engine and form in fp32, where it was passed before.
+    """
+    candidate = trial.candidate
+    try:
+        if candidate.exact != candidate:
+            trial.gates.append(exact or _gate(target, neutral, candidate.exact, trial.folder))
+            if exact is None:
+                shutil.rmtree(trial.folder)
+        if all(gate.passed for gate in trial.gates):
+            trial.gates.append(_gate(target, neutral, candidate, trial.folder))
+        if not trial.passed:
+            trial.why = f"failed its gate: {trial.gates[-1]}"
+    except EdgecError as error:
+        trial.gates.clear()
+        trial.why = f"could not be built: {error}"
+
+
+def _gate(target: Target, neutral: Graph, candidate: Candidate, folder: Path) -> GateResult:
+    folder.mkdir()
+    target.build(target.lower(neutral, candidate), candidate, folder)
+    engine = target.open(folder)
+    try:
+        if candidate.is_lossy:
+            return observe(neutral, engine.run, stage=candidate.name)
+        return check(neutral, engine.run, stage=candidate.name, precision=candidate.precision)
+    finally:
+        engine.close()
+
+
+def discard(trials: Sequence[Trial], chosen: Trial) -> None:
+    """Remove the folders of all but the chosen."""
+    for trial in trials:
+        if trial is not chosen:
+            shutil.rmtree(trial.folder, ignore_errors=True)
+
+
+def measure_field(
+    target: Target, neutral: Graph, trials: list[Trial], precisions: Sequence[str]
+) -> tuple[list[Trial], dict[str, Latency], str | None]:
+    """Measure engines and peers in few blocks, then those close to the fastest engine or peer in more.
+
+    Args:
+        target: the target.
+        neutral: the neutral graph.
+        trials: candidates that passed; their latencies are set.
+        precisions: what the peers compute in.
+
+    Returns:
+        the candidates of the second round, the peers' latencies by label, and the fastest peer's label.
+    """
+    feeds = neutral.examples[0]
+    with contextlib.ExitStack() as stack:
+        peers = stack.enter_context(_working_peers(neutral, precisions))
+        engines: dict[str, Engine] = {}
+        for trial in trials:
+            engine = target.open(trial.folder)
+            stack.callback(engine.close)
+            engines[trial.candidate.name] = engine
+        calls: dict[str, Callable[[], object]] = {
+            name: functools.partial(engine.run, feeds) for name, engine in engines.items()
+        }
+        calls |= {f"plain {peer.label}": functools.partial(peer.run, feeds) for peer in peers}
+        first = measure(calls, blocks=FIRST_BLOCKS, block_seconds=BLOCK_SECONDS)
+        latencies = dict(first)
+        close = _close_to_fastest({name: first[name].p50 for name in engines})
+        close += _close_to_fastest(
+            {f"plain {peer.label}": first[f"plain {peer.label}"].p50 for peer in peers}
+        )
+        again = {name: calls[name] for name in close}
+        latencies |= measure(again, blocks=FINAL_BLOCKS, block_seconds=BLOCK_SECONDS, warmup=1)
+    for trial in trials:
+        trial.latency = latencies[trial.candidate.name]
+    baselines = {peer.label: latencies[f"plain {peer.label}"] for peer in peers}
+    finalists = [trial for trial in trials if trial.candidate.name in again]
+    return finalists, baselines, min(baselines, key=lambda name: baselines[name].p50, default=None)
+
+
+def fastest(finalists: list[Trial]) -> Trial:
+    """The finalist with the smallest latency, compared block by block: the machine's drift cancels."""
+    first = finalists[0].latency
+    assert first is not None
+    return min(finalists, key=lambda trial: trial.latency.ratio_to(first) if trial.latency else float("inf"))
+
+
+def explain(trials: list[Trial], chosen: Trial, why: str) -> None:
+    """Say why the chosen won and how much slower the others that were measured are."""
+    assert chosen.latency is not None
+    chosen.why = why
+    for trial in trials:
+        if trial is not chosen and trial.latency is not None and not trial.why:
+            slower = trial.latency.p50 / chosen.latency.p50
+            trial.why = f"{slower:.2f} times the chosen engine's latency"
+
+
+def no_candidate(trials: list[Trial]) -> EdgecError:
+    """What to say where no candidate passed."""
+    reasons = "; ".join(f"{trial.candidate.name} {trial.why}" for trial in trials)
+    if any(trial.gates for trial in trials):
+        return NumericsError(f"no engine computes what the source computes: {reasons}")
+    return JobError(f"no engine could be built: {reasons}")
+
+
+@contextlib.contextmanager
+def _working_peers(graph: Graph, precisions: Sequence[str]) -> Iterator[list[Peer]]:
+    """The plain engines that take the exporter's graph; one that refuses it is no baseline.
+
+    Each runs in fp32 and, where another precision is asked for, in that one if it has it: a lower
+    precision is not to be counted as the compiler's own gain.
+    """
+    with contextlib.ExitStack() as stack:
+        peers: list[Peer] = []
+        for name, asked in itertools.product(installed_engines() if graph.exported else (), precisions):
+            try:
+                [peer] = stack.enter_context(opened(graph, [name], precision=asked))
+                peer.run(graph.examples[0])
+            except Exception:
+                # A peer's refusal is the peer's: it has nothing to compare with here.
+                continue
+            peers.append(peer)
+        yield peers
+
+
+def _close_to_fastest(medians: Mapping[str, float]) -> list[str]:
+    fastest_median = min(medians.values(), default=0.0)
+    return [name for name, median in medians.items() if median <= fastest_median * CLOSE_CALL]
