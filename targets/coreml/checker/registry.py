@@ -12,7 +12,7 @@ Kernel = Callable[[Arguments], Any]
 
 _KERNELS: dict[str, Kernel] = {}
 
-_MODULES = ("arithmetic", "products", "windows", "norms", "movement", "lookup", "compressed")
+_MODULES = ("arithmetic", "products", "windows", "norms", "movement", "lookup", "recurrent", "compressed")
 
 
 def kernel(*ops: str) -> Callable[[Kernel], Kernel]:

@@ -24,6 +24,7 @@ _MODULES = (
     "shape",
     "indexing",
     "reduction",
+    "recurrent",
     "resampling",
     "quantization",
     "refused",
