@@ -13,6 +13,7 @@ from edgec.targets.coreml.images import ImageInput
 from edgec.targets.coreml.lowering.classes import Classifier
 from edgec.targets.coreml.lowering.features import Feature
 from edgec.targets.coreml.lowering.program import Lowered
+from edgec.targets.coreml.lowering.states import State
 
 FEATURES = "features.json"
 
@@ -26,17 +27,19 @@ class Features:
         outputs: in the graph's order; a classifier's label and dictionary are not among them.
         open_sizes: what the open dimensions of the inputs may be, by name.
         classifier: the class labels; None where the package has none.
+        states: what the package keeps between calls.
     """
 
     inputs: list[Feature]
     outputs: list[Feature]
     open_sizes: dict[str, OpenSize]
     classifier: Classifier | None
+    states: list[State]
 
     @classmethod
     def of(cls, lowered: Lowered) -> Features:
         """Those of a program."""
-        return cls(lowered.inputs, lowered.outputs, lowered.open_sizes, lowered.classifier)
+        return cls(lowered.inputs, lowered.outputs, lowered.open_sizes, lowered.classifier, lowered.states)
 
     def write(self, folder: Path) -> None:
         """Write them beside the package."""
@@ -60,13 +63,14 @@ class Features:
             }
             named = fields["classifier"]
             classifier = named and Classifier(**{**named, "labels": tuple(named["labels"])})
+            states = [State(**{**item, "shape": tuple(item["shape"])}) for item in fields["states"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise IntegrityError(
                 f"the package's features cannot be read ({error})",
                 where=str(path),
                 fix="compile the model again",
             ) from error
-        return cls(inputs, outputs, sizes, classifier)
+        return cls(inputs, outputs, sizes, classifier, states)
 
 
 def _feature(fields: dict[str, Any]) -> Feature:

@@ -8,6 +8,7 @@ from edgec.core.errors import JobError
 from edgec.core.graph import Arrays, Graph
 from edgec.runtime.engine import Engine, EngineDescription, LayerTime
 from edgec.targets.base import Candidate
+from edgec.targets.coreml.caches import caches_of, check_sizes, find_caches, with_steps
 from edgec.targets.coreml.engine import CheckedPackage
 from edgec.targets.coreml.features import Features
 from edgec.targets.coreml.images import ImageInput, image_inputs, with_pixel_examples
@@ -40,12 +41,18 @@ class CoreML:
         self.release = self.variant.release
 
     def prepared(self, graph: Graph) -> Graph:
-        """The graph with examples that the package can take: whole pixels where it takes pictures.
+        """The graph with examples that the package can take: whole pixels where it takes pictures,
+        calls in a row where it keeps states.
 
         Raises:
             JobError: the source cannot be run on them.
         """
-        return with_pixel_examples(graph, self._images(graph))
+        graph = with_pixel_examples(graph, self._images(graph))
+        if not self.release.states or self.variant.asks_for("stateless"):
+            return graph
+        caches = find_caches(graph.model)
+        check_sizes(caches)
+        return with_steps(graph, caches)
 
     def _images(self, graph: Graph) -> dict[str, ImageInput]:
         return {} if self.variant.asks_for("tensor") else image_inputs(graph)
@@ -58,6 +65,7 @@ class CoreML:
             open_sizes=graph.open_sizes,
             images=self._images(graph),
             labels=() if self.variant.asks_for("tensor") else graph.labels,
+            caches=caches_of(graph),
         )
 
     def candidates(self, graph: Graph, precision: str) -> list[Candidate]:

@@ -10,6 +10,7 @@ from edgec.targets.coreml.versions import DEFAULT_RELEASE, RELEASES, Release
 
 WORDS: dict[str, str] = {
     "tensor": "inputs and outputs stay tensors: no image input, no class labels",
+    "stateless": "a decoder's cache stays an input and an output, no state",
 }
 """Every word with what it does, one clause each."""
 

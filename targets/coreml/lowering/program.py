@@ -17,11 +17,13 @@ from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.core.errors import RequestError, UnsupportedError
 from edgec.core.graph import OpenSize
 from edgec.plugins.infra import plugins
+from edgec.targets.coreml.caches import Cache
 from edgec.targets.coreml.images import ImageInput, fold_factors
 from edgec.targets.coreml.lowering.classes import Classifier, classifier_of, probabilities
 from edgec.targets.coreml.lowering.features import Feature
 from edgec.targets.coreml.lowering.masks import clampable
 from edgec.targets.coreml.lowering.site import Operand, Refusal, Site, layer_of, narrowed, sanitized
+from edgec.targets.coreml.lowering.states import State, entered, placeholder, state_of, update
 from edgec.targets.coreml.lowering.table import REFUSED, table
 from edgec.targets.coreml.versions import Release, coremltools
 
@@ -41,6 +43,7 @@ class Lowered:
         layers: prefix of MIL op names → source layer.
         open_sizes: what the open dimensions of the inputs may be, by name.
         classifier: the class labels and what carries their probabilities; None where there are none.
+        states: what the package keeps between calls; their inputs and outputs are not among the others.
     """
 
     program: Any
@@ -49,6 +52,7 @@ class Lowered:
     layers: dict[str, str]
     open_sizes: dict[str, OpenSize] = dataclasses.field(default_factory=dict)
     classifier: Classifier | None = None
+    states: list[State] = dataclasses.field(default_factory=list)
 
 
 _FEATURE_TYPES = {
@@ -72,6 +76,7 @@ def lower(
     open_sizes: Mapping[str, OpenSize] | None = None,
     images: Mapping[str, ImageInput] | None = None,
     labels: Sequence[str] = (),
+    caches: Sequence[Cache] = (),
 ) -> Lowered:
     """Lower a model in the neutral dialect to a MIL program.
 
@@ -82,6 +87,7 @@ def lower(
         open_sizes: what open dimensions may be, by name; one that is not among them is refused.
         images: the inputs that are pictures in the package, by name.
         labels: class names of the first output; where it has another number of classes they are left out.
+        caches: inputs and outputs that become states.
 
     Raises:
         UnsupportedError: something in the graph has no form in Core ML; lists all of it.
@@ -91,7 +97,8 @@ def lower(
         model = model.clone()
         for name, image in images.items():
             fold_factors(model, name, image)
-    return _Walk(model, release, half_inputs, dict(open_sizes or {}), dict(images or {}), labels).run()
+    walk = _Walk(model, release, half_inputs, dict(open_sizes or {}), dict(images or {}), labels, caches)
+    return walk.run()
 
 
 def expanded(model: ir.Model) -> ir.Model:
@@ -178,6 +185,7 @@ class _Walk:
         open_sizes: dict[str, OpenSize],
         images: dict[str, ImageInput],
         labels: Sequence[str],
+        caches: Sequence[Cache],
     ) -> None:
         coremltools()
         from coremltools.converters.mil.mil import Builder, get_new_symbol
@@ -189,6 +197,7 @@ class _Walk:
         self.symbols = {name: get_new_symbol(name) for name in open_sizes}
         self.images = images
         self.labels = labels
+        self.states = [state_of(cache, sanitized(cache.past)) for cache in caches]
         self.builder = Builder
         self.values: dict[str, Operand] = {}
         self.reasons: list[str] = []
@@ -201,23 +210,36 @@ class _Walk:
         from coremltools.converters.mil.mil import Function, Program
 
         graph = self.model.graph
-        inputs = self._features(graph.inputs, "input")
+        pasts = {state.source for state in self.states}
+        given = [value for value in graph.inputs if value.name not in pasts]
+        inputs = self._features(given, "input")
         self._initializers()
         if not graph.inputs:
             self.reasons.append("the graph has no inputs left, and a Core ML program needs one")
-        if len(inputs) != len(graph.inputs) or not inputs:
+        if len(inputs) != len(given) or not inputs:
             self._scan(graph)
         if self.reasons:
             raise self._unsupported()
         placeholders = {feature.name: self._placeholder(feature) for feature in inputs}
+        placeholders |= {state.name: placeholder(self.builder, state) for state in self.states}
         with Function(placeholders, opset_version=self.release.coremltools_target) as function:
             for feature in inputs:
                 self.values[feature.source] = self._entered(function.inputs[feature.name], feature)
+            for state in self.states:
+                kind = next(value for value in graph.inputs if value.name == state.source).dtype
+                inside = "fp16" if kind == ir.DataType.FLOAT16 else "fp32"
+                variable = function.inputs[state.name]
+                self.values[state.source] = entered(self.builder, variable, state, inside)
             for index, node in enumerate(graph):
                 self._node(index, node)
-            outputs = self._features(graph.outputs, "output")
+            presents = {state.present for state in self.states}
+            outputs = self._features(
+                [value for value in graph.outputs if value.name not in presents], "output"
+            )
             classifier = None
             if not self.reasons:
+                for state in self.states:
+                    update(self.builder, function.inputs[state.name], state, self.values[state.present])
                 results = [self._left(feature) for feature in outputs]
                 classifier = classifier_of(outputs, self.labels)
                 if classifier is not None:
@@ -229,7 +251,7 @@ class _Walk:
         program.add_function("main", function)
         used = {size for feature in inputs for size in feature.shape if isinstance(size, str)}
         open_sizes = {name: size for name, size in self.open_sizes.items() if name in used}
-        return Lowered(program, inputs, outputs, self.layers, open_sizes, classifier)
+        return Lowered(program, inputs, outputs, self.layers, open_sizes, classifier, self.states)
 
     def _scan(self, graph: ir.Graph) -> None:
         """Where the walk cannot start, name at least the ops that no rule knows."""
