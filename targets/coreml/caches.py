@@ -146,9 +146,9 @@ def check_sizes(caches: Sequence[Cache]) -> None:
         if unknown:
             sizes = "x".join(str(size) for size in cache.shape)
             raise JobError(
-                f"the cache {cache.past!r} ({sizes}) has the open size {unknown[0]}, and a state has one shape",
-                fix=f"give it the length of the window, --input {cache.past}:SHAPE, or write :stateless behind "
-                "the target for a package that is fed the cache",
+                f"the cache {cache.past!r} ({sizes}) has the open size {unknown[0]}, and a state has one",
+                fix=f"give it the window's length with --input {cache.past}:SHAPE, or write :stateless "
+                "behind the target for a package that is fed the cache",
             )
 
 

@@ -37,7 +37,8 @@ class CheckedPackage:
     def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Run once, in the graph's own names, types and shapes.
 
-        States are kept from call to call; a call that is fed empty caches alone begins anew. A picture is rounded to whole pixels, as a phone's are. Where the package names classes, label and
+        States are kept from call to call; a call that is fed empty caches begins anew. A picture is
+        rounded to whole pixels, as a phone's are. Where the package names classes, label and
         probabilities are held against the scores that they stand for.
 
         Raises:
