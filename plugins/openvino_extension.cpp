@@ -45,11 +45,16 @@ public:
 
     void validate_and_infer_types() override {
         const size_t sizes = get_input_size() - 1;
-        for (size_t index = 0; index < get_input_size(); ++index)
+        for (size_t index = 0; index < get_input_size(); ++index) {
+            const ov::element::Type type = get_input_element_type(index);
+            const bool wide = index == 0 || index == metric();
             NODE_VALIDATION_CHECK(this,
-                                  get_input_element_type(index) == ov::element::f32 ||
-                                      get_input_element_type(index) == ov::element::dynamic,
-                                  "input ", index, " must be f32, it is ", get_input_element_type(index));
+                                  type.is_dynamic() || type == ov::element::f32 ||
+                                      (wide && type == ov::element::bf16),
+                                  "input ", index, " must be f32", wide ? " or bf16" : "", ", it is ", type);
+        }
+        NODE_VALIDATION_CHECK(this, get_input_element_type(0).compatible(get_input_element_type(metric())),
+                              "tokens and metric must have one type");
         ov::PartialShape tokens = get_input_partial_shape(0);
         NODE_VALIDATION_CHECK(this, tokens.rank().compatible(3), "tokens must have 3 dimensions");
         if (tokens.rank().is_dynamic()) tokens = ov::PartialShape::dynamic(3);
@@ -70,6 +75,9 @@ public:
     bool has_evaluate() const override { return true; }
 
 protected:
+    // The index of the metric among the inputs.
+    virtual size_t metric() const { return 1; }
+
     struct Call {
         edgec_token_shape shape;
         void* workspace;
@@ -77,12 +85,12 @@ protected:
         int64_t threads;
     };
 
-    Call prepare(ov::TensorVector& outputs, const ov::TensorVector& inputs, size_t metric) const {
-        const ov::Shape tokens = inputs[0].get_shape(), keys = inputs[metric].get_shape();
+    Call prepare(ov::TensorVector& outputs, const ov::TensorVector& inputs) const {
+        const ov::Shape tokens = inputs[0].get_shape(), keys = inputs[metric()].get_shape();
         Call call;
         const auto size = [](size_t value) { return static_cast<int64_t>(value); };
         call.shape = {size(tokens[0]), size(tokens[1]), size(tokens[2]), size(keys[1]), size(keys[3]), m_r,
-                      m_protected};
+                      m_protected, inputs[0].get_element_type() == ov::element::bf16};
         const auto& s = call.shape;
         const size_t kept = static_cast<size_t>(s.length - s.r);
         outputs[0].set_shape({tokens[0], kept, tokens[2]});
@@ -111,9 +119,9 @@ public:
     }
 
     bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
-        const Call call = prepare(outputs, inputs, 1);
-        return edgec_token_merge(&call.shape, inputs[0].data<float>(), inputs[1].data<float>(),
-                                 inputs[2].data<float>(), outputs[0].data<float>(), outputs[1].data<float>(),
+        const Call call = prepare(outputs, inputs);
+        return edgec_token_merge(&call.shape, inputs[0].data(), inputs[1].data(),
+                                 inputs[2].data<float>(), outputs[0].data(), outputs[1].data<float>(),
                                  outputs[2].data<int32_t>(), call.workspace, call.parallel,
                                  call.threads) == 0;
     }
@@ -138,10 +146,9 @@ public:
     }
 
     bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
-        const Call call = prepare(outputs, inputs, 1);
-        return edgec_token_merge_energy(&call.shape, m_margin, inputs[0].data<float>(),
-                                        inputs[1].data<float>(), inputs[2].data<float>(),
-                                        outputs[0].data<float>(), outputs[1].data<float>(),
+        const Call call = prepare(outputs, inputs);
+        return edgec_token_merge_energy(&call.shape, m_margin, inputs[0].data(), inputs[1].data(),
+                                        inputs[2].data<float>(), outputs[0].data(), outputs[1].data<float>(),
                                         outputs[2].data<int32_t>(), call.workspace, call.parallel,
                                         call.threads) == 0;
     }
@@ -169,12 +176,15 @@ public:
     }
 
     bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
-        const Call call = prepare(outputs, inputs, 2);
-        return edgec_token_prune(&call.shape, m_merge != 0, inputs[0].data<float>(), inputs[1].data<float>(),
-                                 inputs[2].data<float>(), inputs[3].data<float>(), outputs[0].data<float>(),
+        const Call call = prepare(outputs, inputs);
+        return edgec_token_prune(&call.shape, m_merge != 0, inputs[0].data(), inputs[1].data<float>(),
+                                 inputs[2].data(), inputs[3].data<float>(), outputs[0].data(),
                                  outputs[1].data<float>(), outputs[2].data<int32_t>(), call.workspace,
                                  call.parallel, call.threads) == 0;
     }
+
+protected:
+    size_t metric() const override { return 2; }
 
 private:
     int64_t m_merge = 1;

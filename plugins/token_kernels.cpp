@@ -6,13 +6,13 @@
 
 #define DECLARE(isa)                                                                                        \
     int64_t edgec_token_workspace_##isa(const edgec_token_shape*);                                          \
-    int edgec_token_merge_##isa(const edgec_token_shape*, const float*, const float*, const float*, float*, \
+    int edgec_token_merge_##isa(const edgec_token_shape*, const void*, const void*, const float*, void*,    \
                                 float*, int32_t*, void*, edgec_parallel, int64_t);                          \
-    int edgec_token_merge_energy_##isa(const edgec_token_shape*, float, const float*, const float*,         \
-                                       const float*, float*, float*, int32_t*, void*, edgec_parallel,       \
+    int edgec_token_merge_energy_##isa(const edgec_token_shape*, float, const void*, const void*,           \
+                                       const float*, void*, float*, int32_t*, void*, edgec_parallel,        \
                                        int64_t);                                                            \
-    int edgec_token_prune_##isa(const edgec_token_shape*, int, const float*, const float*, const float*,    \
-                                const float*, float*, float*, int32_t*, void*, edgec_parallel, int64_t);
+    int edgec_token_prune_##isa(const edgec_token_shape*, int, const void*, const float*, const void*,      \
+                                const float*, void*, float*, int32_t*, void*, edgec_parallel, int64_t);
 
 extern "C" {
 DECLARE(avx512)
@@ -48,23 +48,23 @@ extern "C" {
 
 int64_t edgec_token_workspace(const edgec_token_shape* shape) { DISPATCH(token_workspace, shape) }
 
-int edgec_token_merge(const edgec_token_shape* shape, const float* tokens, const float* metric,
-                      const float* sizes, float* merged, float* merged_sizes, int32_t* assignment,
+int edgec_token_merge(const edgec_token_shape* shape, const void* tokens, const void* metric,
+                      const float* sizes, void* merged, float* merged_sizes, int32_t* assignment,
                       void* workspace, edgec_parallel parallel, int64_t threads) {
     DISPATCH(token_merge, shape, tokens, metric, sizes, merged, merged_sizes, assignment, workspace, parallel,
              threads)
 }
 
-int edgec_token_merge_energy(const edgec_token_shape* shape, float margin, const float* tokens,
-                             const float* metric, const float* sizes, float* merged, float* merged_sizes,
+int edgec_token_merge_energy(const edgec_token_shape* shape, float margin, const void* tokens,
+                             const void* metric, const float* sizes, void* merged, float* merged_sizes,
                              int32_t* assignment, void* workspace, edgec_parallel parallel,
                              int64_t threads) {
     DISPATCH(token_merge_energy, shape, margin, tokens, metric, sizes, merged, merged_sizes, assignment,
              workspace, parallel, threads)
 }
 
-int edgec_token_prune(const edgec_token_shape* shape, int merge, const float* tokens, const float* score,
-                      const float* metric, const float* sizes, float* merged, float* merged_sizes,
+int edgec_token_prune(const edgec_token_shape* shape, int merge, const void* tokens, const float* score,
+                      const void* metric, const float* sizes, void* merged, float* merged_sizes,
                       int32_t* assignment, void* workspace, edgec_parallel parallel, int64_t threads) {
     DISPATCH(token_prune, shape, merge, tokens, score, metric, sizes, merged, merged_sizes, assignment,
              workspace, parallel, threads)

@@ -1,7 +1,8 @@
 /* Token reduction on a CPU: the plain C entries.
  *
  * The definitions of the ops are plugins/token_merge/op.py, token_prune/op.py and token_restore/op.py; all
- * arrays are dense, row-major float32 in the shapes given there. The entries allocate nothing: the caller
+ * arrays are dense, row-major float32 in the shapes given there; tokens, metric and merged are bf16 where the
+ * shape says half, and everything is computed in float32 all the same. The entries allocate nothing: the caller
  * brings `edgec_token_workspace` bytes, aligned to 64. They return 0, or 1 when a size is out of range.
  */
 #ifndef EDGEC_TOKEN_KERNELS_H
@@ -23,21 +24,22 @@ typedef struct {
     int64_t heads, depth;            /* metric (batch, heads, length, depth) */
     int64_t r;                       /* tokens to take away */
     int64_t guarded;                 /* leading tokens that stay as they are */
+    int64_t half;                    /* 1: tokens, metric and merged are bf16 */
 } edgec_token_shape;
 
 int64_t edgec_token_workspace(const edgec_token_shape* shape);
 
-int edgec_token_merge(const edgec_token_shape* shape, const float* tokens, const float* metric,
-                      const float* sizes, float* merged, float* merged_sizes, int32_t* assignment,
+int edgec_token_merge(const edgec_token_shape* shape, const void* tokens, const void* metric,
+                      const float* sizes, void* merged, float* merged_sizes, int32_t* assignment,
                       void* workspace, edgec_parallel parallel, int64_t threads);
 
-int edgec_token_merge_energy(const edgec_token_shape* shape, float margin, const float* tokens,
-                             const float* metric, const float* sizes, float* merged, float* merged_sizes,
+int edgec_token_merge_energy(const edgec_token_shape* shape, float margin, const void* tokens,
+                             const void* metric, const float* sizes, void* merged, float* merged_sizes,
                              int32_t* assignment, void* workspace, edgec_parallel parallel,
                              int64_t threads);
 
-int edgec_token_prune(const edgec_token_shape* shape, int merge, const float* tokens, const float* score,
-                      const float* metric, const float* sizes, float* merged, float* merged_sizes,
+int edgec_token_prune(const edgec_token_shape* shape, int merge, const void* tokens, const float* score,
+                      const void* metric, const float* sizes, void* merged, float* merged_sizes,
                       int32_t* assignment, void* workspace, edgec_parallel parallel, int64_t threads);
 
 /* tokens (batch, kept, channels), assignment (batch, length), restored (batch, length, channels). */

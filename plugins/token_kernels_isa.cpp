@@ -31,6 +31,37 @@ inline Vec load(const float* p) { return *reinterpret_cast<const VecU*>(p); }
 inline Int load(const int32_t* p) { return *reinterpret_cast<const IntU*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<VecU*>(p) = v; }
 inline void store(int32_t* p, Int v) { *reinterpret_cast<IntU*>(p) = v; }
+
+// bf16 is the upper half of a float32; stores round to nearest, half to even.
+typedef uint16_t Half __attribute__((vector_size(W * 2)));
+typedef uint16_t HalfU __attribute__((vector_size(W * 2), aligned(2), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(W * 4)));
+
+inline Vec load(const uint16_t* p) {
+    return reinterpret_cast<Vec>(__builtin_convertvector(static_cast<Half>(*reinterpret_cast<const HalfU*>(p)), Bits)
+                                 << 16);
+}
+inline void store(uint16_t* p, Vec v) {
+    const Bits bits = reinterpret_cast<Bits>(v);
+    const Bits even = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const Int number = v == v;
+    *reinterpret_cast<HalfU*>(p) =
+        __builtin_convertvector(number ? even : ((bits >> 16) | 0x40u), Half);  // NaN stays NaN
+}
+inline float number(float x) { return x; }
+inline float number(uint16_t x) {
+    const uint32_t bits = static_cast<uint32_t>(x) << 16;
+    float value;
+    __builtin_memcpy(&value, &bits, sizeof value);
+    return value;
+}
+inline void put(float* p, float x) { *p = x; }
+inline void put(uint16_t* p, float x) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &x, sizeof bits);
+    *p = static_cast<uint16_t>(x == x ? (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16 : (bits >> 16) | 0x40u);
+}
+
 inline Vec splat(float x) { return x - Vec{}; }
 inline Int splat(int32_t x) { return x - Int{}; }
 
@@ -88,8 +119,10 @@ Scratch scratch_of(const edgec_token_shape& s, void* workspace, int64_t sample) 
 
 struct Job {
     edgec_token_shape shape;
-    const float *tokens, *metric, *sizes;
-    float *merged, *merged_sizes;
+    const void *tokens, *metric;  // float32, or bf16 where the shape says half
+    const float* sizes;
+    void* merged;  // as the tokens
+    float* merged_sizes;
     int32_t* assignment;
     void* workspace;
     int64_t parts;  // tasks a sample
@@ -99,13 +132,14 @@ struct Job {
 };
 
 // Keys: the metric of free tokens begin … end - 1 summed over heads, and their inverse norms.
+template <typename T>
 void sum_keys(const Job& job, const Scratch& x, int64_t sample, int64_t begin, int64_t end) {
     const auto& s = job.shape;
     const int64_t wide = s.depth / W * W;
     const Vec bound = splat(BOUND);
     for (int64_t i = begin; i < end; ++i) {
         float* key = x.keys + i * s.depth;
-        const float* first = job.metric + (sample * s.heads * s.length + s.guarded + i) * s.depth;
+        const T* first = static_cast<const T*>(job.metric) + (sample * s.heads * s.length + s.guarded + i) * s.depth;
         const int64_t stride = s.length * s.depth;
         Vec squares = {};
         for (int64_t k = 0; k < wide; k += W) {
@@ -125,7 +159,7 @@ void sum_keys(const Job& job, const Scratch& x, int64_t sample, int64_t begin, i
         for (int64_t k = wide; k < s.depth; ++k) {
             float sum = 0.0f;
             for (int64_t h = 0; h < s.heads; ++h) {
-                float v = first[h * stride + k];
+                float v = number(first[h * stride + k]);
                 v = v == v ? v : 0.0f;
                 v = v > BOUND ? BOUND : v;
                 v = v < -BOUND ? -BOUND : v;
@@ -286,36 +320,41 @@ void place(const Job& job, const Scratch& x, int64_t sample) {
 }
 
 // Output rows begin … end - 1.
+template <typename T>
 void average(const Job& job, const Scratch& x, int64_t sample, int64_t begin, int64_t end) {
     const auto& s = job.shape;
     const int64_t kept = s.length - s.r, channels = s.channels, wide = channels / W * W;
-    const float* tokens = job.tokens + sample * s.length * channels;
+    const T* tokens = static_cast<const T*>(job.tokens) + sample * s.length * channels;
     const float* sizes = job.sizes + sample * s.length;
     const float* mass = job.merged_sizes + sample * kept;
     for (int64_t m = begin; m < end; ++m) {
-        float* out = job.merged + (sample * kept + m) * channels;
+        T* out = static_cast<T*>(job.merged) + (sample * kept + m) * channels;
         const int64_t first = x.head[m], second = x.next[first];
-        const float* row = tokens + first * channels;
+        const T* row = tokens + first * channels;
         if (second < 0 && sizes[first] > 0.0f) {
-            __builtin_memcpy(out, row, static_cast<uint64_t>(channels) * sizeof(float));
+            __builtin_memcpy(out, row, static_cast<uint64_t>(channels) * sizeof(T));
             continue;
         }
         const float weight = sizes[first], scale = 1.0f / (mass[m] > TINY ? mass[m] : TINY);
         if (second >= 0 && x.next[second] < 0) {
-            const float* other = tokens + second * channels;
+            const T* other = tokens + second * channels;
             const float mine = weight * scale, theirs = sizes[second] * scale;
             int64_t k = 0;
             for (; k < wide; k += W) store(out + k, load(row + k) * mine + load(other + k) * theirs);
-            for (; k < channels; ++k) out[k] = row[k] * mine + other[k] * theirs;
+            for (; k < channels; ++k) put(out + k, number(row[k]) * mine + number(other[k]) * theirs);
             continue;
         }
-        for (int64_t k = 0; k < channels; ++k) out[k] = row[k] * weight;
-        for (int64_t i = second; i >= 0; i = x.next[i]) {
-            const float* other = tokens + i * channels;
-            const float theirs = sizes[i];
-            for (int64_t k = 0; k < channels; ++k) out[k] += other[k] * theirs;
+        int64_t k = 0;
+        for (; k < wide; k += W) {
+            Vec sum = load(row + k) * weight;
+            for (int64_t i = second; i >= 0; i = x.next[i]) sum += load(tokens + i * channels + k) * sizes[i];
+            store(out + k, sum * scale);
         }
-        for (int64_t k = 0; k < channels; ++k) out[k] *= scale;
+        for (; k < channels; ++k) {
+            float sum = number(row[k]) * weight;
+            for (int64_t i = second; i >= 0; i = x.next[i]) sum += number(tokens[i * channels + k]) * sizes[i];
+            put(out + k, sum * scale);
+        }
     }
 }
 
@@ -361,7 +400,10 @@ inline Span cut(int64_t count, int64_t parts, int64_t part, int64_t grain) {
 
 void keys_phase(const Job& job, const Scratch& x, int64_t sample, int64_t part) {
     const Span span = cut(job.shape.length - job.shape.guarded, job.parts, part, 1);
-    sum_keys(job, x, sample, span.begin, span.end);
+    if (job.shape.half)
+        sum_keys<uint16_t>(job, x, sample, span.begin, span.end);
+    else
+        sum_keys<float>(job, x, sample, span.begin, span.end);
 }
 
 template <Want want>
@@ -373,7 +415,10 @@ void match_phase(const Job& job, const Scratch& x, int64_t, int64_t part) {
 
 void average_phase(const Job& job, const Scratch& x, int64_t sample, int64_t part) {
     const Span span = cut(job.shape.length - job.shape.r, job.parts, part, 1);
-    average(job, x, sample, span.begin, span.end);
+    if (job.shape.half)
+        average<uint16_t>(job, x, sample, span.begin, span.end);
+    else
+        average<float>(job, x, sample, span.begin, span.end);
 }
 
 void alternate_lists(const Job& job, const Scratch& x, int64_t, int64_t) {
@@ -458,8 +503,8 @@ int64_t ENTRY(token_workspace)(const edgec_token_shape* shape) {
     return shape->batch * sample_floats(*shape) * static_cast<int64_t>(sizeof(float));
 }
 
-int ENTRY(token_merge)(const edgec_token_shape* shape, const float* tokens, const float* metric,
-                       const float* sizes, float* merged, float* merged_sizes, int32_t* assignment,
+int ENTRY(token_merge)(const edgec_token_shape* shape, const void* tokens, const void* metric,
+                       const float* sizes, void* merged, float* merged_sizes, int32_t* assignment,
                        void* workspace, edgec_parallel parallel, int64_t threads) {
     if (!valid(*shape, true)) return 1;
     const int64_t free_count = shape->length - shape->guarded;
@@ -475,7 +520,7 @@ int ENTRY(token_merge)(const edgec_token_shape* shape, const float* tokens, cons
 }
 
 int ENTRY(token_merge_energy)(const edgec_token_shape* shape, float margin, const float* tokens,
-                              const float* metric, const float* sizes, float* merged, float* merged_sizes,
+                              const float* metric, const float* sizes, void* merged, float* merged_sizes,
                               int32_t* assignment, void* workspace, edgec_parallel parallel,
                               int64_t threads) {
     if (!valid(*shape, true)) return 1;
@@ -495,7 +540,7 @@ int ENTRY(token_merge_energy)(const edgec_token_shape* shape, float margin, cons
 }
 
 int ENTRY(token_prune)(const edgec_token_shape* shape, int merge, const float* tokens, const float* score,
-                       const float* metric, const float* sizes, float* merged, float* merged_sizes,
+                       const float* metric, const float* sizes, void* merged, float* merged_sizes,
                        int32_t* assignment, void* workspace, edgec_parallel parallel, int64_t threads) {
     if (!valid(*shape, false)) return 1;
     const int64_t free_count = shape->length - shape->guarded;

@@ -17,7 +17,8 @@ INSTRUCTIONS = ("avx512", "avx2", "baseline")
 
 class _Shape(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_int64) for name in ("batch", "length", "channels", "heads", "depth", "r", "guarded")
+        (name, ctypes.c_int64)
+        for name in ("batch", "length", "channels", "heads", "depth", "r", "guarded", "half")
     ]
 
 
@@ -74,7 +75,7 @@ def prepare(
     """
     tokens, metric, sizes = _float32(tokens), _float32(metric), _float32(sizes)
     batch, length, channels = tokens.shape
-    shape = _Shape(batch, length, channels, metric.shape[1], metric.shape[3], r, protected)
+    shape = _Shape(batch, length, channels, metric.shape[1], metric.shape[3], r, protected, 0)
     outputs = (
         np.full((batch, length - r, channels), np.nan, np.float32),
         np.full((batch, length - r, 1), np.nan, np.float32),
