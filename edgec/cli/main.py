@@ -27,7 +27,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-COMMANDS = ("compile", "run", "bench", "verify", "inspect", "report", "zoo", "devices", "doctor")
+COMMANDS = (
+    *("compile", "run", "bench", "verify", "inspect", "report"),
+    *("deploy", "zoo", "devices", "doctor"),
+)
 
 
 INTERRUPTED = 130

@@ -133,6 +133,11 @@ class Bundle:
         return cls(path, manifest, io, unpacked)
 
     @property
+    def is_unpacked(self) -> bool:
+        """Whether its folder is a zip file's contents, which go with this object."""
+        return self._unpacked is not None
+
+    @property
     def engine_folder(self) -> Path:
         """The engine's folder."""
         return self.path / ENGINE

@@ -177,7 +177,9 @@ class Report(TypedDict):
 
     `device` is the profile of the machine (`edgec.devices.host.HostProfile.to_dict`); `fallbacks`
     are sentences or objects that say what ran elsewhere and why; `tokens` and `slim` describe lossy
-    steps and are null where none was asked for; `files` is path to sha256 of the bundle's files.
+    steps and are null where none was asked for; `files` is path to sha256 of the bundle's files. Once
+    another device measured the bundle (`edgec.report.measured`), `device` is that one, `compiled_on` the
+    machine that compiled, and `measurements` all that the devices said.
     """
 
     schema: int
@@ -202,3 +204,5 @@ class Report(TypedDict):
     slim: dict[str, Any] | None
     tools: dict[str, str]
     files: dict[str, str]
+    compiled_on: NotRequired[dict[str, Any]]
+    measurements: NotRequired[list[dict[str, Any]]]

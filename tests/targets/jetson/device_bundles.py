@@ -69,7 +69,11 @@ def write_bundle(folder: Path, *, batch: str | int = "batch", ids: bool = False,
     bundles.write_json(folder / "report.json", {"schema": 1, "model": {"name": "small"}})
     (folder / "report.html").write_text("<!doctype html>")
     manifest = {
-        **{"samples": 3, "target": "jetson", "engine": "tensorrt", "precision": "fp16", "device": {}},
+        "samples": 3,
+        "target": "jetson",
+        "engine": "tensorrt",
+        "precision": "fp16",
+        "device": {},
         "model": {"name": "small"},
         "latency": {"measured": False, "device": "", "entries": [], "predicted": []},
     }

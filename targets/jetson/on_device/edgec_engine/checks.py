@@ -14,8 +14,12 @@ from edgec_engine.tensorrt_module import PORTABLE, version
 OK, WARNING, ERROR = "ok", "warning", "error"
 
 
-def check(plan: Plan) -> dict[str, Any]:
+def check(plan: Plan, plan_only: bool = False) -> dict[str, Any]:
     """Check the bundle's files, then the device.
+
+    Args:
+        plan: the plan.
+        plan_only: leave out the bundle's files, where only its plan and builder have come so far.
 
     Returns:
         `device`, the facts, and `checks`, a list of `name`, `status` (ok, warning, error), `what`, `fix`.
@@ -23,7 +27,8 @@ def check(plan: Plan) -> dict[str, Any]:
     Raises:
         DeviceError: a file of the bundle is missing or changed.
     """
-    plan.check_files()
+    if not plan_only:
+        plan.check_files()
     facts = describe(plan.state)
     checks = [
         _architecture(facts, plan),
@@ -35,7 +40,7 @@ def check(plan: Plan) -> dict[str, Any]:
             "memory", facts["memory_free_bytes"], plan.fields["needs"].get("memory_bytes"), "close programs"
         ),
         _room("disk", facts["disk_free_bytes"], plan.fields["needs"].get("disk_bytes"), "free some space"),
-        _compilers(plan),
+        None if plan_only else _compilers(plan),
         _clocks(facts),
     ]
     return {"device": facts, "checks": [entry for entry in checks if entry is not None]}

@@ -47,7 +47,7 @@ Result = Tuple[Dict[str, Any], List[str]]
 
 def _check(options: argparse.Namespace) -> Result:
     plan = Plan.read(options.bundle, options.state)
-    report = checks.check(plan)
+    report = checks.check(plan, options.plan_only)
     report["failed"] = any(entry["status"] == checks.ERROR for entry in report["checks"])
     lines = [
         "{:8} {}{}".format(c["status"], c["what"], "; " + c["fix"] if c["fix"] else "")
@@ -170,6 +170,8 @@ def _parser() -> argparse.ArgumentParser:
             "--state", help="where the engine is kept (else $EDGEC_STATE, else BUNDLE.device)"
         )
         command.add_argument("--json", action="store_true", help="print one JSON object")
+        if name == "check":
+            command.add_argument("--plan-only", action="store_true", help="leave out the bundle's files")
         if name == "build":
             command.add_argument("--again", action="store_true", help="even where a good engine is there")
         if name == "bench":

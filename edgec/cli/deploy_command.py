@@ -1,0 +1,63 @@
+"""`edgec deploy`: a Jetson bundle, copied to its device, built, verified and measured there."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from edgec.cli import options
+
+
+def command(
+    bundle: options.BundlePath,
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="ssh://USER@HOST[:PORT], or local")],
+    as_json: options.AsJson = False,
+) -> None:
+    """Build a bundle's engine on its device, verify it, and bring its latency home."""
+    from edgec.core.bundle import Bundle
+    from edgec.core.progress import progress
+    from edgec.devices.connections import connect
+    from edgec.devices.deployment import deploy
+    from edgec.report.measured import merge
+
+    opened = Bundle.open(bundle)
+    with progress() as steps:
+        steps.step(f"connecting to {device}")
+        with connect(device) as connection:
+            done = deploy(opened, connection, steps)
+        if not opened.is_unpacked:
+            merge(opened, done.measured)
+    fields = {
+        "bundle": str(bundle),
+        "device": done.device,
+        "folder": done.folder,
+        "checks": done.checks,
+        "engine": done.engine,
+        "measured": done.measured,
+        "merged": not opened.is_unpacked,
+    }
+    if as_json:
+        from edgec.cli.output import print_json
+
+        print_json(fields)
+    else:
+        _print(fields)
+
+
+def _print(fields: dict[str, Any]) -> None:
+    engine, measured = fields["engine"], fields["measured"]
+    latency, gpu, verified = measured["latency"], measured["gpu"], measured["verified"]
+    print(f"device    {engine['gpu']}, TensorRT {engine['tensorrt']} ({fields['device']})")
+    print(f"engine    {fields['folder']}.device, built in {engine['seconds']:.1f} s")
+    for note in engine["notes"]:
+        print(f"          {note}")
+    print(
+        f"numerics  {verified['samples']} samples, off by {verified['scaled']:.1e} of the output's spread, "
+        f"cosine {verified['cosine']:.7f}"
+    )
+    print(
+        f"latency   {latency['p50']:.3f} ms (p90 {latency['p90']:.3f}), {gpu['p50']:.3f} ms of it on the "
+        f"GPU, power mode {measured['device']['power_mode'] or 'unknown'}"
+    )
+    print(f"report    {'has these figures now' if fields['merged'] else 'in a zip file, left as it is'}")
