@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from edgec.core.errors import JobError, RequestError
+from edgec.core.errors import RequestError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,11 +15,18 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "open_for_checking", "target_named"]
 
-NAMES = ("x86", "x86:ort", "x86:openvino", "coreml", "coreml:ios16", "coreml:ios17", "coreml:ios18")
-
-_NOT_BUILT = {
-    "jetson": "it needs TensorRT engines",
-}
+NAMES = (
+    "x86",
+    "x86:ort",
+    "x86:openvino",
+    "coreml",
+    "coreml:ios16",
+    "coreml:ios17",
+    "coreml:ios18",
+    "jetson",
+    "rtx",
+)
+"""The targets' names; `jetson:PROFILE` and `rtx:smNN` say more."""
 
 
 def target_named(name: str) -> Target:
@@ -28,23 +35,27 @@ def target_named(name: str) -> Target:
     Args:
         name: `x86` with whichever engine is fastest, or `x86:ort` or `x86:openvino` for one of them;
             `coreml` for the newest release, or `coreml:ios16` and the like for one of them, with words
-            behind it (`coreml:ios18:tensor`; `targets/coreml/words.py` has them all).
+            behind it (`coreml:ios18:tensor`; `targets/coreml/words.py` has them all); `jetson` for the usual
+            module, or `jetson:orin-nano-8gb`, or `jetson:orin-nano-8gb:jetpack5`; `rtx` for every capability
+            that TensorRT-RTX builds for, or `rtx:sm86`.
 
     Raises:
         RequestError: there is no such target; says the nearest.
-        JobError: the target is planned and this edgec does not build it.
     """
     family = name.partition(":")[0]
-    if family in _NOT_BUILT:
-        raise JobError(
-            f"this version of edgec does not build for {family}: {_NOT_BUILT[family]}",
-            fix=f"choose from {', '.join(NAMES)}",
-        )
     variant = name.partition(":")[2] or None
     if family == "coreml":
         from edgec.targets.coreml.target import CoreML
 
         return CoreML(variant)
+    if family == "jetson":
+        from edgec.targets.jetson.target import Jetson
+
+        return Jetson(variant)
+    if family == "rtx":
+        from edgec.targets.rtx.target import Rtx
+
+        return Rtx(variant)
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1)
         raise RequestError(
@@ -66,8 +77,13 @@ def open_for_checking(folder: Path) -> Engine:
     from edgec.runtime.engine import EngineDescription
     from edgec.runtime.engines import open_engine
 
-    if EngineDescription.read(folder).kind == "coreml":
+    kind = EngineDescription.read(folder).kind
+    if kind == "coreml":
         from edgec.targets.coreml.engine import CheckedPackage
 
         return CheckedPackage(folder)
+    if kind in ("tensorrt", "tensorrt-rtx"):
+        from edgec.targets.jetson.engine import CheckedGraph
+
+        return CheckedGraph(folder)
     return open_engine(folder)

@@ -117,6 +117,14 @@ class Quantising(Protocol):
 
 
 @runtime_checkable
+class Ships(Protocol):
+    """A target whose bundles hold more than an engine: what the device builds or runs it with."""
+
+    def ship(self, bundle: Path) -> None:
+        """Add it to a bundle that has its engine, before the bundle is sealed."""
+
+
+@runtime_checkable
 class PreparesGraphs(Protocol):
     """A target whose engines take other examples than the source brings: pictures, sizes, steps."""
 

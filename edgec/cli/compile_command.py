@@ -14,7 +14,11 @@ from edgec.core.errors import JobError
 def command(
     model: options.Model,
     target: Annotated[
-        str, typer.Option("--target", help="x86, x86:ort, x86:openvino, or coreml[:ios16|ios17|ios18]")
+        str,
+        typer.Option(
+            "--target",
+            help="x86, x86:ort, x86:openvino, coreml[:ios16|ios17|ios18], jetson[:PROFILE], or rtx[:smNN]",
+        ),
     ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="the bundle's folder")] = None,
     precision: Annotated[options.Precision, typer.Option("--precision")] = options.Precision.auto,

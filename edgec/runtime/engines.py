@@ -7,6 +7,13 @@ from pathlib import Path
 from edgec.core.errors import IntegrityError, RequestError
 from edgec.runtime.engine import DESCRIPTION, Engine, EngineDescription
 
+_ELSEWHERE = {
+    "coreml": "a Core ML package runs on Apple devices only",
+    "tensorrt": "this bundle's engine is built and run on its Jetson",
+    "tensorrt-rtx": "a TensorRT-RTX engine runs on an RTX GPU only",
+}
+"""Kinds of engines that this machine only checks."""
+
 
 def open_engine(folder: Path) -> Engine:
     """Open the engine in a folder.
@@ -25,9 +32,9 @@ def open_engine(folder: Path) -> Engine:
         from edgec.runtime.engine_openvino import OpenVinoEngine
 
         return OpenVinoEngine(folder)
-    if kind == "coreml":
+    if kind in _ELSEWHERE:
         raise RequestError(
-            "a Core ML package runs on Apple devices only",
+            _ELSEWHERE[kind],
             where=str(folder),
             fix="prove it here with edgec verify, run it on the device",
         )

@@ -8,6 +8,7 @@ def load_passes() -> None:
     from edgec.passes.decompose import (  # noqa: F401
         attention,
         gelu,
+        layer_norm,
         norm_affine,
         plugins,
         rms_norm,

@@ -1,0 +1,103 @@
+"""What an fp16 graph computes, run in fp32 with every rounding written out.
+
+ONNX Runtime has few fp16 kernels for processors: around the others it puts casts, and drops those that meet,
+so a chain of fp16 nodes rounds once at its end. A pair of casts that is written in the graph stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from edgec.passes.editing import Editor, attribute, constant
+from edgec.passes.precision.half import FULL, HALF, moves
+
+SWITCH = "edgec.rounding"
+"""The input of a switched model: one float a group, above 0 where its nodes round."""
+
+
+def spelled_out(model: ir.Model, groups: Mapping[str, int] | None = None) -> ir.Model:
+    """An fp32 model that rounds to fp16 wherever the given one computes in it.
+
+    ::
+
+        a (fp16) ── Mul ── b (fp16)      ⇒      a ── Mul ── Cast(fp16) ── Cast(fp32) ── b
+
+    Sums inside one node (products, norms, softmax) are fp32, as on tensor cores that accumulate in fp32.
+
+    Args:
+        model: the model, with fp16 in it; left as it is. Its opset stays.
+        groups: group by node name: the nodes of a group round only where the group's entry of an added input
+            `SWITCH`, float32 [groups], is above 0. Nodes without a group always round.
+    """
+    copy = model.clone()
+    editor = Editor(copy, "precision.judge")
+    switch = None
+    if groups is not None:
+        count = max(groups.values(), default=0) + 1
+        switch = ir.Value(name=SWITCH, shape=ir.Shape([count]), type=ir.TensorType(FULL))
+    conditions: dict[int, ir.Value] = {}
+    for value in list(copy.graph.initializers.values()):
+        if value.dtype == HALF:
+            array = constant(value)
+            assert array is not None
+            wide = editor.initializer(array.astype(np.float32), f"{value.name}/fp32")
+            ir.convenience.replace_all_uses_with(value, wide)
+    for node in list(copy.graph):
+        to_half = node.op_type == "Cast" and attribute(node, "to") == int(HALF)
+        halves = [value for value in node.outputs if value.dtype == HALF]
+        for value in halves:
+            value.type = ir.TensorType(FULL)
+        if node.op_type == "Cast" and (to_half or attribute(node, "to") == int(FULL)):
+            # A cast between fp16 and fp32 has nothing left to do; one from integers gives fp32.
+            node.attributes["to"] = ir.AttrInt64("to", int(FULL))
+        elif attribute(node, "output_dtype") == int(HALF):
+            node.attributes["output_dtype"] = ir.AttrInt64("output_dtype", int(FULL))
+        if moves(node) or not halves:
+            continue
+        group = None if groups is None else groups.get(node.name or "")
+        condition = None
+        if group is not None and switch is not None:
+            if group not in conditions:
+                conditions[group] = _condition(editor, switch, group, copy.graph[0])
+            condition = conditions[group]
+        for value in halves:
+            _round(editor, node, value, condition)
+    if switch is not None:
+        copy.graph.inputs.append(switch)
+    editor.remove_dead()
+    return copy
+
+
+def _condition(editor: Editor, switch: ir.Value, group: int, first: ir.Node) -> ir.Value:
+    place = editor.initializer(np.asarray(group, np.int64), f"{SWITCH}/place")
+    zero = editor.initializer(np.asarray(0.0, np.float32), f"{SWITCH}/zero")
+    entry = editor.node("Gather", [switch, place], like=first, attributes={"axis": 0}, dtype=FULL, shape=[])
+    return editor.node("Greater", [entry, zero], like=first, dtype=ir.DataType.BOOL, shape=[])
+
+
+def _round(editor: Editor, node: ir.Node, value: ir.Value, condition: ir.Value | None) -> None:
+    half = editor.node(
+        "Cast", [value], like=node, after=node, attributes={"to": int(HALF)}, dtype=HALF, shape=value.shape
+    )
+    maker = half.producer()
+    assert maker is not None
+    result = editor.node(
+        "Cast", [half], like=node, after=maker, attributes={"to": int(FULL)}, dtype=FULL, shape=value.shape
+    )
+    readers = [maker]
+    last = result.producer()
+    if condition is not None:
+        assert last is not None
+        result = editor.node(
+            "Where", [condition, result, value], like=node, after=last, dtype=FULL, shape=value.shape
+        )
+        chosen = result.producer()
+        assert chosen is not None
+        readers.append(chosen)
+    editor.replace(value, result)
+    maker.replace_input_with(0, value)
+    for reader in readers[1:]:
+        reader.replace_input_with(2, value)

@@ -1,0 +1,180 @@
+"""From the neutral dialect to the ONNX of one TensorRT release, still in fp32."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+import onnx_ir as ir
+
+from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
+from edgec.core.errors import UnsupportedError
+from edgec.passes.decompose.plugins import DecomposePlugins
+from edgec.passes.editing import Editor, attribute, constant, sizes
+from edgec.passes.infra import registered
+from edgec.passes.manager import Pipeline
+from edgec.plugins.infra import plugins
+from edgec.targets.jetson.definitions import Definitions
+from edgec.targets.jetson.integers import FloatOnly
+from edgec.targets.jetson.opset import lower_opset
+from edgec.targets.jetson.versions import Dialect
+
+PLUGIN_MODULE = "edgec.plugins.tensorrt"
+"""The room of the CUDA kernels as TensorRT plugins; its `LIBRARIES` maps op types to shared libraries."""
+
+
+def plugin_libraries() -> dict[str, str]:
+    """The ops of `ai.edgec` that there is a TensorRT plugin for, each with its library's file name."""
+    if importlib.util.find_spec(PLUGIN_MODULE) is None:
+        return {}
+    return dict(getattr(importlib.import_module(PLUGIN_MODULE), "LIBRARIES", {}))
+
+
+def lower(
+    model: ir.Model, dialect: Dialect, *, native_attention: bool, keep: frozenset[str] = frozenset()
+) -> ir.Model:
+    """A model of the neutral dialect in a release's dialect; the given model is left as it is.
+
+    Args:
+        model: the model.
+        dialect: what the release takes.
+        native_attention: whether `Attention` may stay, in a dialect that knows it: only where it will be
+            fp16, for the builder refuses it in fp32.
+        keep: ops of `ai.edgec` that stay, as a plugin runs them.
+
+    Raises:
+        UnsupportedError: something has no form in the dialect; lists all of it.
+    """
+    copy = model.clone()
+    narrow_doubles(copy)
+    native = native_attention and dialect.native_attention
+    Pipeline(_passes(copy, dialect, native, keep)).run(copy)
+    _infer(copy)
+    Pipeline([Definitions(dialect.ops), FloatOnly(dialect.float_only)]).run(copy)
+    reasons = lower_opset(copy, dialect.opset)
+    reasons += obstacles(copy, dialect, keep)
+    if reasons:
+        raise UnsupportedError(
+            f"TensorRT {dialect.version}",
+            list(dict.fromkeys(reasons)),
+            fix="rewrite these layers in ops that it has, or choose a device with a newer JetPack",
+        )
+    return copy
+
+
+def _passes(model: ir.Model, dialect: Dialect, native: bool, keep: frozenset[str]) -> list:  # type: ignore[type-arg]
+    from edgec.passes.decompose import load_passes
+
+    load_passes()
+    known = registered()
+    steps: list = [DecomposePlugins(keep)]  # type: ignore[type-arg]
+    if not native or any(_needs_parts(node) for node in model.graph):
+        if native:
+            _split_rich_attention(model)
+        else:
+            steps.append(known["decompose.attention"]())
+    replacements = (
+        ("RMSNormalization", "decompose.rms_norm"),
+        ("RotaryEmbedding", "decompose.rotary_embedding"),
+        ("Gelu", "decompose.gelu"),
+        ("LayerNormalization", "decompose.layer_norm"),
+    )
+    return steps + [known[name]() for op_type, name in replacements if op_type not in dialect.ops]
+
+
+def _needs_parts(node: ir.Node) -> bool:
+    """Whether TensorRT's importer refuses an `Attention` for what it has besides queries, keys and values."""
+    if not is_op(node, "Attention"):
+        return False
+    used = [value for value in node.outputs[1:] if value.uses() or value.is_graph_output()]
+    past = len(node.inputs) > 4 and any(value is not None for value in node.inputs[4:])
+    return bool(used) or past or bool(attribute(node, "softcap", 0.0))
+
+
+def _split_rich_attention(model: ir.Model) -> None:
+    """Decompose the attentions that the importer refuses, and leave the others native."""
+    from edgec.passes.decompose.attention import DecomposeAttention
+
+    plain = [node for node in model.graph if is_op(node, "Attention") and not _needs_parts(node)]
+    for node in plain:
+        node.op_type = "NativeAttention"
+    try:
+        Pipeline([DecomposeAttention()]).run(model)
+    finally:
+        for node in plain:
+            node.op_type = "Attention"
+
+
+def _infer(model: ir.Model) -> None:
+    """Give values their shapes and types where the passes left them out."""
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    ShapeInferencePass()(model)
+
+
+def obstacles(model: ir.Model, dialect: Dialect, keep: frozenset[str] = frozenset()) -> list[str]:
+    """Everything of a lowered model that the release does not take, one line each."""
+    found: list[str] = []
+    for kind, values in (("input", model.graph.inputs), ("output", model.graph.outputs)):
+        for value in values:
+            if value.dtype in (ir.DataType.DOUBLE, ir.DataType.STRING, ir.DataType.COMPLEX64):
+                found.append(f"{kind} {value.name!r} is {value.dtype.name.lower()}")
+    for node in model.graph.all_nodes():
+        said = _obstacle(node, dialect, keep)
+        if said:
+            name = node.op_type if not node.domain else f"{node.domain}::{node.op_type}"
+            found.append(f"{name} {node.name!r} (layer {source_layer(node)}): {said}")
+    return found
+
+
+def _obstacle(node: ir.Node, dialect: Dialect, keep: frozenset[str]) -> str:
+    if node.domain == EDGEC_DOMAIN and node.op_type in plugins():
+        return "" if node.op_type in keep else "it has no plugin"
+    if node.domain != "":
+        return "its domain is unknown"
+    if node.op_type not in dialect.ops:
+        return "the parser does not know the op"
+    if node.op_type in ("ScatterElements", "ScatterND", "Scatter"):
+        reduction = attribute(node, "reduction", "none")
+        if reduction != "none":
+            return f"TensorRT computes a scatter with reduction {reduction!r} wrongly and says nothing"
+    if node.op_type == "MaxPool" and len(node.outputs) > 1 and node.outputs[1].uses():
+        return "its indices are read"
+    axes_place = {"Slice": 3, "ReduceSum": 1, "Squeeze": 1, "Unsqueeze": 1, "CumSum": 1}.get(node.op_type)
+    if node.op_type in dialect.constant_axes and axes_place is not None and axes_place < len(node.inputs):
+        axes = node.inputs[axes_place]
+        if axes is not None and constant(axes) is None:
+            return "its axes are computed"
+    for value in node.outputs:
+        if value.dtype == ir.DataType.DOUBLE:
+            return f"{value.name!r} is float64"
+        shape = sizes(value)
+        if shape is not None and len(shape) > 8:
+            return f"{value.name!r} has rank {len(shape)}, above 8"
+    return ""
+
+
+def narrow_doubles(model: ir.Model) -> None:
+    """Compute in fp32 what the graph computes in float64 inside: TensorRT has no float64.
+
+    Inputs and outputs of float64 stay; `obstacles` refuses them.
+    """
+    editor = Editor(model, "jetson.narrow_doubles")
+    edges = {*model.graph.inputs, *model.graph.outputs}
+    if any(value.dtype == ir.DataType.DOUBLE for value in edges):
+        return
+    for value in list(model.graph.initializers.values()):
+        array = constant(value)
+        if array is not None and array.dtype == "float64":
+            narrow = editor.initializer(array.astype("float32"), f"{value.name}/fp32")
+            ir.convenience.replace_all_uses_with(value, narrow)
+    for node in model.graph.all_nodes():
+        if attribute(node, "to") == int(ir.DataType.DOUBLE):
+            node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
+        for output in node.outputs:
+            if output.dtype == ir.DataType.DOUBLE:
+                output.type = ir.TensorType(ir.DataType.FLOAT)
+    editor.remove_dead()
+
+
+__all__ = ["lower", "narrow_doubles", "obstacles", "plugin_libraries"]

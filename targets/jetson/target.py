@@ -1,0 +1,118 @@
+"""The target Jetson: a neutral graph to what a device needs to build its TensorRT engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from edgec.core.errors import JobError
+from edgec.core.graph import Arrays, Graph
+from edgec.runtime.engine import Engine, EngineDescription, LayerTime
+from edgec.targets.base import Candidate
+from edgec.targets.jetson import lowering, on_device, writing
+from edgec.targets.jetson.devices import device
+from edgec.targets.jetson.engine import CheckedGraph
+from edgec.targets.jetson.plan import MODEL
+from edgec.targets.jetson.precise import decision_feeds, kept_nodes, write_half
+from edgec.targets.jetson.preview import nearest_capability, preview
+from edgec.targets.jetson.shapes import shape_profiles
+
+ENGINE = "tensorrt"
+PRECISIONS = ("fp32", "fp16")
+
+
+class Jetson:
+    """NVIDIA's Jetson modules, through TensorRT.
+
+    Args:
+        profile: a device's profile without `jetson-`, with a JetPack release behind a colon where it may
+            have several; None for the default.
+
+    Attributes:
+        device: the device that engines are for.
+    """
+
+    runs_here = False
+    """An engine is built on the device: here the graph is checked and previewed, and nothing is measured."""
+
+    def __init__(self, profile: str | None = None) -> None:
+        self.name = "jetson"
+        self.device = device(profile)
+        self._shipped: str | None = None
+
+    def prepared(self, graph: Graph) -> Graph:
+        """The graph with what the target's name left open among its notes."""
+        notes = (*graph.source.notes, *self.device.assumed)
+        return dataclasses.replace(graph, source=dataclasses.replace(graph.source, notes=notes))
+
+    def candidates(self, graph: Graph, precision: str) -> list[Candidate]:
+        """One engine in the precision asked for; `auto` is fp16, which these GPUs are made for.
+
+        Raises:
+            UnsupportedError: something in the graph has no form in the device's TensorRT; lists it all.
+            RequestError: a dimension is open and has no bounds.
+            JobError: the precision is not available.
+        """
+        wanted = "fp16" if precision == "auto" else precision
+        if wanted not in PRECISIONS:
+            raise JobError(
+                f"--precision {wanted} is not available on a Jetson", fix=f"use {' or '.join(PRECISIONS)}"
+            )
+        shape_profiles(graph)
+        lowering.lower(
+            graph.model, self.device.dialect, native_attention=wanted != "fp32", keep=_kept_plugins()
+        )
+        self._shipped = wanted
+        return [Candidate(ENGINE, wanted, f"TensorRT {self.device.tensorrt}")]
+
+    def lower(self, graph: Graph, candidate: Candidate) -> Graph:
+        """The graph in the dialect of the device's TensorRT, with the candidate's precision written in."""
+        half = candidate.precision != "fp32"
+        model = lowering.lower(graph.model, self.device.dialect, native_attention=half, keep=_kept_plugins())
+        if half:
+            write_half(model, decision_feeds(graph), self.device.compute_capability)
+        return graph.with_model(model)
+
+    def build(self, graph: Graph, candidate: Candidate, folder: Path) -> None:
+        """Write the model, its plan and the preview's record into an empty folder, with its `engine.json`.
+
+        Raises:
+            UnsupportedError: TensorRT's parser or builder refuses something in the preview.
+        """
+        model = graph.model
+        weights = writing.write_model(model, folder)
+        plan = writing.write_plan(graph, self.device, candidate.precision, folder, weights)
+        if candidate.precision == self._shipped:
+            self._preview(graph, folder)
+        EngineDescription(ENGINE, MODEL, candidate.precision, 0, candidate.form, plan.sources).write(folder)
+
+    def open(self, folder: Path) -> Engine:
+        """Open what `build` wrote, for checking."""
+        return CheckedGraph(folder)
+
+    def ship(self, bundle: Path) -> None:
+        """Add the builder and runner for the device, and the plugins' sources and libraries."""
+        on_device.copy_to(bundle)
+
+    def profile(self, engine: Engine, feeds: Arrays) -> list[LayerTime]:
+        """No times: they are measured on the device."""
+        return engine.profile(feeds)
+
+    def _preview(self, graph: Graph, folder: Path) -> None:
+        capability = nearest_capability(self.device.compute_capability)
+        name = f"jetson ({self.device.title}, TensorRT {self.device.tensorrt})"
+        built = preview(graph.model, [capability], shape_profiles(graph), target=name)
+        writing.write_preview(
+            {
+                "tool": built.tool,
+                "compute_capability": f"{capability // 10}.{capability % 10}",
+                "layers": built.layers,
+                "attention": writing.attention_summary(graph.model, self.device.compute_capability),
+                "kept_in_fp32": len(kept_nodes(graph.model)),
+            },
+            folder,
+        )
+
+
+def _kept_plugins() -> frozenset[str]:
+    return frozenset(lowering.plugin_libraries())

@@ -1,0 +1,128 @@
+"""Writing the engine's folder: the model, the plan, the preview's record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from edgec.core.bundle import file_sha256, write_json
+from edgec.core.dialect import EDGEC_DOMAIN, source_layer
+from edgec.core.graph import Graph
+from edgec.core.numerics import GATES
+from edgec.targets.jetson.devices import Device
+from edgec.targets.jetson.lowering import plugin_libraries
+from edgec.targets.jetson.plan import (
+    MODEL,
+    Needs,
+    Plan,
+    PlanTensor,
+    PluginUse,
+    Tolerance,
+)
+from edgec.targets.jetson.precise import kept_nodes
+from edgec.targets.jetson.shapes import shape_profiles
+from edgec.targets.jetson.sites import attention_sites
+
+PREVIEW = "preview.json"
+
+_PROTOBUF_BYTES = 1_900_000_000
+"""A protobuf ends at 2 GB; larger weights go to a file beside the model."""
+
+_LARGEST_WORKSPACE = 2**30
+
+_BUILDER_BYTES = 700_000_000
+"""What CUDA, cuDNN's and TensorRT's libraries take on a device before any model is loaded."""
+
+
+def write_model(model: ir.Model, folder: Path) -> str | None:
+    """Write `model.onnx`; returns the name of its weights' file, None where they are inside."""
+    weights = model_bytes(model)
+    model.graph.sort()
+    model.producer_name, model.producer_version = "edgec", None
+    name = Path(MODEL).with_suffix(".weights").name if weights > _PROTOBUF_BYTES else None
+    ir.save(model, folder / MODEL, external_data=name)
+    return name
+
+
+def model_bytes(model: ir.Model) -> int:
+    """Bytes of a model's weights."""
+    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+
+
+def write_plan(graph: Graph, device: Device, precision: str, folder: Path, weights: str | None) -> Plan:
+    """Write `plan.json` of a lowered graph whose model is in the folder."""
+    model, dialect = graph.model, device.dialect
+    size = model_bytes(model)
+    workspace = min(_LARGEST_WORKSPACE, device.memory_bytes // 4)
+    plan = Plan(
+        tensorrt=device.tensorrt,
+        jetpack=device.jetpack,
+        cuda=device.cuda,
+        compute_capability=device.capability,
+        device=device.name,
+        model_sha256=file_sha256(folder / MODEL),
+        weights=weights,
+        weights_sha256=None if weights is None else file_sha256(folder / weights),
+        strongly_typed=dialect.strongly_typed,
+        flags=() if dialect.strongly_typed else _flags(precision),
+        layer_precisions=dict.fromkeys(sorted(kept_nodes(model)), "fp32"),
+        profiles=shape_profiles(graph),
+        workspace_bytes=workspace,
+        plugins=_plugins(model),
+        # The model, its optimised copy and the engine at once; the engine and its timing cache on the disk.
+        needs=Needs(_BUILDER_BYTES + workspace + 3 * size, 3 * size + 64 * 2**20),
+        inputs=_tensors(list(model.graph.inputs), narrow=dialect.narrow_integers),
+        outputs=_tensors(list(model.graph.outputs), narrow=dialect.narrow_integers),
+        tolerance=_tolerance(precision),
+        sources={node.name: source_layer(node) for node in model.graph if node.name},
+    )
+    plan.write(folder)
+    return plan
+
+
+def write_preview(fields: dict[str, Any], folder: Path) -> None:
+    """Write what the preview found, without what differs from run to run."""
+    write_json(folder / PREVIEW, fields)
+
+
+def attention_summary(model: ir.Model, compute_capability: int) -> dict[str, Any]:
+    """How many attentions the graph has, and which of them TensorRT runs in parts and why."""
+    sites = attention_sites(model, compute_capability)
+    return {
+        "sites": len(sites),
+        "native": sum(site.kind == "native" for site in sites),
+        "pattern": sum(site.kind == "pattern" for site in sites),
+        "plugin": sum(site.kind == "plugin" for site in sites),
+        "in_parts": [{"layer": site.source, "reason": site.obstacle} for site in sites if site.obstacle],
+    }
+
+
+def _flags(precision: str) -> tuple[str, ...]:
+    """Builder flags of a weakly typed build: without `obey` it may move kept layers to fp16 for speed."""
+    if precision == "fp32":
+        return ()
+    lower = ("int8",) if precision == "int8" else ()
+    return (*lower, "fp16", "obey_precision_constraints")
+
+
+def _plugins(model: ir.Model) -> tuple[PluginUse, ...]:
+    libraries = plugin_libraries()
+    used = sorted({node.op_type for node in model.graph.all_nodes() if node.domain == EDGEC_DOMAIN})
+    return tuple(PluginUse(op_type, libraries[op_type]) for op_type in used)
+
+
+def _tensors(values: list[ir.Value], *, narrow: bool) -> tuple[PlanTensor, ...]:
+    found = []
+    for value in values:
+        assert value.dtype is not None
+        dtype = value.dtype.numpy().name
+        shape = tuple(size if isinstance(size, int) else -1 for size in value.shape or ())
+        found.append(PlanTensor(value.name or "", shape, "int32" if narrow and dtype == "int64" else dtype))
+    return tuple(found)
+
+
+def _tolerance(precision: str) -> Tolerance:
+    gate = GATES.get(precision, GATES["fp16"])
+    return Tolerance(gate.scaled, gate.cosine)
