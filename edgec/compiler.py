@@ -23,7 +23,7 @@ from edgec.core.graph import Graph
 from edgec.core.progress import Progress, Silent
 from edgec.inspection import Inspection, inspect_model
 from edgec.passes.manager import PassReport, Pipeline
-from edgec.targets.base import PreparesGraphs, Target
+from edgec.targets.base import PreparesGraphs, Ships, Target
 from edgec.token_methods import check_words
 from edgec.token_reduction import Reduction, agreement, reduce_tokens
 from edgec.verification import GateResult, check_neutral
@@ -260,6 +260,8 @@ def compile_graph(
         bundles.write_samples(scratch, graph.examples, references)
         io = InputsOutputs(graph.inputs, graph.outputs, graph.preprocessing, graph.labels)
         bundles.write_json(scratch / bundles.IO, io.to_json())
+        if isinstance(target, Ships):
+            target.ship(scratch)
         report = _report(
             graph,
             neutral,
