@@ -41,12 +41,14 @@ class Cache:
         present: the graph's output.
         axis: along which the present is longer than the past; None where both have one shape.
         shape: the past's shape.
+        positions: the integer inputs that say where the new part goes.
     """
 
     past: str
     present: str
     axis: int | None
     shape: tuple[int | str, ...]
+    positions: tuple[str, ...] = ()
 
     def kept(self, present: np.ndarray) -> np.ndarray:
         """What the state holds after a call that gave this present, in fp16's values."""
@@ -74,65 +76,120 @@ def find_caches(model: ir.Model) -> list[Cache]:
 def _cache(past: ir.Value, outputs: dict[ir.Value, str]) -> Cache | None:
     if past.shape is None or past.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
         return None
-    shape = tuple(size if isinstance(size, int) else str(size.value or "?") for size in past.shape)
-    joined = [_joined(use.node, use.idx, shape) for use in past.uses() if not is_op(use.node, "Shape")]
-    if not 3 <= len(shape) <= 5 or len(joined) != 1 or joined[0] is None:
+    shape = _sizes(past)
+    joined = _joined(past) if 3 <= len(shape) <= 5 else None
+    if joined is None:
         return None
-    present, axis, new = joined[0]
-    at_output = _as_output(present, outputs)
+    present = _as_output(joined.present, outputs)
     # A present that nothing else reads is no memory, and a new part made of this past is no new token's.
-    if at_output is None or not _is_read(present) or any(_depends(value, past) for value in new):
+    if present is None or not joined.is_read or any(_depends(value, past) for value in joined.new):
         return None
-    return Cache(past.name or "", outputs[at_output], axis, shape)
+    grown = _sizes(present)
+    apart = [axis for axis, (old, new) in enumerate(zip(shape, grown, strict=False)) if old != new]
+    if len(grown) != len(shape) or len(apart) != (1 if joined.grows else 0):
+        return None
+    positions = () if joined.place is None else _integer_inputs(joined.place)
+    return Cache(past.name or "", outputs[present], apart[0] if apart else None, shape, positions)
 
 
-def _joined(
-    node: ir.Node, index: int, shape: tuple[int | str, ...]
-) -> tuple[ir.Value, int | None, list[ir.Value]] | None:
-    """The present that a node makes of its input, the axis that grows, and the new parts."""
+def _sizes(value: ir.Value) -> tuple[int | str, ...]:
+    return tuple(size if isinstance(size, int) else str(size.value or "?") for size in value.shape or ())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Joined:
+    """Where a past meets what is new.
+
+    Attributes:
+        present: what comes out.
+        new: the new parts.
+        grows: whether the present is longer than the past.
+        is_read: whether the model itself reads the present.
+        place: where the new part goes, if that is computed.
+    """
+
+    present: ir.Value
+    new: list[ir.Value]
+    grows: bool
+    is_read: bool
+    place: ir.Value | None = None
+
+
+_MOVES = ("Transpose", "Identity")
+
+
+def _readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
+    return [(use.node, use.idx) for use in value.uses() if not is_op(use.node, "Shape")]
+
+
+def _joined(past: ir.Value) -> _Joined | None:
+    """Follow the past, transposed or not, to the node that puts the new part to it."""
+    readers = _readers(past)
+    while len(readers) == 1 and is_op(readers[0][0], *_MOVES):
+        past = readers[0][0].outputs[0]
+        readers = _readers(past)
+    if len(readers) != 1:
+        return None
+    node, index = readers[0]
     others = [value for place, value in enumerate(node.inputs) if place != index and value is not None]
-    if is_op(node, "Concat") and index == 0 and len(node.inputs) == 2:
-        axis = node.attributes["axis"].as_int()
-        return node.outputs[0], axis % len(shape), others
+    if is_op(node, "Concat") and index == 0:
+        return _Joined(node.outputs[0], others, True, _is_read(node.outputs[0]))
     if is_op(node, "Attention") and index in (4, 5) and len(node.outputs) > index - 3:
-        own = node.inputs[index - 3]
-        return node.outputs[index - 3], 2, [own] if own is not None else []
+        new = node.inputs[index - 3]
+        return _Joined(node.outputs[index - 3], [] if new is None else [new], True, True)
     if is_op(node, *_UPDATES) and index == 0:
-        return node.outputs[0], None, others
+        place = node.inputs[2 if is_op(node, "TensorScatter") and len(node.inputs) > 2 else 1]
+        return _Joined(node.outputs[0], others, False, _is_read(node.outputs[0]), place)
+    if is_op(node, "Slice") and index == 0 and len(node.outputs[0].uses()) == 1:
+        # The past less its oldest part, and the new part behind it: the model slides the window itself.
+        joint, place = _readers(node.outputs[0])[0]
+        if is_op(joint, "Concat") and place == 0:
+            new_parts = [value for value in joint.inputs[1:] if value is not None]
+            return _Joined(joint.outputs[0], new_parts, False, _is_read(joint.outputs[0]))
     return None
 
 
 def _as_output(present: ir.Value, outputs: dict[ir.Value, str]) -> ir.Value | None:
-    """The graph output that is the present, perhaps behind an Identity."""
-    if present in outputs:
-        return present
-    copies = [use.node.outputs[0] for use in present.uses() if is_op(use.node, "Identity")]
-    return next((copy for copy in copies if copy in outputs), None)
+    """The graph output that is the present, transposed or not."""
+    waiting = [present]
+    while waiting:
+        value = waiting.pop()
+        if value in outputs:
+            return value
+        waiting.extend(use.node.outputs[0] for use in value.uses() if is_op(use.node, *_MOVES))
+    return None
 
 
 def _is_read(present: ir.Value) -> bool:
-    """Whether the model itself uses the present: another node reads it, or Attention made it."""
-    producer = present.producer()
-    if producer is not None and is_op(producer, "Attention"):
-        return True
-    return any(not is_op(use.node, "Identity", "Shape") for use in present.uses())
+    """Whether a node of the model computes with the present."""
+    return any(_is_read(node.outputs[0]) if is_op(node, *_MOVES) else True for node, _ in _readers(present))
 
 
 def _depends(value: ir.Value, past: ir.Value) -> bool:
     """Whether a value is computed from the past itself; its shape alone does not count."""
+    return any(source is past for source in _sources(value))
+
+
+def _integer_inputs(value: ir.Value) -> tuple[str, ...]:
+    """The model's integer inputs that a value is computed from."""
+    kinds = (ir.DataType.INT64, ir.DataType.INT32)
+    found = (source for source in _sources(value) if source.is_graph_input() and source.dtype in kinds)
+    return tuple(sorted(source.name or "" for source in found))
+
+
+def _sources(value: ir.Value) -> set[ir.Value]:
+    """A value and all that it is computed from."""
     seen: set[ir.Value] = set()
     waiting = [value]
     while waiting:
         current = waiting.pop()
-        if current is past:
-            return True
         if current in seen:
             continue
         seen.add(current)
         producer = current.producer()
         if producer is not None and not is_op(producer, "Shape"):
             waiting.extend(source for source in producer.inputs if source is not None)
-    return False
+    return seen
 
 
 def check_sizes(caches: Sequence[Cache]) -> None:
@@ -155,7 +212,8 @@ def check_sizes(caches: Sequence[Cache]) -> None:
 def with_steps(graph: Graph, caches: Sequence[Cache], steps: int = STEPS) -> Graph:
     """The graph with a run of calls for examples: each is fed what the state holds after the one before.
 
-    The first call starts from zeros, as a state does. The other inputs come from the examples, in turn. The
+    The first call starts from zeros, as a state does. The other inputs come from the examples, in turn, but
+    those that say where the new part goes: these count on from call to call, within the cache. The
     references are the source's own outputs, less the presents, which the package keeps to itself. A cache
     is fed as fp16 holds it: that is a state's type, and so the package computes on the same numbers.
 
@@ -168,15 +226,25 @@ def with_steps(graph: Graph, caches: Sequence[Cache], steps: int = STEPS) -> Gra
         raise JobError("the source cannot be run step by step", fix="write :stateless behind the target")
     presents = {cache.present for cache in caches}
     held = {cache.past: np.zeros_like(graph.examples[0][cache.past]) for cache in caches}
+    placed = {name for cache in caches for name in cache.positions}
     examples: list[Arrays] = []
     references: list[Arrays] = []
     for step in range(steps):
         feeds = {**graph.examples[step % len(graph.examples)], **held}
+        feeds |= {name: _places(feeds[name], caches, name, step) for name in placed}
         results = graph.run_source(feeds)
         examples.append(feeds)
         references.append({name: array for name, array in results.items() if name not in presents})
         held = {cache.past: cache.kept(results[cache.present]) for cache in caches}
     return dataclasses.replace(graph, examples=examples, references=references)
+
+
+def _places(example: np.ndarray, caches: Sequence[Cache], name: str, step: int) -> np.ndarray:
+    """Where the new parts of a call go: behind those of the call before, from the start again when full."""
+    shape = next(cache.shape for cache in caches if name in cache.positions)
+    room = max(size for size in shape[1:-1] if isinstance(size, int))
+    places = np.arange(example.size) + step * example.size
+    return (places % max(1, room)).reshape(example.shape).astype(example.dtype)
 
 
 def caches_of(graph: Graph) -> list[Cache]:
