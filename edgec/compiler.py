@@ -24,8 +24,10 @@ from edgec.core.progress import Progress, Silent
 from edgec.inspection import Inspection, inspect_model
 from edgec.passes.manager import PassReport, Pipeline
 from edgec.targets.base import PreparesGraphs, Ships, Target
+from edgec.token_auto import reduce_by_search
 from edgec.token_methods import check_words
 from edgec.token_reduction import Reduction, agreement, reduce_tokens
+from edgec.tokens import Goal
 from edgec.verification import GateResult, check_neutral
 from edgec.version import __version__
 
@@ -92,7 +94,7 @@ def compile(
         max_drop: the largest drop of the evaluation's score to accept, as a fraction.
         eval_data: an npz file with the model's inputs and `labels`; a zoo model brings its own.
         calib: an npz file with inputs that searches and calibration may look at, with or without `labels`.
-        tokens: `off`, `auto`, a schedule (`r=13`, `keep=0.7`), or the name of a point of the frontier.
+        tokens: `off`, `auto`, or a schedule: `r=13`, `keep=0.7`, or the name of a point of the frontier.
         example_inputs: what a torch module is called with; needed for one, refused otherwise.
         inputs: `NAME:SHAPE:DTYPE` for inputs whose shape the model leaves open.
         batch: batch size.
@@ -151,7 +153,7 @@ class Request:
 
         A schedule that the user names without a drop is theirs to judge by the report.
         """
-        return self.max_drop is not None or self.precision == "int8" or self.tokens == "auto"
+        return self.max_drop is not None or self.precision == "int8"
 
     @classmethod
     def checked(
@@ -185,6 +187,11 @@ class Request:
             )
         if output is not None:
             bundles.check_writable(Path(output))
+        if tokens == "auto" and not named.runs_here:
+            raise RequestError(
+                f"--tokens auto measures engines, and {named.name} does not run on this machine",
+                fix="name a schedule, as --tokens r=8, or one that --target x86 --tokens auto reports",
+            )
         if tokens not in ("off", "auto"):
             check_words(tokens)
         return cls(
@@ -231,12 +238,11 @@ def compile_graph(
         graph = target.prepared(graph)
     neutral = to_neutral(graph, request.pipeline, progress)
     with bundles.writing(folder, needed=_needed_bytes(neutral.graph)) as scratch:
-        choose_engine = functools.partial(_choose, request, budget if request.is_gated else None, progress)
         reduction = None
         if request.tokens == "off":
-            choice = choose_engine(neutral.graph, scratch)
+            choice = _choose(request, budget if request.is_gated else None, progress, neutral.graph, scratch)
         else:
-            reduction = reduce_tokens(neutral.graph, request.tokens, target, choose_engine, scratch, progress)
+            reduction = _reduce_tokens(request, neutral.graph, budget, scratch, progress)
             choice = reduction.choice
         choice.chosen.folder.rename(scratch / bundles.ENGINE)
         _check_latency(choice, request.latency)
@@ -245,7 +251,10 @@ def compile_graph(
             progress.step("timing layers")
             layers = target.profile(engine, graph.examples[0])
             progress.step("evaluating")
-            if budget is None:
+            scores: accuracy.Scores | None
+            if reduction is not None and reduction.scores is not None:
+                scores = reduction.scores
+            elif budget is None:
                 scores = accuracy.evaluate(graph, engine.run, evaluation)
             else:
                 scores = budget.held_out.scores(engine.run)
@@ -350,6 +359,37 @@ def _choose(
     request: Request, budget: Budget | None, progress: Progress, graph: Graph, scratch: Path
 ) -> Choice:
     return choose(request.target, graph, request.precision, scratch, progress, budget)
+
+
+def _reduce_tokens(
+    request: Request, neutral: Graph, budget: Budget | None, scratch: Path, progress: Progress
+) -> Reduction:
+    """The graph and engine that `--tokens` asks for.
+
+    Raises:
+        RequestError: there is no such schedule, or nothing to search on.
+        JobError: nothing can be reduced, or nothing reaches what is asked.
+        NumericsError: held-out data refuses what the search found.
+    """
+    choose_engine = functools.partial(_choose, request, budget if request.is_gated else None, progress)
+    if request.tokens != "auto":
+        return reduce_tokens(neutral, request.tokens, request.target, choose_engine, scratch, progress)
+    if budget is None:
+        raise RequestError(
+            "--tokens auto needs data to search on",
+            fix="give --eval-data F.npz with inputs and labels, or --calib F.npz with inputs alone, or name "
+            "a schedule, as --tokens r=8",
+        )
+    # A latency alone says nothing about a drop: what it costs is reported.
+    wants_drop = request.max_drop is not None or request.latency is None
+    goal = Goal(budget.max_drop if wants_drop else None, request.latency)
+    choose_exact = choose_engine
+    if request.is_gated and request.precision in ("auto", "int8"):
+        exact = dataclasses.replace(request, precision="auto")
+        choose_exact = functools.partial(_choose, exact, None, progress)
+    return reduce_by_search(
+        neutral, goal, request.target, choose_engine, choose_exact, budget, scratch, progress
+    )
 
 
 def _needed_bytes(graph: Graph) -> int:

@@ -44,6 +44,12 @@ METHODS: Mapping[str, Method] = {
             lambda schedule: MergeTokens(schedule, matching="energy"),
             "the most alike of the tokens that are like most others become one",
         ),
+        Method(
+            "many-to-many",
+            1,
+            lambda schedule: MergeTokens(schedule, matching="many-to-many"),
+            "the least attended tokens are spread over all that stay, by likeness",
+        ),
         Method("prune", 1, PruneTokens, "the least attended tokens are averaged into the most alike others"),
         Method(
             "drop", 1, lambda schedule: PruneTokens(schedule, merge=False), "the least attended tokens leave"

@@ -1,16 +1,18 @@
 """The search for a token schedule: where to take tokens away, and how many, by measurement.
 
-Two tables are measured first, on the target, by building a few engines that reduce at one layer only: how
-much faster each makes the network, and how far its outputs move. From them every schedule of one to
-three layers is predicted: savings add up because each reduction shortens what lies behind it, damages are
-taken as adding up. The schedules that are best by prediction are then built, measured and scored, and
-only measured points are ever offered. Few layers with large reductions usually beat many small ones (arXiv
-2407.05941), so schedules of every layer are among the candidates but not the only ones.
+First each method is tried on one and the same schedule; the one that moves the outputs least goes on. Then
+a table is measured on the target, by building engines that reduce at one layer only: how much faster each
+makes the network, and how far its outputs move. From it every schedule of one to three layers is predicted:
+savings add up because each reduction shortens what lies behind it, damages are taken as adding up. The
+schedules that are best by prediction are then built, measured and scored, and only measured points are
+ever offered. Few layers with large reductions usually beat many small ones (arXiv 2407.05941), so schedules
+of every layer are among the candidates but not the only ones.
 """
 
 from __future__ import annotations
 
 import bisect
+import collections
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,7 @@ from edgec.core.timing import Latency
 from edgec.passes.tokens.schedule import Schedule, even
 from edgec.passes.tokens.sites import Site
 from edgec.plugins.token_steps import largest_r
+from edgec.token_methods import DEFAULT, METHODS, Method, Plan
 
 Engine = TypeVar("Engine")
 
@@ -29,14 +32,29 @@ BASELINE = "none"
 """The name of the schedule that reduces nothing."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What an engine scores on the search's data.
+
+    Attributes:
+        score: what the budget is about, 0 to 1, higher is better: accuracy, or agreement without labels.
+        drop: how much less than the source's score.
+        error: the standard error of the drop, from the samples' own spread.
+    """
+
+    score: float
+    drop: float
+    error: float
+
+
 class Trials(Protocol[Engine]):
-    """What the search can do with a schedule. Engines may be whatever the implementer likes."""
+    """What the search can do with a plan. Engines may be whatever the implementer likes."""
 
-    def build(self, schedule: Schedule) -> Engine:
-        """The engine of the network under a schedule."""
+    def build(self, plan: Plan) -> Engine:
+        """The engine of the network under a plan."""
 
-    def score(self, engine: Engine) -> float:
-        """What the budget is about, higher is better: accuracy, or agreement where there are no labels."""
+    def judge(self, engine: Engine) -> Judgement:
+        """The score on all of the search's data."""
 
     def damage(self, engine: Engine) -> float:
         """How far the outputs are from the source's: at least 0, smoother than the score."""
@@ -49,27 +67,63 @@ class Trials(Protocol[Engine]):
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
-    """One schedule, measured.
+class Goal:
+    """What is wanted; one of the two at least.
 
     Attributes:
-        schedule: the schedule.
-        milliseconds: its latency.
-        ratio: its latency over the unreduced engine's, from blocks that ran side by side.
-        score: its score on the search's data.
-        damage: how far its outputs are from the source's.
+        max_drop: the largest drop of the score, as a fraction; the fastest such point is wanted where no
+            latency is.
+        milliseconds: the largest latency; the most accurate such point is wanted.
     """
 
-    schedule: Schedule
+    max_drop: float | None = None
+    milliseconds: float | None = None
+
+    def keeps_drop(self, point: Point) -> bool:
+        """Whether a point's drop is allowed, a standard error on top: it will be judged on other data."""
+        if self.max_drop is None or point.judgement is None or not point.plan.schedule.rates:
+            return True
+        return point.judgement.drop + point.judgement.error <= self.max_drop
+
+    def keeps_latency(self, point: Point) -> bool:
+        """Whether a point is fast enough."""
+        return self.milliseconds is None or point.milliseconds <= self.milliseconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One plan, measured.
+
+    Attributes:
+        plan: the plan.
+        milliseconds: its latency.
+        ratio: its latency over the unreduced engine's, from blocks that ran side by side.
+        damage: how far its outputs are from the source's.
+        judgement: its score; None for the points of the tables, which are never offered.
+    """
+
+    plan: Plan
     milliseconds: float
     ratio: float
-    score: float
     damage: float
+    judgement: Judgement | None = None
 
     @property
     def name(self) -> str:
-        """The schedule's name: what `--tokens` takes."""
-        return self.schedule.name
+        """The plan's name: what `--tokens` takes."""
+        return self.plan.name
+
+    @property
+    def score(self) -> float:
+        """The score of a point that was judged."""
+        assert self.judgement is not None
+        return self.judgement.score
+
+    def beats(self, other: Point) -> bool:
+        """Whether it is at least as good in latency, score and damage, and better in one."""
+        mine = (self.milliseconds, -self.score, self.damage)
+        its = (other.milliseconds, -other.score, other.damage)
+        return all(one <= two for one, two in zip(mine, its, strict=True)) and mine != its
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,23 +132,22 @@ class Search:
 
     Attributes:
         baseline: the unreduced engine.
+        probes: each method on one and the same schedule.
         table: the single-layer points that predictions were made from.
-        points: every schedule that was built to be offered, fastest first.
+        points: every plan that was built to be offered, fastest first.
     """
 
     baseline: Point
+    probes: tuple[Point, ...]
     table: tuple[Point, ...]
     points: tuple[Point, ...]
 
     @property
     def frontier(self) -> tuple[Point, ...]:
-        """The points that no other beats in both latency and score, fastest first; the baseline is one."""
-        best: list[Point] = []
-        ordered = sorted((*self.points, self.baseline), key=lambda point: (point.milliseconds, -point.score))
-        for point in ordered:
-            if not best or point.score > best[-1].score:
-                best.append(point)
-        return tuple(best)
+        """The points that no other beats in latency, score and damage; fastest first, the baseline last."""
+        every = (*self.points, self.baseline)
+        kept = [point for point in every if not any(other.beats(point) for other in every)]
+        return tuple(sorted(kept, key=lambda point: point.milliseconds))
 
     def named(self, name: str) -> Point:
         """The point with a name.
@@ -108,43 +161,70 @@ class Search:
         names = ", ".join(point.name for point in self.frontier)
         raise JobError(f"no point of the frontier is named {name}", fix=f"choose from {names}")
 
-    def within_drop(self, max_drop: float) -> Point:
-        """The fastest point whose score is at most `max_drop` under the baseline's."""
-        allowed = [point for point in self.frontier if self.baseline.score - point.score <= max_drop]
-        return min(allowed, key=lambda point: point.milliseconds)
-
-    def within_latency(self, milliseconds: float, max_drop: float | None = None) -> Point:
-        """The point of highest score that is fast enough.
+    def wanted(self, goal: Goal) -> list[Point]:
+        """The points that reach a goal, best first; the baseline is among them where it does.
 
         Raises:
-            JobError: none is fast enough, or those lose more than `max_drop`; says how near it came.
+            JobError: none reaches it; says how near the nearest came.
         """
-        fast = [point for point in self.frontier if point.milliseconds <= milliseconds]
+        points = self.frontier
+        fast = [point for point in points if goal.keeps_latency(point)]
         if not fast:
-            nearest = self.frontier[0]
+            nearest = points[0]
             raise JobError(
-                f"no token schedule reaches {milliseconds:g} ms; the fastest, {nearest.name}, takes "
+                f"no token schedule reaches {goal.milliseconds:g} ms; the fastest, {nearest.name}, takes "
                 f"{nearest.milliseconds:.2f} ms",
-                fix=f"allow {nearest.milliseconds:.2f} ms, or choose another precision",
+                fix=f"allow {nearest.milliseconds * 1.05:.2f}ms, or choose another precision",
             )
-        best = max(fast, key=lambda point: point.score)
-        drop = self.baseline.score - best.score
-        if max_drop is not None and drop > max_drop:
-            kept = self.within_drop(max_drop)
-            raise JobError(
-                f"{milliseconds:g} ms costs a drop of {drop:.2%} ({best.name}), more than {max_drop:.2%}",
-                fix=f"allow that drop, or {kept.milliseconds:.2f} ms with {kept.name}",
-            )
-        return best
+        reaching = [point for point in fast if goal.keeps_drop(point)]
+        if goal.milliseconds is None:
+            faster = [point for point in points if point.ratio < 1.0 and point.plan.schedule.rates]
+            if faster and not any(point in reaching for point in faster):
+                raise _drop_out_of_reach(faster, goal)
+            return sorted(reaching, key=lambda point: point.milliseconds)
+        if not reaching:
+            raise self._both_out_of_reach(fast, goal)
+        return sorted(reaching, key=lambda point: (-point.score, point.damage))
+
+    def _both_out_of_reach(self, fast: Sequence[Point], goal: Goal) -> JobError:
+        assert goal.max_drop is not None
+        best = min(fast, key=_drop_of)
+        kept = min(filter(goal.keeps_drop, self.frontier), key=lambda point: point.milliseconds)
+        return JobError(
+            f"{goal.milliseconds:g} ms costs a drop of {_drop_of(best):.2%} at least ({best.name}), more "
+            f"than {goal.max_drop:.2%}",
+            fix=f"allow that drop, or --latency {kept.milliseconds * 1.05:.2f}ms, which {kept.name} keeps",
+        )
 
 
-TABLE_SITES = 6
+def _drop_of(point: Point) -> float:
+    assert point.judgement is not None
+    return point.judgement.drop
+
+
+def _drop_out_of_reach(faster: Sequence[Point], goal: Goal) -> JobError:
+    assert goal.max_drop is not None
+    nearest = min(faster, key=lambda point: (_drop_of(point), point.damage))
+    judged = nearest.judgement
+    assert judged is not None
+    needed = judged.drop + judged.error
+    return JobError(
+        f"no token schedule that is faster keeps a drop of {goal.max_drop:.2%}: the nearest, {nearest.name}, "
+        f"drops {judged.drop:.2%} (± {judged.error:.2%}) at {nearest.ratio:.2f} of the latency",
+        fix=f"allow --max-drop {needed * 100 + 0.005:.2f}%, or leave --tokens off",
+    )
+
+
+PROBE = (0.25, 0.3)
+"""Fractions of the tokens that the schedule takes on which methods are compared, at two layers."""
+
+TABLE_SITES = 5
 """At most this many layers are tried alone; the savings and damages of the others lie between."""
 
-TABLE_FRACTIONS = (0.25, 0.48)
+TABLE_FRACTIONS = {2: (0.25, 0.48), 1: (0.25, 0.5, 0.8)}
 """Fractions of the tokens taken away in the table; pairs allow at most a half."""
 
-FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.48)
+FRACTIONS = {2: (0.1, 0.2, 0.3, 0.4, 0.48), 1: (0.1, 0.2, 0.3, 0.45, 0.6, 0.75)}
 """Fractions of the tokens there are that a candidate takes away at one layer."""
 
 MOST_LAYERS = 3
@@ -154,20 +234,20 @@ MOST_LAYERS = 3
 def search(
     sites: Sequence[Site],
     trials: Trials[Engine],
+    goal: Goal,
     *,
-    max_drop: float,
+    methods: Sequence[Method] = tuple(METHODS.values()),
     builds: int = 12,
-    most: int = 2,
     progress: Progress | None = None,
 ) -> Search:
-    """Search layers and rates.
+    """Search method, layers and rates.
 
     Args:
-        sites: of the neutral graph.
+        sites: of the neutral graph; of those with different numbers of tokens, the most alike are used.
         trials: builds, scores and measures.
-        max_drop: the drop of the score that the user allows; the search spends its builds around it.
-        builds: candidates to build beyond the tables.
-        most: 2 where tokens leave in pairs (`tokens.merge`), 1 for `tokens.prune`.
+        goal: what the user wants; the search spends its builds around it.
+        methods: what to choose among.
+        builds: candidates to build beyond the probes and the table.
         progress: told each step.
 
     Raises:
@@ -176,20 +256,23 @@ def search(
     progress = progress or Silent()
     if not sites:
         raise JobError("the graph has no block whose tokens can be reduced", fix="leave --tokens off")
+    [(length, _)] = collections.Counter(site.length for site in sites).most_common(1)
+    sites = [site for site in sites if site.length == length]
     bench = _Bench(trials, progress)
     try:
+        probes = [bench.probe(Plan(method, _probe(sites))) for method in methods]
+        method = min(probes, key=lambda point: point.damage).plan.method if probes else METHODS[DEFAULT]
         table = []
-        chosen = _spread(sites, TABLE_SITES)
-        for site in chosen:
-            for fraction in TABLE_FRACTIONS:
-                r = min(round(fraction * site.length), largest_r(site.length, site.protected, most=most))
-                table.append(bench.point(Schedule({site.index: r})))
-        model = _Model(sites, bench.baseline, table)
-        points = _climb(_candidates(sites, most), model, bench, max_drop, builds)
+        for site in _spread(sites, TABLE_SITES):
+            for fraction in TABLE_FRACTIONS[method.most]:
+                r = min(round(fraction * length), largest_r(length, site.protected, most=method.most))
+                table.append(bench.probe(Plan(method, Schedule({site.index: r}))))
+        model = _Model(length, bench.baseline, table)
+        points = _Climb(_candidates(sites, method), model, bench, goal, builds).run()
     finally:
         bench.close()
     points.sort(key=lambda point: point.milliseconds)
-    return Search(bench.baseline, tuple(table), tuple(points))
+    return Search(bench.baseline, tuple(probes), tuple(table), tuple(points))
 
 
 class _Bench:
@@ -198,28 +281,48 @@ class _Bench:
     def __init__(self, trials: Trials[Engine], progress: Progress) -> None:
         self._trials = trials
         self._progress = progress
+        self._count = 0
         progress.step("tokens: the unreduced engine")
-        self._unreduced = trials.build(Schedule({}))
+        unreduced = Plan(METHODS[DEFAULT], Schedule({}))
+        self._unreduced = trials.build(unreduced)
         latency = trials.measure({BASELINE: self._unreduced})[BASELINE]
-        score, damage = trials.score(self._unreduced), trials.damage(self._unreduced)
-        self.baseline = Point(Schedule({}), latency.p50, 1.0, score, damage)
+        judged, damage = trials.judge(self._unreduced), trials.damage(self._unreduced)
+        self.baseline = Point(unreduced, latency.p50, 1.0, damage, judged)
 
-    def point(self, schedule: Schedule) -> Point:
-        self._progress.step(f"tokens: {schedule.name}")
-        engine = self._trials.build(schedule)
+    def probe(self, plan: Plan) -> Point:
+        """A point without a score."""
+        return self._point(plan, judged=False)
+
+    def point(self, plan: Plan) -> Point:
+        """A point to offer."""
+        return self._point(plan, judged=True)
+
+    def _point(self, plan: Plan, *, judged: bool) -> Point:
+        self._count += 1
+        self._progress.step(f"tokens: schedule {self._count}, {plan.name}")
+        engine = self._trials.build(plan)
         try:
             found = self._trials.measure({BASELINE: self._unreduced, "reduced": engine})
             ratio = found["reduced"].ratio_to(found[BASELINE])
             # The ratio is steadier than either time, so latencies are told on the baseline's scale.
             milliseconds = ratio * self.baseline.milliseconds
-            return Point(
-                schedule, milliseconds, ratio, self._trials.score(engine), self._trials.damage(engine)
-            )
+            judgement = self._trials.judge(engine) if judged else None
+            return Point(plan, milliseconds, ratio, self._trials.damage(engine), judgement)
         finally:
             self._trials.close(engine)
 
     def close(self) -> None:
         self._trials.close(self._unreduced)
+
+
+def _probe(sites: Sequence[Site]) -> Schedule:
+    """The same two reductions, a quarter and half of the way through, that every method can do."""
+    first, second = sites[len(sites) // 4], sites[len(sites) // 2]
+    rates, left = {}, first.length
+    for site, fraction in zip(dict.fromkeys((first.index, second.index)), PROBE, strict=False):
+        rates[site] = min(round(fraction * left), largest_r(left, first.protected, most=2))
+        left -= rates[site]
+    return Schedule(rates)
 
 
 def _spread(sites: Sequence[Site], count: int) -> list[Site]:
@@ -233,29 +336,30 @@ def _spread(sites: Sequence[Site], count: int) -> list[Site]:
 class _Model:
     """Predicts a schedule from the single-layer points."""
 
-    def __init__(self, sites: Sequence[Site], baseline: Point, table: Sequence[Point]) -> None:
-        self._length = sites[0].length
+    def __init__(self, length: int, baseline: Point, table: Sequence[Point]) -> None:
+        self._length = length
         self._baseline = baseline
         # By layer: (fraction taken away, saving, damage), from nothing on.
         self._rows: dict[int, list[tuple[float, float, float]]] = {}
         for point in table:
-            [(site, r)] = point.schedule.rates.items()
+            [(site, r)] = point.plan.schedule.rates.items()
             row = self._rows.setdefault(site, [(0.0, 0.0, 0.0)])
             harm = max(0.0, point.damage - baseline.damage)
             row.append((r / self._length, baseline.milliseconds - point.milliseconds, harm))
         self._layers = sorted(self._rows)
 
     def predict(self, schedule: Schedule) -> tuple[float, float]:
-        """Latency and damage beyond the baseline's."""
+        """Latency and damage beyond the baseline's.
+
+        What the tokens that are gone already save, or have cost, at this layer is in the sum before.
+        """
         saved = harm = gone = 0.0
         for site, r in sorted(schedule.rates.items()):
-            if not r:
-                continue
-            more = gone + r / self._length
-            # What the tokens that are gone already save behind this layer is in the sum before.
-            saved += self._at(site, more, 1) - (self._at(site, gone, 1) if gone else 0.0)
-            harm += self._at(site, r / self._length / max(1e-9, 1.0 - gone), 2)
-            gone = more
+            if r:
+                more = gone + r / self._length
+                saved += self._at(site, more, 1) - (self._at(site, gone, 1) if gone else 0.0)
+                harm += max(0.0, self._at(site, more, 2) - self._at(site, gone, 2))
+                gone = more
         return self._baseline.milliseconds - saved, harm
 
     def _at(self, site: int, fraction: float, column: int) -> float:
@@ -276,58 +380,101 @@ def _along(row: Sequence[tuple[float, float, float]], fraction: float, column: i
     return left[column] + slope * (fraction - left[0])
 
 
-def _candidates(sites: Sequence[Site], most: int) -> list[Schedule]:
-    chosen = _spread(sites, 2 * TABLE_SITES)
-    found: dict[str, Schedule] = {}
+def _candidates(sites: Sequence[Site], method: Method) -> list[Plan]:
+    most = method.most
+    found: dict[str, Plan] = {}
     for count in range(1, MOST_LAYERS + 1):
-        for layers in itertools.combinations(chosen, count):
-            for fractions in itertools.product(FRACTIONS, repeat=count):
+        for layers in itertools.combinations(_spread(sites, 10), count):
+            for fractions in itertools.product(FRACTIONS[most], repeat=count):
                 rates, taken = {}, 0
                 for site, fraction in zip(layers, fractions, strict=True):
                     left = site.length - taken
                     r = min(round(fraction * left), largest_r(left, site.protected, most=most))
                     rates[site.index] = r
                     taken += r
-                schedule = Schedule(rates)
-                found[schedule.name] = schedule
+                plan = Plan(method, Schedule({site: r for site, r in rates.items() if r}))
+                found[plan.name] = plan
     for r in range(1, max(2, sites[0].length // len(sites))):
-        schedule = even(sites, r, most=most)
-        found[schedule.name] = schedule
+        plan = Plan(method, even(sites, r, most=most))
+        found[plan.name] = plan
     found.pop(BASELINE, None)
     return list(found.values())
 
 
-def _climb(
-    candidates: Sequence[Schedule], model: _Model, bench: _Bench, max_drop: float, builds: int
-) -> list[Point]:
-    """Build the candidates of the predicted frontier, by bisection around the drop that is allowed."""
-    predicted = sorted((*model.predict(schedule), schedule.name, schedule) for schedule in candidates)
-    frontier: list[Schedule] = []
-    least = float("inf")
-    for milliseconds, harm, _, schedule in predicted:
-        if harm < least and milliseconds < bench.baseline.milliseconds:
-            least = harm
-            frontier.append(schedule)
-    points: list[Point] = []
-    # Fastest first: the drop falls along the frontier. Between the last that keeps and the first that breaks
-    # the allowance lies the one that is wanted.
-    low, high = -1, len(frontier)
-    tried: set[int] = set()
-    while len(points) < builds and high - low > 1:
-        middle = (low + high) // 2
-        tried.add(middle)
-        points.append(bench.point(frontier[middle]))
-        if bench.baseline.score - points[-1].score <= max_drop:
-            high = middle
+@dataclasses.dataclass(frozen=True)
+class _Predicted:
+    milliseconds: float
+    harm: float
+    plan: Plan
+
+    @property
+    def layers(self) -> frozenset[int]:
+        return frozenset(self.plan.schedule.rates)
+
+
+class _Climb:
+    """Builds candidates of the predicted frontier, by bisection around the goal."""
+
+    def __init__(
+        self, candidates: Sequence[Plan], model: _Model, bench: _Bench, goal: Goal, builds: int
+    ) -> None:
+        predicted = [_Predicted(*model.predict(plan.schedule), plan) for plan in candidates]
+        predicted = [each for each in predicted if each.milliseconds < bench.baseline.milliseconds]
+        self._predicted = sorted(predicted, key=lambda each: (each.milliseconds, each.harm, each.plan.name))
+        self._bench = bench
+        self._goal = goal
+        self._builds = builds
+        self._points: dict[str, Point] = {}
+
+    def run(self) -> list[Point]:
+        frontier: list[_Predicted] = []
+        for each in self._predicted:
+            if not frontier or each.harm < frontier[-1].harm:
+                frontier.append(each)
+        self._bisect(frontier)
+        # A third of the rest goes along the frontier, for the whole picture; what is left looks near the
+        # best for other layers that the prediction may have wronged.
+        steps = max(1, (self._builds - len(self._points)) // 3)
+        for step in range(steps if frontier else 0):
+            self._build(frontier[round((step + 0.5) / steps * (len(frontier) - 1))].plan)
+        while len(self._points) < self._builds and self._look_beside():
+            continue
+        return list(self._points.values())
+
+    def _bisect(self, frontier: Sequence[_Predicted]) -> None:
+        # Fastest first: along the frontier latency rises and the drop falls. Where a latency is wanted the
+        # boundary is where that is no longer kept, else where the drop first is.
+        by_latency = self._goal.milliseconds is not None
+        low, high = -1, len(frontier)
+        while len(self._points) < 2 * self._builds // 3 and high - low > 1:
+            middle = (low + high) // 2
+            point = self._build(frontier[middle].plan)
+            enough = not self._goal.keeps_latency(point) if by_latency else self._goal.keeps_drop(point)
+            if enough:
+                high = middle
+            else:
+                low = middle
+
+    def _look_beside(self) -> bool:
+        """Build the least harmful candidate, by prediction, that would be better than the best so far."""
+        kept = [
+            point
+            for point in self._points.values()
+            if self._goal.keeps_drop(point) and self._goal.keeps_latency(point)
+        ]
+        if self._goal.milliseconds is not None:
+            limit = 0.98 * self._goal.milliseconds
         else:
-            low = middle
-    # What is left of the builds goes to the neighbours and then evenly along, for the whole picture.
-    near = sorted(range(len(frontier)), key=lambda place: abs(place - high))
-    even_ones = [round(step * (len(frontier) - 1) / 4) for step in range(5)] if frontier else []
-    for place in (*near[: max(0, builds // 3)], *even_ones):
-        if len(points) >= builds:
-            break
-        if place not in tried:
-            tried.add(place)
-            points.append(bench.point(frontier[place]))
-    return points
+            fastest = min([point.milliseconds for point in kept], default=self._bench.baseline.milliseconds)
+            limit = 0.98 * fastest
+        tried = {frozenset(point.plan.schedule.rates) for point in self._points.values()}
+        better = [each for each in self._predicted if each.milliseconds <= limit and each.layers not in tried]
+        if not better:
+            return False
+        self._build(min(better, key=lambda each: (each.harm, each.milliseconds)).plan)
+        return True
+
+    def _build(self, plan: Plan) -> Point:
+        if plan.name not in self._points:
+            self._points[plan.name] = self._bench.point(plan)
+        return self._points[plan.name]
