@@ -22,8 +22,6 @@ from edgec.targets.coreml.neural_engine.registry import rule
 from edgec.targets.coreml.neural_engine.storage import Axes, Factor, Factors, Stored, flat, shape_of
 from edgec.targets.coreml.neural_engine.walk import Results, Walk, laid
 
-_UNSUPPORTED = ("left_window_size", "right_window_size")
-
 
 @rule("Attention")
 def attention(walk: Walk, node: ir.Node) -> Results:
@@ -43,7 +41,7 @@ def attention(walk: Walk, node: ir.Node) -> Results:
     query, key, value = (_heads(walk, node, index) for index in range(3))
     if query is None or key is None or value is None:
         return None
-    together = _shared(query, key, value)
+    together = _shared(query, key.refreshed(), value.refreshed())
     if together is None:
         return None
     query, key, value = together
@@ -79,9 +77,9 @@ def _plain_enough(walk: Walk, node: ir.Node) -> bool:
         return False
     if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
         return False
-    if float(attribute(node, "softcap", 0.0)) or any(
-        attribute(node, name, -1) != -1 for name in _UNSUPPORTED
-    ):
+    if float(attribute(node, "softcap", 0.0)):
+        return False
+    if any(attribute(node, name, -1) != -1 for name in ("left_window_size", "right_window_size")):
         return False
     return int(attribute(node, "softmax_precision", 0) or 0) in (0, int(node.inputs[0].dtype or 0))  # type: ignore[union-attr]
 
@@ -137,7 +135,7 @@ def _each_head(walk: Walk, x: Stored) -> list[ir.Value]:
 
 
 def _one_head(walk: Walk, query: ir.Value, key: ir.Value, value: ir.Value, mask: ir.Value | None) -> ir.Value:
-    batch, _, width, rows = (int(size) for size in query.shape or ())  # type: ignore[arg-type]
+    batch, _, _, rows = (int(size) for size in query.shape or ())  # type: ignore[arg-type]
     keys, value_width = int(key.shape[3]), int(value.shape[2])  # type: ignore[index, arg-type]
     shape = (batch, 1, keys, rows)
     [scores] = walk.emit.op("LeftTransposedMatMul", [key, query], [shape], domain=DOMAIN)
@@ -188,6 +186,7 @@ def _computed(
     if mask.shape[-1] != key.shape[2]:
         return None
     meant = Stored(query.value, (*query.logical[:3], key.logical[2]), ())
+    mask = mask.refreshed()
     raised = mask.read_as(((),) * (4 - len(mask.logical)) + mask.logical)
     pair = aligned([meant, raised], 4)
     if pair is None or set(flat(pair[0].logical)) != set(flat(meant.logical)):

@@ -10,14 +10,26 @@ from edgec.targets.coreml.neural_engine.storage import Axes, Factor, Stored, com
 from edgec.targets.coreml.neural_engine.walk import Results, Walk, laid
 
 _UNARY = (
-    "Abs Celu Ceil Cos Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsNaN LeakyRelu Log Mish Neg "
-    "Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Softplus Softsign Sqrt Swish Tanh "
-    "ThresholdedRelu Cast"
-).split()
+    *("Abs", "Cast", "Ceil", "Celu", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish"),
+    *("Identity", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu"),
+    *("Shrink", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu"),
+)
 _MANY = (
-    "Add And Clip Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mul Or PRelu Pow Sub Sum "
-    "Where Xor"
-).split()
+    *(
+        "Add",
+        "And",
+        "Clip",
+        "Div",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Mean",
+    ),
+    *("Min", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
+)
 
 
 @rule(*_UNARY, *_MANY)
@@ -28,7 +40,7 @@ def elementwise(walk: Walk, node: ir.Node) -> Results:
     the one whose axes are least broken up.
     """
     operands = [walk.given(node, index) for index in range(len(node.inputs))]
-    tensors = [operand for operand in operands if isinstance(operand, Stored)]
+    tensors = [operand.refreshed() for operand in operands if isinstance(operand, Stored)]
     shapes = [operand.shape for operand in operands if operand is not None]
     shape = np.broadcast_shapes(*shapes)
     together = aligned(tensors, len(shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -177,9 +178,9 @@ def _whole_axes(have: Axes, want: Axes) -> list[int] | None:
 
 def _runs(order: Factors, wanted: Factors) -> list[list[Factor]]:
     """Factors that lie side by side before and after, taken together."""
-    after = {one: other for one, other in zip(wanted, wanted[1:], strict=False)}
+    after = dict(itertools.pairwise(wanted))
     runs = [[order[0]]]
-    for one, other in zip(order, order[1:], strict=False):
+    for one, other in itertools.pairwise(order):
         if after.get(one) is other:
             runs[-1].append(other)
         else:

@@ -151,7 +151,7 @@ def gather(walk: Walk, node: ir.Node) -> Results:
 def concat(walk: Walk, node: ir.Node) -> Results:
     """Every part in the order of the largest."""
     operands = [walk.given(node, index) for index in range(len(node.inputs))]
-    tensors = [operand for operand in operands if isinstance(operand, Stored)]
+    tensors = [operand.refreshed() for operand in operands if isinstance(operand, Stored)]
     rank = len(tensors[0].logical)
     axis = int(attribute(node, "axis", 0)) % rank
     # The joined axis has another size in each part: set it aside, so that the others can be shared.

@@ -22,7 +22,8 @@ def channels_first(walk: Walk, x: Stored, *, apart: bool = False) -> Stored:
     Args:
         walk: the walk.
         x: a tensor of rank 2 or more.
-        apart: also bring the first read axis, where the next products' batch is, in front.
+        apart: also bring the first read axis in front where it lies in pieces, as windows do: it is the
+            batch of the attention behind, which would otherwise move queries, keys and values apart.
     """
     channels, order = x.logical[-1], x.order
     first = x.logical[0] if len(x.logical) > 2 else ()
@@ -31,7 +32,7 @@ def channels_first(walk: Walk, x: Stored, *, apart: bool = False) -> Stored:
         before, after = order[:at], order[at + len(channels) :]
         # A matrix that is read as (rows, channels) and lies so stays: its rows are the batch.
         kept = bool(after) or set(before) <= set(first) or len(x.logical) == 2
-        if kept and not (apart and first and set(before) != set(first)):
+        if kept and (not apart or x.is_run(first)):
             if len(x.stored) == 4 and x.stored[1] == channels:
                 return x
             return walk.emit.arrange(x, (before, channels, (), after))
@@ -49,7 +50,7 @@ def linear(walk: Walk, x: Stored, weight: np.ndarray) -> Stored:
         weight: (K, N).
     """
     rows, columns = weight.shape
-    # A layer that widens before its output is taken apart by batch is cheaper to reorder in front.
+    # Where a layer widens, moving its input costs less than moving its output.
     x = channels_first(walk, x, apart=columns > rows)
     kernel = walk.emit.constant(np.ascontiguousarray(weight.T)[:, :, None, None], "kernel")
     made: Factors = (Factor(columns),) if columns > 1 else ()
@@ -99,7 +100,7 @@ def product(walk: Walk, x: Stored, y: Stored) -> Stored | None:
     batch = len(x.logical) - 2
     if x.shape[:batch] != y.shape[:batch]:
         return None
-    shared = _shared_batch(x, y, batch)
+    shared = _shared_batch(x, y.refreshed(), batch)
     inner = None if shared is None else common(shared[0].logical[-1], shared[1].logical[-2])
     if shared is None or inner is None:
         return None

@@ -95,6 +95,10 @@ class Stored:
         """The same tensor with factors replaced by products of others."""
         return Stored(self.value, _renamed(self.logical, names), _renamed(self.stored, names))
 
+    def refreshed(self) -> Stored:
+        """The same tensor under factors of its own: a tensor that meets itself must not share any."""
+        return self.renamed({factor: (Factor(factor.size),) for factor in self.order})
+
     def is_run(self, factors: Factors) -> bool:
         """Whether the factors lie side by side in this order."""
         if len(factors) <= 1:
