@@ -68,7 +68,8 @@ def parse_input(text: str) -> InputRequest:
 
     A dimension is a positive size, a name (`seq`) or `?`; dimensions are parted by `x`, or by commas
     where a dimension's own name has an x in it. Behind a name may stand what its size may be:
-    `seq=1..512` for a range, `seq=64|128|256` for a few sizes.
+    `seq=1..512` for a range, `seq=64|128|256` for a few sizes; a name right behind another is parted from
+    it by a comma.
 
     Raises:
         RequestError: it does not have that form.
@@ -102,7 +103,9 @@ def parse_input(text: str) -> InputRequest:
     return InputRequest(name, shape, dtype, other, open_sizes)
 
 
-_BOUNDS = re.compile(r"([A-Za-z_]\w*)=(?:(\d+)\.\.(\d+)|(\d+(?:\|\d+)+))(?=[x,:]|$)")
+_BOUNDS = re.compile(
+    r"(?:(?<=[:,])|(?<=[\d?]x))([A-Za-z_]\w*)=(?:(\d+)\.\.(\d+)|(\d+(?:\|\d+)+))(?=[x,:]|$)"
+)
 
 
 def _without_bounds(text: str, where: str) -> tuple[str, dict[str, OpenSize]]:
