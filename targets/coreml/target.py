@@ -14,6 +14,8 @@ from edgec.targets.coreml.features import Features
 from edgec.targets.coreml.images import ImageInput, image_inputs, with_pixel_examples
 from edgec.targets.coreml.input_types import check_enumerated
 from edgec.targets.coreml.lowering.program import Lowered, check_size, expanded, lower
+from edgec.targets.coreml.neural_engine.channels_first import channels_first
+from edgec.targets.coreml.neural_engine.form import FORM, decide
 from edgec.targets.coreml.package import save
 from edgec.targets.coreml.words import variant_named
 
@@ -84,11 +86,15 @@ class CoreML:
         check_size(graph.model)
         check_enumerated(self._lowered(graph).inputs, graph.open_sizes, self.release)
         form = "fused attention" if self.release.fused_attention else "attention in parts"
+        if decide(self.variant, expanded(graph.model), wanted).taken:
+            form = FORM
         return [Candidate(ENGINE, wanted, f"{self.release.name}, {form}")]
 
-    def lower(self, graph: Graph, candidate: Candidate) -> Graph:  # noqa: ARG002
-        """The graph with every op that Core ML knows only by its definition replaced by it."""
-        return graph.with_model(expanded(graph.model.clone()))
+    def lower(self, graph: Graph, candidate: Candidate) -> Graph:
+        """The graph with every op that Core ML knows only by its definition replaced by it, channels first
+        where the candidate's form says so."""
+        model = expanded(graph.model.clone())
+        return graph.with_model(channels_first(model).model if FORM in candidate.form else model)
 
     def build(self, graph: Graph, candidate: Candidate, folder: Path) -> None:
         """Write the package of a lowered graph into an empty folder, with its `engine.json`.

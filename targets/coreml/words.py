@@ -11,6 +11,8 @@ from edgec.targets.coreml.versions import DEFAULT_RELEASE, RELEASES, Release
 WORDS: dict[str, str] = {
     "tensor": "inputs and outputs stay tensors: no image input, no class labels",
     "stateless": "a decoder's cache stays an input and an output, no state",
+    "neural-engine": "channels first, linear layers as 1×1 convolutions, attention head by head",
+    "auto": "the form of neural-engine where a rule finds that it fits, else fused attention",
 }
 """Every word with what it does, one clause each."""
 
