@@ -8,13 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.passes.editing import attribute, sizes
+from edgec.passes.tokens.masks import PADDED_BELOW
 from edgec.passes.tokens.sites import Site
 
 if TYPE_CHECKING:
     from edgec.passes.tokens.reduce import Sweep
-
-PADDED_BELOW = -30.0
-"""An additive mask below this hides a key: its weight is under 1e-13 of an unmasked one's."""
 
 
 def initial_sizes(sweep: Sweep, site: Site) -> ir.Value:

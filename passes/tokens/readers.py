@@ -107,7 +107,23 @@ def _binary(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
 
 
 def _rotary(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
-    raise Obstacle("its angles belong to the tokens' places")
+    """Angles follow the tokens: the sweep gives each the place of the largest token that it is made of."""
+    value, axis = _main(node, carries)
+    if axis != _known_rank(value) - 2:
+        raise Obstacle("its tokens are not in the axis before the last")
+    batch = sizes(value)[0]  # type: ignore[index]
+    positions = node.inputs[3] if len(node.inputs) > 3 else None
+    for cache in node.inputs[1:3]:
+        if positions is not None or (rank(cache) == 3 and batch is not None and one_sequence(cache)):
+            continue
+        raise Obstacle("its angles belong to the tokens' places and differ from sample to sample")
+    return Step({node.outputs[0]: axis})
+
+
+def one_sequence(cache: ir.Value | None) -> bool:
+    """Whether angles (B, N, D) are those of one sequence: B is 1, or all of them are constant and equal."""
+    shape, array = sizes(cache), constant(cache)
+    return (shape is not None and shape[0] == 1) or (array is not None and bool((array == array[:1]).all()))
 
 
 def _norm(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
@@ -228,7 +244,7 @@ def _gather(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
     raise Obstacle("it picks tokens by their place")
 
 
-def _slice_bounds(node: ir.Node, axis: int) -> tuple[int, int] | None:
+def slice_bounds(node: ir.Node, axis: int) -> tuple[int, int] | None:
     """Start and end on an axis, step 1; None where they are not constant."""
     values = [constant(value) for value in node.inputs[1:]]
     total = _known_rank(node.inputs[0])
@@ -250,13 +266,13 @@ def _slice_bounds(node: ir.Node, axis: int) -> tuple[int, int] | None:
 
 def _slice(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
     value, axis = _main(node, carries)
-    bounds = _slice_bounds(node, axis)
+    bounds = slice_bounds(node, axis)
     length = sizes(value)[axis]  # type: ignore[index]
     if bounds is None:
         raise Obstacle("it cuts the tokens at a computed place")
     if bounds == (0, length):
         return Step({node.outputs[0]: axis})
-    if bounds[1] <= SPECIAL < length:  # type: ignore[operator]
+    if bounds[1] <= min(SPECIAL, length // 2):  # type: ignore[operator]
         return Step(singled=bounds[1])
     raise Obstacle("it cuts the tokens")
 
@@ -295,6 +311,8 @@ def _attention(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
             raise Obstacle("its operands are not (batch, heads, tokens, depth)")
     if (key in carries) != (value in carries):
         raise Obstacle("its keys have tokens and its values have not, or the other way round")
+    if attribute(node, "softcap", 0.0):
+        raise Obstacle("it caps its logits")
     if attribute(node, "is_causal", 0):
         raise Obstacle("it is causal: its tokens must keep their order")
     if any(node.inputs[index] is not None for index in range(4, len(node.inputs))):
@@ -320,7 +338,7 @@ def leading_cut(node: ir.Node, carries: dict[ir.Value, int]) -> int:
         return sum(leading) if sum(leading) <= SPECIAL else 0  # type: ignore[arg-type]
     if not is_op(node, "Slice"):
         return 0
-    start = _slice_bounds(node, carries[source])
+    start = slice_bounds(node, carries[source])
     return start[0] if start is not None and 0 < start[0] <= SPECIAL else 0
 
 

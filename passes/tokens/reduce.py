@@ -13,7 +13,7 @@ import edgec.plugins.token_prune.op
 import edgec.plugins.token_restore.op
 import edgec.plugins.token_transform.op  # noqa: F401 - registers the ops that are inserted here
 from edgec.core.dialect import EDGEC_DOMAIN, is_op
-from edgec.passes.editing import Editor
+from edgec.passes.editing import Editor, constant, sizes
 from edgec.passes.infra import MatchLog
 from edgec.passes.tokens.flow import restorable
 from edgec.passes.tokens.importance import initial_sizes
@@ -33,14 +33,20 @@ class Level:
         sizes: (B, length, 1) float32.
         spread: how all tokens are told from these: an assignment (B, N) int32, or shares (B, N, length).
         anchor: the node behind which nodes that describe the level can stand.
+        made: the reducing op.
+        before: the tokens that it took; None for all tokens.
         bias: (B, 1, 1, length), the logarithm of the sizes, once made.
+        places: (B, length) int64, of which of all tokens each has the place, once made.
     """
 
     length: int
     sizes: ir.Value
     spread: ir.Value
     anchor: ir.Node
+    made: ir.Node
+    before: Level | None = None
     bias: ir.Value | None = None
+    places: ir.Value | None = None
 
     @property
     def soft(self) -> bool:
@@ -180,7 +186,7 @@ class Sweep:
         if before is not None:
             spread = self._through(before[1].spread, spread, site)
         assert self._behind is not None
-        level = Level(length, new_sizes, spread, self._behind)
+        level = Level(length, new_sizes, spread, self._behind, made, before[1] if before else None)
         self._carries[reduced] = (1, level)
         log.matched(site.attention)
 
@@ -215,6 +221,8 @@ class Sweep:
             edit(self.editor, level.length)
         if is_op(node, "Attention") and node.inputs[1] in mine:
             self._weigh(node, level)
+        if is_op(node, "RotaryEmbedding"):
+            self._turn(node, level)
         for value, axis in step.carries.items():
             self._carries[value] = (axis, level)
 
@@ -229,6 +237,97 @@ class Sweep:
             attention.resize_inputs(4)
             attention.replace_input_with(3, bias)
 
+    def _turn(self, rotary: ir.Node, level: Level) -> None:
+        """Give each token the angle of its place."""
+        places = self.places(level, rotary)
+        batch = places.shape[0]  # type: ignore[index]
+        self._behind = level.anchor
+        for given in rotary.inputs[1:]:
+            maker = None if given is None else given.producer()
+            if maker is not None:
+                self._behind = self._later(self._behind, maker)
+        positions = rotary.inputs[3] if len(rotary.inputs) > 3 else None
+        if positions is not None:
+            moved = self.insert(
+                "GatherElements",
+                [positions, places],
+                like=rotary,
+                attributes={"axis": 1},
+                shape=[batch, level.length],
+            )
+            rotary.replace_input_with(3, moved)
+            return
+        for index in (1, 2):
+            cache = rotary.inputs[index]
+            assert cache is not None
+            array = constant(cache)
+            width = sizes(cache)[2]  # type: ignore[index]
+            if array is not None:
+                table = self.editor.initializer(array[0], f"{cache.name}_by_place")
+            else:
+                table = self.insert(
+                    "Squeeze",
+                    [cache, self.ints([0], "axes")],
+                    like=rotary,
+                    shape=list(cache.shape)[1:],  # type: ignore[arg-type]
+                )
+            shape = [batch, level.length, width]
+            turned = self.insert("Gather", [table, places], like=rotary, attributes={"axis": 0}, shape=shape)
+            rotary.replace_input_with(index, turned)
+
+    def places(self, level: Level, like: ir.Node) -> ir.Value:
+        """(B, length) int64: where among all tokens each has its place.
+
+        It is that of the largest token in it, the first among equals; where tokens leave by importance, that
+        of the most important one, which is the one that stayed.
+        """
+        if level.places is not None:
+            return level.places
+        earlier = None if level.before is None else self.places(level.before, like)
+        self._behind = level.anchor
+        made, batch = level.made, level.sizes.shape[0]  # type: ignore[index]
+        soft = made.op_type == "TokenTransform"
+        whole = made.outputs[2].shape[1]  # type: ignore[index]
+        if soft:
+            own = made.outputs[2]
+        else:
+            weight = made.inputs[1] if made.op_type == "TokenPrune" else made.inputs[-1]
+            assert weight is not None
+            row = self.insert(
+                "Reshape", [weight, self.ints([0, 1, -1], "row")], like=like, shape=[batch, 1, whole]
+            )  # type: ignore[list-item]
+            slots = self.editor.initializer(np.arange(level.length, dtype=np.int32)[:, None], "slots")
+            target = self.insert(
+                "Unsqueeze",
+                [made.outputs[2], self.ints([1], "axis")],
+                like=like,
+                shape=[batch, 1, whole],
+                dtype=ir.DataType.INT32,
+            )
+            shape = [batch, level.length, whole]
+            member = self.insert("Equal", [target, slots], like=like, shape=shape, dtype=ir.DataType.BOOL)
+            least = self.editor.initializer(np.array(-3.0e38, np.float32), "least")
+            own = self.insert("Where", [member, row, least], like=like, shape=shape, dtype=row.dtype)
+        places = self.insert(
+            "ArgMax",
+            [own],
+            like=like,
+            attributes={"axis": 1 if soft else 2, "keepdims": 0},
+            shape=[batch, level.length],
+            dtype=ir.DataType.INT64,
+        )
+        if earlier is not None:
+            places = self.insert(
+                "GatherElements",
+                [earlier, places],
+                like=like,
+                attributes={"axis": 1},
+                shape=[batch, level.length],
+            )
+        level.places = places
+        level.anchor = self._behind
+        return places
+
     def bias(self, level: Level, like: ir.Node) -> ir.Value:
         """The logarithm of a level's sizes as an additive mask."""
         if level.bias is not None:
@@ -237,7 +336,11 @@ class Sweep:
         batch = level.sizes.shape[0]  # type: ignore[index]
         floor = self.editor.initializer(np.array(LARGEST_EMPTY, np.float32), "smallest_size")
         shape = [batch, level.length, 1]
-        bounded = self.insert("Max", [level.sizes, floor], like=like, shape=shape)
+        weight = level.sizes
+        if not self.proportional:  # what is there counts once, padding not at all
+            once = self.editor.initializer(np.array(1.0, np.float32), "one_each")
+            weight = self.insert("Min", [weight, once], like=like, shape=shape)
+        bounded = self.insert("Max", [weight, floor], like=like, shape=shape)
         logarithm = self.insert("Log", [bounded], like=like, shape=shape)
         target = self.ints([0, 1, 1, level.length], "size_bias_shape")
         bias = self.insert("Reshape", [logarithm, target], like=like, shape=[batch, 1, 1, level.length])

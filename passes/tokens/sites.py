@@ -10,8 +10,8 @@ from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
 from edgec.passes.editing import attribute, constant, consumers, rank, sizes, sole_consumer
 from edgec.passes.infra import MatchLog
 from edgec.passes.tokens.flow import Survey, survey
-from edgec.passes.tokens.masks import key_mask
-from edgec.passes.tokens.readers import NORMS
+from edgec.passes.tokens.masks import attention_mask
+from edgec.passes.tokens.readers import NORMS, UNARY, slice_bounds
 
 AXIS_KEY = "edgec.attention"
 """Metadata that `fuse.attention` leaves on an `Attention`: `tokens`, or `unknown`."""
@@ -54,10 +54,13 @@ def find_sites(model: ir.Model, log: MatchLog | None = None) -> list[Site]:
     """The sites of a neutral graph in order; the attentions that are none go to the log, with reasons."""
     log = MatchLog() if log is None else log
     found: list[Site] = []
-    for node in list(model.graph):
-        if is_op(node, "ChannelAttention", domain=EDGEC_DOMAIN):
-            log.missed(node, "it attends over channels; its tokens are mixed by no attention")
+    nodes = list(model.graph)
+    on_grid = not any(is_op(node, "Attention") for node in nodes)
+    for node in nodes:
         if not is_op(node, "Attention"):
+            reason = _mixer(node) or (_grid_mixer(node) if on_grid else None)
+            if reason is not None:
+                log.missed(node, reason)
             continue
         try:
             found.append(_read(model.graph, node, len(found)))
@@ -89,14 +92,19 @@ def _read(graph: ir.Graph, node: ir.Node, index: int) -> Site:
         )
     if attribute(node, "is_causal", 0):
         raise _Refused("it is causal: its tokens must keep their order")
+    if attribute(node, "softcap", 0.0):
+        raise _Refused("it caps its logits: a token's size cannot be added to them")
     mask = node.inputs[3] if len(node.inputs) > 3 else None
-    padding = None if mask is None else key_mask(mask)
+    padding = attention_mask(node)
     if mask is not None and padding is None:
         raise _Refused(f"its bias {mask.name!r} has a value for each pair of tokens")
     stream = _stream(node, query_sizes[0], length)
     found = survey(graph, stream)
     if found.refusal is not None:
         raise _Refused(found.refusal)
+    for behind in found.attentions:
+        if attention_mask(behind) is not padding:
+            raise _Refused(f"the attention of {source_layer(behind)} behind it has another mask")
     if not found.products:
         reason = f" ({found.restores[0][1]})" if found.restores else ""
         raise _Refused(f"nothing behind it gets cheaper{reason}")
@@ -106,9 +114,46 @@ def _read(graph: ir.Graph, node: ir.Node, index: int) -> Site:
     return Site(index, node, stream, length, protected, padding, found)
 
 
-_WITHIN = frozenset(
-    {"Transpose", "Reshape", "MatMul", "Gemm", "Mul", "Identity", "Dropout", "Cast", "Squeeze"}
-)
+def _mixer(node: ir.Node) -> str | None:
+    """Why a node that mixes tokens, and is no `Attention`, is no site; None where it is no such node."""
+    if is_op(node, "ChannelAttention", domain=EDGEC_DOMAIN):
+        return "it attends over channels; its tokens are mixed by no attention"
+    if is_op(node, "Softmax") and constant(node.inputs[0]) is None:
+        for reader in _behind_views(node.outputs[0]):
+            if is_op(reader, "MatMul"):
+                return (
+                    "this attention was not recognised as one (`fuse.attention` says why), so it has no keys"
+                )
+    return None
+
+
+def _grid_mixer(node: ir.Node) -> str | None:
+    if is_op(node, "AveragePool") and set(attribute(node, "strides", [1])) == {1}:
+        return "its tokens are a grid, mixed by pooling"
+    if is_op(node, "Conv") and attribute(node, "group", 1) > 1:
+        return "its tokens are a grid, mixed by a convolution over each channel"
+    return None
+
+
+def _behind_views(value: ir.Value) -> list[ir.Node]:
+    """Who reads a value, through changes of its shape and mixtures of its heads."""
+    found: list[ir.Node] = []
+    seen: set[ir.Node] = set()
+    waiting = [value]
+    while waiting:
+        for node in consumers(waiting.pop()):
+            if node in seen:
+                continue
+            seen.add(node)
+            mixed = is_op(node, "MatMul") and not any(_from_weights(each) for each in node.inputs)
+            if not mixed and (node.op_type in _WITHIN or is_op(node, "Add", "Unsqueeze")):
+                waiting.append(node.outputs[0])
+            else:
+                found.append(node)
+    return found
+
+
+_WITHIN = UNARY | NORMS | {"Transpose", "Reshape", "MatMul", "Gemm", "Mul", "Squeeze"}
 
 
 def _stream(attention: ir.Node, batch: int | None, length: int) -> ir.Value:
@@ -127,7 +172,7 @@ def _stream(attention: ir.Node, batch: int | None, length: int) -> ir.Value:
         output = node.outputs[0]
         if is_op(node, "Add") and other is not None and constant(other) is None and not _from_weights(other):
             break
-        known = node.op_type in _WITHIN or node.op_type in NORMS or is_op(node, "Add")
+        known = node.op_type in _WITHIN or is_op(node, "Add") or _joins_channels(node)
         if not known or node.domain not in ("", "ai.onnx"):
             raise _Refused(f"{node.op_type} stands between it and a residual connection")
         value = output
@@ -140,10 +185,32 @@ def _stream(attention: ir.Node, batch: int | None, length: int) -> ir.Value:
         raise _Refused("its batch size is open; give the model a fixed one")
     if shape[0] != batch:
         raise _Refused(f"it is windowed: it attends to {length} tokens at a time, {batch} times")
+    output = _behind_parallel(output, shape)
     after = sole_consumer(output)
     if after is not None and after.op_type in NORMS and after.inputs[0] is output:
         return after.outputs[0]
     return output
+
+
+def _behind_parallel(total: ir.Value, shape: tuple[int | None, ...]) -> ir.Value:
+    """The sum that has an MLP beside the attention, from the same norm, in it too (ViT-22B's block)."""
+    value = total
+    while (node := sole_consumer(value)) is not None:
+        other = _other(node, value)
+        if is_op(node, "Add") and other is not None and not _from_weights(other) and sizes(other) == shape:
+            total = value = node.outputs[0]
+        elif is_op(node, "Mul", "Identity", "Dropout", "Cast") and (
+            other is None or constant(other) is not None
+        ):
+            value = node.outputs[0]
+        else:
+            break
+    return total
+
+
+def _joins_channels(node: ir.Node) -> bool:
+    """Whether a node puts the attention beside other channels of its tokens: an MLP shares its projection."""
+    return is_op(node, "Concat") and rank(node.outputs[0]) == 3 and attribute(node, "axis") in (2, -1)
 
 
 def _other(node: ir.Node, value: ir.Value) -> ir.Value | None:
@@ -171,23 +238,49 @@ def _learned(stream: ir.Value, length: int) -> int:
         seen.add(node)
         shape = sizes(node.outputs[0])
         if is_op(node, "Concat") and shape is not None and len(shape) == 3 and shape[1] == length:
-            count = _leading(node)
-            if count is not None:
-                return count
+            learned = _leading(node.outputs[0])
+            # A sequence that is only put together again from its parts says nothing; look further back.
+            if learned:
+                return learned
         waiting.extend(value.producer() for value in node.inputs if value is not None)
     return 0
 
 
-def _leading(concat: ir.Node) -> int | None:
-    total = rank(concat.outputs[0])
-    if total is None or attribute(concat, "axis") % total != 1:
-        return None
-    flags = [_from_weights(value) for value in concat.inputs]
-    counts = [(sizes(value) or (None, None))[1] for value in concat.inputs]
-    if all(flags) or None in counts:
-        return None
-    first_input = flags.index(False)
-    if any(flags[first_input:]):
-        raise _Refused("learned tokens stand behind the others; only leading ones can be protected")
-    # A sequence that is only put together again from its parts says nothing; look further back.
-    return sum(count for count in counts[:first_input] if count is not None) or None
+def _leading(value: ir.Value | None) -> int:
+    """How many leading tokens of a value (B, N, C) are computed from weights alone."""
+    shape = sizes(value)
+    if value is None or shape is None or len(shape) != 3 or shape[1] is None:
+        return 0
+    if _from_weights(value):
+        return shape[1]
+    node = value.producer()
+    if node is None:
+        return 0
+    if is_op(node, "Concat") and attribute(node, "axis") in (1, -2):
+        return _leading_of_parts(node)
+    if is_op(node, "Slice"):
+        bounds = slice_bounds(node, 1)
+        return 0 if bounds is None else max(0, min(_leading(node.inputs[0]), bounds[1]) - bounds[0])
+    if is_op(node, "Split") and attribute(node, "axis", 0) in (1, -2):
+        counts = [(sizes(output) or (None, None))[1] for output in node.outputs[: value.index() or 0]]
+        before = sum(count or 0 for count in counts)
+        return 0 if None in counts else max(0, min(_leading(node.inputs[0]) - before, shape[1]))
+    if is_op(node, "Add", "Mul"):
+        return max(0, *(_leading(each) for each in node.inputs if not _from_weights(each)))
+    if node.op_type in NORMS or is_op(node, "Identity", "Cast", "Dropout"):
+        return _leading(node.inputs[0])
+    return 0
+
+
+def _leading_of_parts(concat: ir.Node) -> int:
+    total = 0
+    for place, part in enumerate(concat.inputs):
+        count = (sizes(part) or (None, None))[1]
+        mine = _leading(part)
+        total += mine
+        if mine == count:
+            continue
+        if any(_from_weights(later) for later in concat.inputs[place + 1 :]):
+            raise _Refused("learned tokens stand behind the others; only leading ones can be protected")
+        return total
+    return total
