@@ -119,6 +119,8 @@ class IBuilderConfig:
         self.flags, self.pools, self.profiles, self.cache = 0, {}, [], None
         if hasattr(IBuilderConfig, "progress_monitor"):
             self.progress_monitor = None
+        if hasattr(IBuilderConfig, "builder_optimization_level"):
+            self.builder_optimization_level = 0  # really 3: so that a test sees whether it was set
 
     def set_flag(self, flag):
         self.flags |= 1 << int(flag)
