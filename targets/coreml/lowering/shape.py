@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from edgec.targets.coreml.lowering.rank import flattened, folded, transposed
 from edgec.targets.coreml.lowering.site import (
+    MAX_RANK,
+    Folded,
     Operand,
     Refusal,
     Site,
@@ -22,16 +27,35 @@ from edgec.targets.coreml.lowering.table import lowers
 @lowers("Reshape")
 def reshape(site: Site) -> Operand:
     """0 keeps a size unless `allowzero` says otherwise, -1 takes the rest."""
-    x = site.operand(0)
+    x = site.raw(0)
     wanted = [int(size) for size in site.constant(1, "the shape").reshape(-1)]
+    if isinstance(x, Folded):
+        return _of_folded(site, x, _filled(wanted, x.sizes, site))
+    x = site.operand(0)
     if not site.attribute("allowzero", 0):
         wanted = [x.shape[axis] if size == 0 else size for axis, size in enumerate(wanted)]
     if not is_fixed(x):
         return _open_reshape(site, x, wanted)
-    if -1 in wanted:
-        rest = int(np.prod([size for size in wanted if size != -1], initial=1))
-        wanted[wanted.index(-1)] = int(np.prod(shape_of(x))) // max(rest, 1)
+    wanted = _filled(wanted, shape_of(x), site)
+    if len(wanted) > MAX_RANK:
+        return folded(x, wanted)
     return site.emit("reshape", x=x, shape=np.array(wanted, np.int32))
+
+
+def _filled(wanted: list[int], sizes: tuple[int, ...], site: Site) -> list[int]:
+    """The sizes asked for, with 0 and -1 as numbers."""
+    if not site.attribute("allowzero", 0):
+        wanted = [sizes[axis] if size == 0 else size for axis, size in enumerate(wanted)]
+    if -1 in wanted:
+        rest = math.prod(size for size in wanted if size != -1)
+        wanted[wanted.index(-1)] = math.prod(sizes) // max(rest, 1)
+    return wanted
+
+
+def _of_folded(site: Site, x: Folded, sizes: Sequence[int]) -> Operand:
+    """A view of high rank in another shape."""
+    flat = flattened(site, x)
+    return folded(flat, sizes) if len(sizes) > MAX_RANK else site.reshape(flat, sizes)
 
 
 def _open_reshape(site: Site, x: Operand, wanted: list[Any]) -> Operand:
@@ -57,6 +81,9 @@ def flatten(site: Site) -> Operand:
 @lowers("Transpose")
 def transpose(site: Site) -> Operand:
     """Axes permuted, reversed by default."""
+    x = site.raw(0)
+    if isinstance(x, Folded):
+        return transposed(x, site.attribute("perm") or list(range(len(x.sizes)))[::-1])
     x = site.operand(0)
     perm = site.attribute("perm") or list(range(rank_of(x)))[::-1]
     return site.emit("transpose", x=x, perm=np.array(perm, np.int32))
@@ -65,6 +92,9 @@ def transpose(site: Site) -> Operand:
 @lowers("Squeeze")
 def squeeze(site: Site) -> Operand:
     """Drops axes of size one."""
+    x = site.raw(0)
+    if isinstance(x, Folded):
+        return _of_folded(site, x, _without_ones(site, x.sizes))
     x = site.operand(0)
     axes = site.optional_constant(1, "the axes")
     if axes is None:
@@ -77,10 +107,26 @@ def squeeze(site: Site) -> Operand:
     return site.emit("squeeze", x=x, axes=np.array(sorted(kept), np.int32))
 
 
+def _without_ones(site: Site, sizes: tuple[int, ...]) -> list[int]:
+    axes = site.optional_constant(1, "the axes")
+    if axes is None:
+        return [size for size in sizes if size != 1]
+    dropped = {positive_axis(int(axis), len(sizes)) for axis in axes.reshape(-1)}
+    return [size for axis, size in enumerate(sizes) if axis not in dropped]
+
+
 @lowers("Unsqueeze")
 def unsqueeze(site: Site) -> Operand:
     """Inserts axes of size one."""
     axes = site.constant(1, "the axes").reshape(-1)
+    x = site.raw(0)
+    own = x.sizes if isinstance(x, Folded) else tuple(x.shape)
+    rank = len(own) + len(axes)
+    if rank > MAX_RANK:
+        remaining = iter(x.sizes if isinstance(x, Folded) else shape_of(x))
+        added = {positive_axis(int(axis), rank) for axis in axes}
+        sizes = [1 if axis in added else next(remaining) for axis in range(rank)]
+        return _of_folded(site, x, sizes) if isinstance(x, Folded) else folded(x, sizes)
     return site.emit("expand_dims", x=site.operand(0), axes=axes.astype(np.int32))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,6 +17,35 @@ Operand = Any
 """A MIL variable, or a numpy array for what is known while lowering."""
 
 INT32 = np.iinfo(np.int32)
+
+
+MAX_RANK = 5
+"""Axes that a tensor of Core ML can have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Folded:
+    """A value whose rank Core ML lacks, as a view of one that it has.
+
+    Attributes:
+        held: the tensor that holds the elements, of any shape.
+        before: the sizes that its elements are seen in, in the order they lie in.
+        order: the permutation of those axes that the value is.
+    """
+
+    held: Operand
+    before: tuple[int, ...]
+    order: tuple[int, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The value's shape."""
+        return tuple(self.before[axis] for axis in self.order)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor that holds it: what the program sees."""
+        return tuple(self.held.shape)
 
 
 class Refusal(Exception):  # noqa: N818 (a refusal is an answer, not a failure)
@@ -107,6 +137,11 @@ class Site:
     def operand(self, index: int) -> Operand:
         """The input, in a type that MIL has."""
         value = self.raw(index)
+        if isinstance(value, Folded):
+            raise Refusal(
+                f"its input {index} has rank {len(value.sizes)}, and Core ML stops at {MAX_RANK}",
+                f"fold axes until none of its tensors has more than {MAX_RANK}",
+            )
         return narrowed(value, f"input {index}") if isinstance(value, np.ndarray) else value
 
     def optional(self, index: int) -> Operand | None:
@@ -273,6 +308,11 @@ def shape_of(value: Operand) -> tuple[int, ...]:
     if not all(isinstance(size, (int, np.integer)) for size in sizes):
         raise Refusal("its shape is open", "give the model fixed input shapes")
     return tuple(int(size) for size in sizes)
+
+
+def sizes_of(value: Operand) -> tuple[Any, ...]:
+    """The operand's sizes; an open one is coremltools' symbol of it."""
+    return tuple(int(size) if isinstance(size, (int, np.integer)) else size for size in value.shape)
 
 
 def is_fixed(value: Operand) -> bool:

@@ -1,0 +1,134 @@
+"""Ops whose lowering is more than one MIL op, against ONNX Runtime."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from coreml_graphs import make_model, ops_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from edgec.core.evaluation import Evaluator
+from edgec.targets.coreml.lowering.rank import merged
+
+node = helper.make_node
+
+
+def expected(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    with Evaluator(model) as evaluator:
+        return list(evaluator.run(feeds).values())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.permutations(range(6)), st.lists(st.integers(1, 3), min_size=6, max_size=6))
+def test_merged_axes_are_the_same_permutation(order: list[int], sizes: list[int]) -> None:
+    x = np.arange(math.prod(sizes))
+    fewer, permutation = merged(sizes, order)
+    np.testing.assert_array_equal(
+        x.reshape(fewer).transpose(permutation).ravel(), x.reshape(sizes).transpose(order).ravel()
+    )
+    assert all(b != a + 1 for a, b in itertools.pairwise(permutation))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "perm", "moves"),
+    [
+        ((2, 2, 4, 3, 4, 5), (0, 1, 3, 2, 4, 5), 1),
+        ((1, 2, 2, 3, 4, 5), (0, 3, 4, 1, 5, 2), 1),
+        ((2, 2, 2, 3, 4, 5), (0, 3, 4, 1, 5, 2), 1),
+        ((2, 3, 2, 3, 2, 3), (5, 3, 1, 4, 2, 0), 3),
+    ],
+    ids=["windows", "a size of one", "depth to space", "six that part"],
+)
+def test_a_permutation_of_rank_six(saved, rng, sizes: tuple, perm: tuple, moves: int) -> None:
+    model = make_model(
+        [
+            node("Reshape", ["x", "cut"], ["a"]),
+            node("Transpose", ["a"], ["b"], perm=perm),
+            node("Reshape", ["b", "back"], ["y"]),
+        ],
+        {"x": ("float32", (4, math.prod(sizes) // 4))},
+        {"y": ("float32", None)},
+        {"cut": np.array(sizes), "back": np.array([-1, sizes[perm[-1]]])},
+    )
+    feeds = {"x": rng.normal(size=(4, math.prod(sizes) // 4)).astype(np.float32)}
+    run = saved(model)
+    np.testing.assert_array_equal(run(feeds)[0], expected(model, feeds)[0])
+    assert ops_of(run.program).count("transpose") == moves
+
+
+def _recurrent(op: str, directions: int, hidden: int, width: int, rng) -> dict[str, np.ndarray]:
+    gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[op]
+    shapes = {
+        "w": (directions, gates * hidden, width),
+        "r": (directions, gates * hidden, hidden),
+        "b": (directions, 2 * gates * hidden),
+        "h": (directions, 2, hidden),
+        "c": (directions, 2, hidden),
+        "p": (directions, 3 * hidden),
+    }
+    return {name: rng.normal(size=shape).astype(np.float32) * 0.5 for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(
+    ("op", "extra", "attributes"),
+    [
+        ("LSTM", [], {}),
+        ("LSTM", ["lengths"], {}),
+        ("LSTM", ["lengths", "p"], {}),
+        ("LSTM", [], {"clip": 0.4, "input_forget": 1}),
+        ("GRU", [], {"linear_before_reset": 1}),
+        ("GRU", ["lengths"], {}),
+        ("RNN", [], {"activations": ["LeakyRelu"], "activation_alpha": [0.3]}),
+    ],
+    ids=["lstm", "lstm lengths", "lstm peepholes", "lstm clip", "gru torch", "gru lengths", "rnn leaky"],
+)
+def test_recurrent_layers(saved, rng, direction: str, op: str, extra: list, attributes: dict) -> None:
+    directions, hidden, width = 2 if direction == "bidirectional" else 1, 3, 4
+    constants = _recurrent(op, directions, hidden, width, rng)
+    constants["lengths"] = np.array([5, 3], np.int32)
+    for name in ("activations", "activation_alpha"):
+        if name in attributes:
+            attributes = {**attributes, name: attributes[name] * directions}
+    inputs = ["x", "w", "r", "b", "lengths" if "lengths" in extra else "", "h"]
+    if op == "LSTM":
+        inputs += ["c", "p" if "p" in extra else ""]
+    outputs = ["y", "last", "cell"][: 3 if op == "LSTM" else 2]
+    model = make_model(
+        [node(op, inputs, outputs, direction=direction, hidden_size=hidden, **attributes)],
+        {"x": ("float32", (5, 2, width))},
+        dict.fromkeys(outputs, ("float32", None)),
+        {name: value for name, value in constants.items() if name in inputs},
+    )
+    feeds = {"x": rng.normal(size=(5, 2, width)).astype(np.float32)}
+    run = saved(model)
+    for found, wanted in zip(run(feeds), expected(model, feeds), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=2e-6)
+    assert ("lstm" in ops_of(run.program)) == (
+        op == "LSTM" and extra != ["lengths", "p"] and not attributes and not extra
+    )
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+def test_rows_that_a_computed_mask_hides_whole_are_zero(saved, rng, causal: int) -> None:
+    model = make_model(
+        [node("Attention", ["q", "q", "q", "m"], ["y"], q_num_heads=2, kv_num_heads=2, is_causal=causal)],
+        {"q": ("float32", (2, 4, 8)), "m": ("bool", (2, 1, 4, 4))},
+        {"y": ("float32", None)},
+    )
+    mask = rng.random((2, 1, 4, 4)) > 0.4
+    mask[0, 0, 1] = False
+    mask[1, 0, 0] = [False, True, True, True]
+    feeds = {"q": rng.normal(size=(2, 4, 8)).astype(np.float32), "m": mask}
+    found = saved(model)(feeds)[0]
+    assert not found[0, 1].any()
+    assert found[1, 0].any() == (not causal)
+    seen = (mask & (np.tri(4, dtype=bool) if causal else True)).any(-1)[:, 0]
+    wanted = np.where(seen[..., None], expected(model, feeds)[0], 0)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=2e-6)
