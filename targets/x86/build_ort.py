@@ -14,6 +14,7 @@ from edgec.runtime.engine import EngineDescription
 from edgec.runtime.engine_ort import session_options
 from edgec.targets.base import Candidate
 from edgec.targets.x86.layers import LayerNames
+from edgec.targets.x86.quantize_ort import quantised
 
 _MODEL = "model.onnx"
 
@@ -27,8 +28,9 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
     Raises:
         JobError: ONNX Runtime does not take the model.
     """
-    save_model(graph.model, folder / _MODEL)
-    layers = _layers(folder / _MODEL, LayerNames(graph.model))
+    model = quantised(graph, candidate) if candidate.scheme else graph.model
+    save_model(model, folder / _MODEL)
+    layers = _layers(folder / _MODEL, LayerNames(model))
     EngineDescription(
         kind="ort",
         model=_MODEL,
@@ -36,6 +38,7 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
         threads=0,
         form=candidate.form,
         layers=layers,
+        rest=candidate.rest,
     ).write(folder)
 
 

@@ -26,6 +26,13 @@ WEIGHTS = "weights"
 WEIGHTS4 = "weights of 4 bits"
 """Weights in int4, in groups of rows, where a layer is large enough; else int8."""
 
+LARGE = 2 * 2**20
+"""Bytes of the largest weight, in fp32, from which quantising weights alone is worth a try: smaller ones
+stay in the cache, and reading them is not what takes the time."""
+
+SCHEMES = {STATIC: 0, SYMMETRIC: 0, WEIGHTS: LARGE, WEIGHTS4: LARGE}
+"""Most promising first, each with the size of the largest weight from which it is tried."""
+
 
 def quantised(model: Any, graph: Graph, candidate: Candidate, layers: Mapping[str, str]) -> Any:
     """Quantise an OpenVINO model on the graph's calibration feeds.

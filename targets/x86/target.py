@@ -10,10 +10,10 @@ from edgec.core.graph import Arrays, Graph
 from edgec.runtime.engine import Engine, LayerTime
 from edgec.runtime.engines import open_engine
 from edgec.targets.base import Candidate, Offer
+from edgec.targets.x86 import quantize_openvino, quantize_ort
 from edgec.targets.x86.accepts import ENGINES, obstacles
 from edgec.targets.x86.cpu import lacking, require_bf16
 from edgec.targets.x86.forms import EXPORTED, exported, forms, lowered
-from edgec.targets.x86.quantize_openvino import STATIC, SYMMETRIC
 
 _PACKAGES = {"ort": "onnxruntime", "openvino": "openvino"}
 
@@ -140,14 +140,26 @@ def _lossy_forms(graph: Graph, engine: str) -> list[str]:
 
 
 def _quantised(graph: Graph, engine: str) -> list[Candidate]:
-    if engine != "openvino":
-        return []
-    rest = "fp32" if lacking("bf16") else "bf16"
+    rest = "bf16" if "bf16" in ENGINES[engine].precisions and not lacking("bf16") else "fp32"
+    schemes = quantize_openvino.SCHEMES if engine == "openvino" else quantize_ort.SCHEMES
     return [
         Candidate(engine, "int8", form, rest=rest, scheme=scheme)
+        for scheme, needed in schemes.items()
+        if largest_weight(graph) >= needed
         for form in _lossy_forms(graph, engine)
-        for scheme in (STATIC, SYMMETRIC)
     ]
+
+
+def largest_weight(graph: Graph) -> int:
+    """Bytes of the largest weight of a linear layer or a convolution, in fp32."""
+    return max(
+        (
+            value.const_value.nbytes
+            for value in graph.model.graph.initializers.values()
+            if value.const_value is not None and len(value.const_value.shape) >= 2
+        ),
+        default=0,
+    )
 
 
 def _refusal(candidate: Candidate) -> str:
