@@ -21,7 +21,7 @@ from pathlib import Path
 from edgec.core.errors import JobError, MissingExtraError
 
 SOURCES = Path(__file__).parent
-OPENVINO_OPS = frozenset({"TokenMerge", "TokenMergeEnergy", "TokenPrune", "TokenRestore"})
+OPENVINO_OPS = frozenset({"SizeBias", "TokenMerge", "TokenMergeEnergy", "TokenPrune", "TokenRestore"})
 """The ops of `ai.edgec` that the OpenVINO extension implements."""
 
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fno-math-errno")

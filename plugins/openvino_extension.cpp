@@ -4,6 +4,8 @@
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -229,6 +231,54 @@ public:
     }
 };
 
+// The logarithm of the tokens' sizes, a row for each head.
+class SizeBias : public ov::op::Op {
+public:
+    OPENVINO_OP("SizeBias", DOMAIN_NAME);
+    SizeBias() = default;
+    SizeBias(const ov::OutputVector& inputs, int64_t heads, float floor)
+        : ov::op::Op(inputs), m_heads(heads), m_floor(floor) {
+        constructor_validate_and_infer_types();
+    }
+
+    void validate_and_infer_types() override {
+        const ov::element::Type type = get_input_element_type(0);
+        NODE_VALIDATION_CHECK(this, type.is_dynamic() || type == ov::element::f32, "sizes must be f32");
+        ov::PartialShape sizes = get_input_partial_shape(0);
+        if (sizes.rank().is_dynamic()) sizes = ov::PartialShape::dynamic(3);
+        set_output_type(0, ov::element::f32, ov::PartialShape{sizes[0], m_heads, 1, sizes[1]});
+    }
+
+    bool visit_attributes(ov::AttributeVisitor& visitor) override {
+        visitor.on_attribute("heads", m_heads);
+        visitor.on_attribute("floor", m_floor);
+        return true;
+    }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        return std::make_shared<SizeBias>(inputs, m_heads, m_floor);
+    }
+
+    bool has_evaluate() const override { return true; }
+
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
+        const ov::Shape shape = inputs[0].get_shape();
+        const size_t heads = static_cast<size_t>(m_heads), length = shape[1];
+        outputs[0].set_shape({shape[0], heads, 1, length});
+        const float* sizes = inputs[0].data<float>();
+        float* bias = outputs[0].data<float>();
+        for (size_t sample = 0; sample < shape[0]; ++sample, sizes += length, bias += heads * length) {
+            for (size_t n = 0; n < length; ++n) bias[n] = std::log(std::max(sizes[n], m_floor));
+            for (size_t head = 1; head < heads; ++head) std::copy_n(bias, length, bias + head * length);
+        }
+        return true;
+    }
+
+private:
+    int64_t m_heads = 1;
+    float m_floor = 1.0e-20f;
+};
+
 using Context = ov::frontend::NodeContext;
 
 ov::Extension::Ptr converter(const std::string& op_type, const ov::frontend::CreatorFunction& create) {
@@ -253,6 +303,7 @@ OPENVINO_CREATE_EXTENSIONS(std::vector<ov::Extension::Ptr>({
     std::make_shared<ov::OpExtension<TokenMergeEnergy>>(),
     std::make_shared<ov::OpExtension<TokenPrune>>(),
     std::make_shared<ov::OpExtension<TokenRestore>>(),
+    std::make_shared<ov::OpExtension<SizeBias>>(),
     converter("TokenMerge",
               [](const Context& node) {
                   return std::make_shared<TokenMerge>(inputs_of(node), integer(node, "r", 0),
@@ -271,6 +322,12 @@ OPENVINO_CREATE_EXTENSIONS(std::vector<ov::Extension::Ptr>({
                   return std::make_shared<TokenPrune>(inputs_of(node), integer(node, "r", 0),
                                                       integer(node, "protected", 0),
                                                       integer(node, "merge", 1))
+                      ->outputs();
+              }),
+    converter("SizeBias",
+              [](const Context& node) {
+                  return std::make_shared<SizeBias>(inputs_of(node), integer(node, "heads", 1),
+                                                    node.get_attribute<float>("floor", 1.0e-20f))
                       ->outputs();
               }),
     converter("TokenRestore",

@@ -22,6 +22,9 @@ from edgec.targets.x86.quantize_openvino import quantised
 _KERNELS = "edgec_kernels.so"
 _MODEL = "model.xml"
 
+_BF16_INPUTS = {"TokenMerge": (0, 1), "TokenMergeEnergy": (0, 1), "TokenPrune": (0, 2)}
+"""Of each kernel that takes bf16: the inputs that may be, its tokens and its metric."""
+
 
 def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
     """Write a lowered graph as an OpenVINO engine.
@@ -47,6 +50,8 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
             names = LayerNames(graph.model)
             _rename(model, names)
             layers = _layers(model, names)
+            if "bf16" in (candidate.precision, candidate.rest):
+                _reduce_in_bf16(model)
             if candidate.scheme:
                 model = quantised(model, graph, candidate, layers)
                 layers |= _layers(model, names)
@@ -68,6 +73,27 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
         extensions=extensions,
         rest=candidate.rest,
     ).write(folder)
+
+
+def _reduce_in_bf16(model: Any) -> None:
+    """Give the kernels that reduce tokens bf16 tensors, as they lie between OpenVINO's own bf16 kernels.
+
+    OpenVINO keeps the types that a custom op declares, and would convert to float32 and back around it.
+    """
+    from openvino import opset13
+
+    for operation in model.get_ordered_ops():
+        wide = _BF16_INPUTS.get(operation.get_type_name())
+        if wide is None:
+            continue
+        for index in wide:
+            half = opset13.convert(operation.input_value(index), "bf16")
+            operation.input(index).replace_source_output(half.output(0))
+        readers = list(operation.output(0).get_target_inputs())
+        full = opset13.convert(operation.output(0), "f32")
+        for reader in readers:
+            reader.replace_source_output(full.output(0))
+    model.validate_nodes_and_infer_types()
 
 
 def _rename(model: Any, names: LayerNames) -> None:

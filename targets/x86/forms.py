@@ -12,6 +12,7 @@ from edgec.plugins.native_build import OPENVINO_OPS
 from edgec.targets.base import Candidate
 from edgec.targets.x86.blocked_linear import linear_layers
 from edgec.targets.x86.layers import LayerNames
+from edgec.targets.x86.whole_rows import ragged
 
 EXPORTED = "exported"
 """The exporter's own graph, untouched."""
@@ -21,6 +22,9 @@ DECOMPOSED = "decomposed"
 
 BLOCKED = "blocked"
 """`decomposed`, with every fp32 linear layer in the form that OpenVINO gives its blocked kernel."""
+
+WHOLE_ROWS = "whole rows"
+"""`decomposed`, with token streams padded to a number of rows that OpenVINO's bf16 product likes."""
 
 _OPENVINO = (
     "decompose.plugins",
@@ -34,6 +38,7 @@ _PIPELINES: dict[tuple[str, str], tuple[str, ...]] = {
     ("ort", DECOMPOSED): ("decompose.plugins", "decompose.attention"),
     ("openvino", DECOMPOSED): _OPENVINO,
     ("openvino", BLOCKED): (*_OPENVINO, "x86.blocked_linear"),
+    ("openvino", WHOLE_ROWS): ("x86.whole_rows", *_OPENVINO),
 }
 
 
@@ -50,6 +55,8 @@ def forms(graph: Graph, engine: str, precision: str, *, alone: bool) -> list[str
     found = [DECOMPOSED]
     if engine == "openvino" and precision == "fp32" and linear_layers(graph.model):
         found.insert(0, BLOCKED)
+    if engine == "openvino" and precision != "fp32" and ragged(graph.model):
+        found.insert(0, WHOLE_ROWS)
     # The exporter's graph computes with all tokens: it is no form of a graph that has fewer.
     if graph.exported is not None and (engine == "openvino" or alone) and not reduces_tokens(graph.model):
         found.append(EXPORTED)
@@ -65,12 +72,14 @@ def lowered(graph: Graph, candidate: Candidate) -> Graph:
     """The neutral graph in a form; the given graph is left as it is."""
     from edgec.passes.decompose import load_passes
     from edgec.passes.decompose.plugins import DecomposePlugins
-    from edgec.targets.x86 import flat_norm, separate_projections, wide_bias  # noqa: F401
+    from edgec.targets.x86 import flat_norm, separate_projections, size_bias, whole_rows, wide_bias  # noqa: F401
 
     load_passes()
     copy = graph.clone()
     kernels = OPENVINO_OPS if candidate.engine == "openvino" else frozenset()
     names = _PIPELINES[candidate.engine, candidate.form]
+    if candidate.engine == "openvino" and reduces_tokens(copy.model):
+        names = (*names, "x86.size_bias")
     if "bf16" in (candidate.precision, candidate.rest):
         names = (*names, "x86.wide_bias")
     steps = [

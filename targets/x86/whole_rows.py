@@ -47,6 +47,23 @@ class WholeRows(Pass):
         _Padding(Editor(model, self.name, log), log).run()
 
 
+def ragged(model: ir.Model) -> bool:
+    """Whether the pass would pad anything in a neutral graph."""
+    return any(_padded(node) is not None for node in model.graph if is_op(node, "MatMul"))
+
+
+def _padded(product: ir.Node) -> tuple[int, int, int] | None:
+    """Batch, rows and padded rows of a product with weights that has a bad number of rows, else None."""
+    shape = sizes(product.inputs[0])
+    if shape is None or len(shape) != 3 or constant(product.inputs[1]) is None:
+        return None
+    batch, real = shape[0], shape[1]
+    if batch is None or real is None or (batch * real) % MULTIPLE == 0:
+        return None
+    padded = -(-real // MULTIPLE) * MULTIPLE
+    return None if padded - real > MOST_ADDED * real else (batch, real, padded)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Rows:
     axis: int
@@ -80,16 +97,10 @@ class _Padding:
 
     def _start(self, product: ir.Node) -> None:
         """Pad what a product with weights reads, as far ahead of it as nothing but this reads it."""
-        value = product.inputs[0]
-        shape = sizes(value)
-        if value is None or constant(product.inputs[1]) is None or shape is None or len(shape) != 3:
+        found = _padded(product)
+        if found is None:
             return
-        batch, real = shape[0], shape[1]
-        if batch is None or real is None or (batch * real) % MULTIPLE == 0:
-            return
-        padded = -(-real // MULTIPLE) * MULTIPLE
-        if padded - real > MOST_ADDED * real:
-            return
+        batch, real, padded = found
         root = self._root(product)
         ahead = _between(root, product)
         uses = list(root.uses())
@@ -102,7 +113,7 @@ class _Padding:
             like=product,
             before=(*ahead, product)[0],
             attributes={"axis": 1},
-            shape=shape,  # type: ignore[arg-type]
+            shape=root.shape.copy(),  # type: ignore[union-attr]
         )
         rows = _Rows(1, real, padded)
         self._rows[grown] = rows

@@ -86,3 +86,50 @@ def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     with pytest.raises(JobError, match="no C\\+\\+ compiler"):
         native_build.kernel_library()
     assert not list(tmp_path.rglob("*.so"))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("op_type", ["TokenMerge", "TokenMergeEnergy", "TokenPrune"])
+def test_bf16_tokens_are_reduced_as_their_values_in_float32(core, op_type: str, shape: tuple) -> None:  # type: ignore[no-untyped-def]
+    from openvino import opset13
+
+    batch, length, channels, heads, depth, r, protected = shape
+    rng = np.random.default_rng(4)
+    feeds = {
+        # Whole numbers to 200 are bf16 numbers, so rounding happens on the way out only.
+        "tokens": rng.integers(-200, 200, (batch, length, channels)).astype(np.float32),
+        "metric": rng.integers(-2, 3, (batch, heads, length, depth)).astype(np.float32),
+        "sizes": rng.integers(1, 4, (batch, length, 1)).astype(np.float32),
+    }
+    attributes: dict = {"r": r, "protected": protected}
+    if op_type == "TokenPrune":
+        feeds["score"] = rng.integers(0, 9, (batch, length)).astype(np.float32)
+        attributes["merge"] = 1
+    proto = model(op_type, attributes)
+    del proto.functions[:]
+    read = core.read_model(proto.SerializeToString())
+    read.reshape({name: array.shape for name, array in feeds.items()})
+    [node] = [op for op in read.get_ordered_ops() if op.get_type_name() == op_type]
+    for index in (0, node.get_input_size() - 2):
+        half = opset13.convert(node.input_value(index), "bf16")
+        node.input(index).replace_source_output(half.output(0))
+    [reader] = node.output(0).get_target_inputs()
+    reader.replace_source_output(opset13.convert(node.output(0), "f32").output(0))
+    read.validate_nodes_and_infer_types()
+    compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    actual = [np.array(value) for value in compiled(feeds).values()]
+    expected = run_body(op_type, feeds, **attributes)
+    np.testing.assert_array_equal(actual[2], expected[2])
+    np.testing.assert_array_equal(actual[1], expected[1])
+    # Half of bf16's last place, which is 2^-8 of the value.
+    np.testing.assert_allclose(actual[0], expected[0], rtol=2.0**-8, atol=2.0**-8)
+
+
+def test_openvino_computes_the_bias_of_sizes(core) -> None:  # type: ignore[no-untyped-def]
+    sizes = np.array([[1, 2, 0, 7.5, 1e-30]], np.float32)[..., None].repeat(2, axis=0) * [[[1]], [[3]]]
+    feeds = {"sizes": sizes.astype(np.float32)}
+    attributes = {"heads": 3, "floor": 1e-20}
+    [actual] = infer(core, "SizeBias", feeds, attributes, "f32")
+    assert actual.shape == (2, 3, 1, 5)
+    np.testing.assert_allclose(actual, run_body("SizeBias", feeds, **attributes)[0], rtol=1e-6)
+    np.testing.assert_allclose(actual[1, 2, 0, :2], np.log([3, 6]), rtol=1e-6)

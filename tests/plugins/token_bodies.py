@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
+import edgec.plugins.size_bias.op
 import edgec.plugins.token_merge.op
 import edgec.plugins.token_prune.op
 import edgec.plugins.token_restore.op
@@ -19,6 +20,7 @@ INPUTS = {
     "TokenMerge": ("tokens", "metric", "sizes"),
     "TokenMergeEnergy": ("tokens", "metric", "sizes"),
     "TokenPrune": ("tokens", "score", "metric", "sizes"),
+    "SizeBias": ("sizes",),
     "TokenRestore": ("tokens", "assignment"),
     "TokenTransform": ("tokens", "score", "metric", "sizes"),
 }

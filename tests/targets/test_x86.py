@@ -246,8 +246,8 @@ def block_like(model):
     [
         ("x68", RequestError, "did you mean x86"),
         ("x86:openvin", RequestError, "did you mean x86:openvino"),
+        ("jetson:orin-nano", RequestError, "did you mean orin-nano-8gb"),
         ("toaster", RequestError, "choose from x86"),
-        ("jetson:orin-nano", JobError, "does not build for jetson"),
     ],
 )
 def test_unknown_targets(name, error, message):
