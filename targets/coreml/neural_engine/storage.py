@@ -161,7 +161,8 @@ def common(first: Factors, second: Factors) -> tuple[dict[Factor, Factors], dict
         piece = min(left)
         if max(left) % piece:
             return None
-        shared = Factor(piece)
+        whole = left[0] == first[at[0]].size == piece
+        shared = first[at[0]] if whole else Factor(piece)
         for side, factors in enumerate((first, second)):
             here = factors[at[side]]
             parts[side][here] = (*parts[side].get(here, ()), shared)

@@ -91,9 +91,9 @@ class Walk:
             axes: Axes = (order, (), (), ())
             return self.emit.arrange(x, axes), 3
         if not x.is_run(run):
-            others = tuple(factor for factor in order if factor not in run)
-            before = tuple(factor for factor in order[: order.index(run[0])] if factor not in run)
-            order = before + run + others[len(before) :]
+            # One move mends every broken axis: the next op would otherwise move another.
+            middle = flat(x.logical[1:-1])
+            order = (*x.logical[0], *x.logical[-1], *middle) if len(x.logical) > 2 else flat(x.logical)
         start = order.index(run[0])
         axes = (order[:start], run, (), order[start + len(run) :])
         return self.emit.arrange(x, axes), 1
