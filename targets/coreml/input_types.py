@@ -43,9 +43,7 @@ def check_enumerated(inputs: list[Feature], open_sizes: dict[str, OpenSize], rel
     if len(counts) > 1 and not reasons:
         reasons.append("its open sizes have different numbers of choices, and Core ML pairs them in order")
     if reasons:
-        raise UnsupportedError(
-            f"coreml:{release.name}", reasons, fix="give a range (T=1..256), or one list of sizes for all"
-        )
+        raise UnsupportedError(f"coreml:{release.name}", reasons, fix="give ranges instead (T=1..256)")
 
 
 def _choices(feature: Feature, open_sizes: dict[str, OpenSize]) -> list[tuple[int, ...]]:

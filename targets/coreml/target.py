@@ -16,6 +16,7 @@ from edgec.targets.coreml.input_types import check_enumerated
 from edgec.targets.coreml.lowering.program import Lowered, check_size, expanded, lower
 from edgec.targets.coreml.neural_engine.channels_first import channels_first
 from edgec.targets.coreml.neural_engine.form import FORM, decide
+from edgec.targets.coreml.open_shapes import settled
 from edgec.targets.coreml.package import save
 from edgec.targets.coreml.words import variant_named
 
@@ -49,6 +50,8 @@ class CoreML:
         Raises:
             JobError: the source cannot be run on them.
         """
+        if graph.open_sizes:
+            graph = graph.with_model(settled(graph.model))
         graph = with_pixel_examples(graph, self._images(graph))
         if not self.release.states or self.variant.asks_for("stateless"):
             return graph
@@ -92,7 +95,8 @@ class CoreML:
 
     def lower(self, graph: Graph, candidate: Candidate) -> Graph:
         """The graph with every op that Core ML knows only by its definition replaced by it, channels first
-        where the candidate's form says so."""
+        where the candidate's form says so.
+        """
         model = expanded(graph.model.clone())
         return graph.with_model(channels_first(model).model if FORM in candidate.form else model)
 

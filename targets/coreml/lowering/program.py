@@ -22,6 +22,7 @@ from edgec.targets.coreml.images import ImageInput, fold_factors
 from edgec.targets.coreml.lowering.classes import Classifier, classifier_of, probabilities
 from edgec.targets.coreml.lowering.features import Feature
 from edgec.targets.coreml.lowering.masks import clampable
+from edgec.targets.coreml.lowering.open_sizes import open_rule
 from edgec.targets.coreml.lowering.site import Operand, Refusal, Site, layer_of, narrowed, sanitized
 from edgec.targets.coreml.lowering.states import State, entered, placeholder, state_of, update
 from edgec.targets.coreml.lowering.table import REFUSED, table
@@ -194,7 +195,7 @@ class _Walk:
         self.release = release
         self.half = half
         self.open_sizes = open_sizes
-        self.symbols = {name: get_new_symbol(name) for name in open_sizes}
+        self.symbols = {name: get_new_symbol() for name in open_sizes}
         self.images = images
         self.labels = labels
         self.states = [state_of(cache, sanitized(cache.past)) for cache in caches]
@@ -408,7 +409,8 @@ class _Walk:
             raise Refusal(*REFUSED[node.op_type])
         if all(operand is None or isinstance(operand, np.ndarray) for operand in operands):
             return self._folded(node, operands)
-        rule = table().get((domain, node.op_type))
+        rule = open_rule(node.op_type, operands) if domain == "" else None
+        rule = rule or table().get((domain, node.op_type))
         if rule is None:
             fix = "" if domain != EDGEC_DOMAIN else "keep its function body in the model"
             raise Refusal("there is no lowering for it and it has no definition in other ops", fix)
