@@ -29,7 +29,7 @@ app = typer.Typer(
 
 COMMANDS = (
     *("compile", "run", "bench", "verify", "inspect", "report"),
-    *("deploy", "zoo", "devices", "doctor"),
+    *("package", "deploy", "zoo", "devices", "doctor"),
 )
 
 

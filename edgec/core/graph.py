@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import onnx_ir as ir
+
+if TYPE_CHECKING:  # a device that only runs a bundle has no onnx_ir
+    import onnx_ir as ir
 
 Arrays = dict[str, np.ndarray]
 """Tensors by name: the feeds or the results of one run."""

@@ -1,0 +1,51 @@
+"""`edgec package`: a bundle as a Docker context or as wheels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgec.cli import options
+from edgec.core.errors import RequestError
+
+
+def command(
+    bundle: options.BundlePath,
+    docker: Annotated[bool, typer.Option("--docker", help="a folder for docker build")] = False,
+    wheel: Annotated[bool, typer.Option("--wheel", help="two wheels, the runtime and the bundle")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="the folder to write")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Pack a bundle for others to install: a Docker context, or wheels."""
+    from edgec.core.bundle import Bundle
+
+    if docker == wheel:
+        raise RequestError("package makes one thing at a time", fix="give --docker or --wheel")
+    opened = Bundle.open(bundle)
+    fields = _docker(opened, output) if docker else _wheels(opened, output)
+    if as_json:
+        from edgec.cli.output import print_json
+
+        print_json({"bundle": str(bundle), **fields})
+    else:
+        print("\n".join(fields["say"]))
+
+
+def _docker(bundle: Any, output: Path | None) -> dict[str, Any]:
+    from edgec.packaging.docker import write_context
+
+    folder = write_context(bundle, output or Path(f"{bundle.path.name.removesuffix('.edgec')}.docker"))
+    text = (folder / "Dockerfile").read_text(encoding="utf-8")
+    said = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#   docker")]
+    return {"context": str(folder), "dockerfile": str(folder / "Dockerfile"), "say": [str(folder), *said]}
+
+
+def _wheels(bundle: Any, output: Path | None) -> dict[str, Any]:
+    from edgec.packaging.wheel import write_wheels
+
+    folder = output or Path()
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [str(path) for path in write_wheels(bundle, folder)]
+    return {"wheels": paths, "say": [*paths, "pip install " + " ".join(paths)]}

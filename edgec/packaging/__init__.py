@@ -1,0 +1,1 @@
+"""A bundle as something that others install: a Docker context, or wheels."""
