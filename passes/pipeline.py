@@ -28,10 +28,13 @@ _MODULES = {
     "canonicalize.dead": "canonicalize.dead",
 }
 
+# Passes that a user puts in by name, `--passes +NAME`, or an option stands for: they cost accuracy.
+_ON_REQUEST = ("tokens.merge", "tokens.prune", "tokens.restore")
+
 
 def load_passes() -> None:
     """Import every module of a pass, so that all are registered."""
-    for module in _MODULES.values():
+    for module in (*_MODULES.values(), *_ON_REQUEST):
         importlib.import_module(f"edgec.passes.{module}")
 
 
