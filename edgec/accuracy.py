@@ -48,7 +48,13 @@ class EvaluationData:
         """At most so many of the samples, spread over the whole."""
         if self.samples <= most:
             return self
-        return self.part(slice(0, most * (self.samples // most), self.samples // most), f"{most} samples")
+        return self.part(spread(self.samples, most), f"{most} samples")
+
+
+def spread(samples: int, most: int) -> slice:
+    """At most so many of the samples, spread over the whole."""
+    step = max(1, samples // most)
+    return slice(0, most * step, step)
 
 
 @dataclasses.dataclass(frozen=True)

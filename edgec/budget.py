@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edgec import accuracy
-from edgec.accuracy import EvaluationData, Run, Scores
+from edgec.accuracy import EvaluationData, Run, Scores, spread
 from edgec.core.errors import NumericsError, RequestError
 from edgec.core.graph import Arrays, Graph
 
@@ -43,6 +43,12 @@ class Judge:
         """The source's first output for every sample, shape (samples, …)."""
         assert self._graph.run_source is not None
         return accuracy.run_all(self._graph.run_source, self._graph.inputs, self.data)
+
+    def first(self, most: int) -> Judge:
+        """A judge on at most so many of the samples, spread over the whole; the source does not run again."""
+        fewer = Judge(self._graph, self.data.first(most))
+        fewer.__dict__["expected"] = self.expected[spread(len(self.expected), most)]
+        return fewer
 
     def outputs(self, run: Run) -> np.ndarray:
         """An engine's first output for every sample, shape (samples, …)."""

@@ -19,6 +19,7 @@ from edgec.core.errors import EdgecError, JobError, NumericsError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
 from edgec.core.timing import Latency, measure
+from edgec.inspection import inspect_model
 from edgec.runtime.engine import Engine
 from edgec.targets.base import Candidate, Target
 from edgec.token_methods import Plan
@@ -66,11 +67,12 @@ class EngineTrials:
         self._target = target
         self._candidate = candidate
         self._judge = judge
-        self._few = Judge(neutral, judge.data.first(DAMAGE_SAMPLES))
+        self._few = judge.first(DAMAGE_SAMPLES)
         self._folders: dict[int, Path] = {}
         self._scratch = scratch
         self._scale = scale
         self._built = 0
+        self._macs = inspect_model(neutral.model).macs
 
     def build(self, plan: Plan) -> Engine:
         """The engine of the network under a plan."""
@@ -80,6 +82,10 @@ class EngineTrials:
         engine = built(self._target, graph, self._candidate, folder)
         self._folders[id(engine)] = folder
         return engine
+
+    def work(self, plan: Plan) -> float:
+        """The multiply-accumulates under a plan over those without."""
+        return inspect_model(apply(self._neutral, plan).graph.model).macs / max(1, self._macs)
 
     def judge(self, engine: Engine) -> Judgement:
         """The score on all of the search's data."""

@@ -15,8 +15,11 @@ import bisect
 import collections
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
+
+import numpy as np
 
 from edgec.core.errors import JobError
 from edgec.core.progress import Progress, Silent
@@ -52,6 +55,9 @@ class Trials(Protocol[Engine]):
 
     def build(self, plan: Plan) -> Engine:
         """The engine of the network under a plan."""
+
+    def work(self, plan: Plan) -> float:
+        """The multiply-accumulates under a plan over those without."""
 
     def judge(self, engine: Engine) -> Judgement:
         """The score on all of the search's data."""
@@ -98,6 +104,7 @@ class Point:
         plan: the plan.
         milliseconds: its latency.
         ratio: its latency over the unreduced engine's, from blocks that ran side by side.
+        work: its multiply-accumulates over the unreduced network's.
         damage: how far its outputs are from the source's.
         judgement: its score; None for the points of the tables, which are never offered.
     """
@@ -105,6 +112,7 @@ class Point:
     plan: Plan
     milliseconds: float
     ratio: float
+    work: float
     damage: float
     judgement: Judgement | None = None
 
@@ -218,6 +226,9 @@ def _drop_out_of_reach(faster: Sequence[Point], goal: Goal) -> JobError:
 PROBE = (0.25, 0.3)
 """Fractions of the tokens that the schedule takes on which methods are compared, at two layers."""
 
+LEAST_DAMAGE = 1e-9
+"""Damages below this are rounding."""
+
 TABLE_SITES = 5
 """At most this many layers are tried alone; the savings and damages of the others lie between."""
 
@@ -227,8 +238,14 @@ TABLE_FRACTIONS = {2: (0.25, 0.48), 1: (0.25, 0.5, 0.8)}
 FRACTIONS = {2: (0.1, 0.2, 0.3, 0.4, 0.48), 1: (0.1, 0.2, 0.3, 0.45, 0.6, 0.75)}
 """Fractions of the tokens there are that a candidate takes away at one layer."""
 
+LEAST_FRACTION = 0.04
+"""A candidate takes at least this much of all tokens where it takes any: less does not pay for the step."""
+
 MOST_LAYERS = 3
 """Layers of a candidate, besides the schedules of every layer."""
+
+SPACING = 0.015
+"""Neighbours on the predicted frontier differ in latency by this fraction of the baseline's at least."""
 
 
 def search(
@@ -261,7 +278,7 @@ def search(
     bench = _Bench(trials, progress)
     try:
         probes = [bench.probe(Plan(method, _probe(sites))) for method in methods]
-        method = min(probes, key=lambda point: point.damage).plan.method if probes else METHODS[DEFAULT]
+        method = min(probes, key=_price).plan.method if probes else METHODS[DEFAULT]
         table = []
         for site in _spread(sites, TABLE_SITES):
             for fraction in TABLE_FRACTIONS[method.most]:
@@ -287,7 +304,7 @@ class _Bench:
         self._unreduced = trials.build(unreduced)
         latency = trials.measure({BASELINE: self._unreduced})[BASELINE]
         judged, damage = trials.judge(self._unreduced), trials.damage(self._unreduced)
-        self.baseline = Point(unreduced, latency.p50, 1.0, damage, judged)
+        self.baseline = Point(unreduced, latency.p50, 1.0, 1.0, damage, judged)
 
     def probe(self, plan: Plan) -> Point:
         """A point without a score."""
@@ -307,12 +324,18 @@ class _Bench:
             # The ratio is steadier than either time, so latencies are told on the baseline's scale.
             milliseconds = ratio * self.baseline.milliseconds
             judgement = self._trials.judge(engine) if judged else None
-            return Point(plan, milliseconds, ratio, self._trials.damage(engine), judgement)
+            work, damage = self._trials.work(plan), self._trials.damage(engine)
+            return Point(plan, milliseconds, ratio, work, damage, judgement)
         finally:
             self._trials.close(engine)
 
     def close(self) -> None:
         self._trials.close(self._unreduced)
+
+
+def _price(probe: Point) -> float:
+    """What a method costs on the common schedule: its damage, doubled for every tenth of latency more."""
+    return math.log2(max(LEAST_DAMAGE, probe.damage)) + 10.0 * probe.ratio
 
 
 def _probe(sites: Sequence[Site]) -> Schedule:
@@ -334,19 +357,26 @@ def _spread(sites: Sequence[Site], count: int) -> list[Site]:
 
 
 class _Model:
-    """Predicts a schedule from the single-layer points."""
+    """Predicts a schedule from the single-layer points.
+
+    A latency is a + b·work + c·reductions of the baseline's, fitted to the table by least absolute
+    deviations: a single measurement on a busy machine must not steer the search, and a wrong prediction
+    only costs a build. Damages are interpolated in logarithms, since they grow with a power of what is taken.
+    """
 
     def __init__(self, length: int, baseline: Point, table: Sequence[Point]) -> None:
         self._length = length
         self._baseline = baseline
-        # By layer: (fraction taken away, saving, damage), from nothing on.
+        # By layer: (fraction taken away, work saved, damage), from little on.
         self._rows: dict[int, list[tuple[float, float, float]]] = {}
         for point in table:
             [(site, r)] = point.plan.schedule.rates.items()
-            row = self._rows.setdefault(site, [(0.0, 0.0, 0.0)])
-            harm = max(0.0, point.damage - baseline.damage)
-            row.append((r / self._length, baseline.milliseconds - point.milliseconds, harm))
+            harm = max(LEAST_DAMAGE, point.damage - baseline.damage)
+            self._rows.setdefault(site, []).append((r / length, 1.0 - point.work, harm))
         self._layers = sorted(self._rows)
+        self._gain, self._overhead = _fit(
+            np.array([1.0 - point.work for point in table]), np.array([1.0 - point.ratio for point in table])
+        )
 
     def predict(self, schedule: Schedule) -> tuple[float, float]:
         """Latency and damage beyond the baseline's.
@@ -354,30 +384,58 @@ class _Model:
         What the tokens that are gone already save, or have cost, at this layer is in the sum before.
         """
         saved = harm = gone = 0.0
+        count = 0
         for site, r in sorted(schedule.rates.items()):
             if r:
                 more = gone + r / self._length
-                saved += self._at(site, more, 1) - (self._at(site, gone, 1) if gone else 0.0)
-                harm += max(0.0, self._at(site, more, 2) - self._at(site, gone, 2))
-                gone = more
-        return self._baseline.milliseconds - saved, harm
+                saved += self._at(site, more, _saved) - self._at(site, gone, _saved)
+                harm += max(0.0, self._at(site, more, _harm) - self._at(site, gone, _harm))
+                gone, count = more, count + 1
+        ratio = 1.0 - self._gain * saved + self._overhead * count
+        return self._baseline.milliseconds * ratio, harm
 
-    def _at(self, site: int, fraction: float, column: int) -> float:
+    def _at(self, site: int, fraction: float, along: _Along) -> float:
+        if fraction <= 0.0:
+            return 0.0
         place = bisect.bisect_left(self._layers, site)
         after = self._layers[min(place, len(self._layers) - 1)]
         before = self._layers[max(place - 1, 0)] if after != site else after
-        one, other = (_along(self._rows[layer], fraction, column) for layer in (before, after))
+        one = along(self._rows[before], fraction)
         if before == after:
             return one
-        return one + (other - one) * (site - before) / (after - before)
+        return one + (along(self._rows[after], fraction) - one) * (site - before) / (after - before)
 
 
-def _along(row: Sequence[tuple[float, float, float]], fraction: float, column: int) -> float:
-    """Between the row's points by straight lines, and on along the last."""
-    place = min(max(1, bisect.bisect_left([point[0] for point in row], fraction)), len(row) - 1)
-    left, right = row[place - 1], row[place]
-    slope = (right[column] - left[column]) / max(1e-9, right[0] - left[0])
-    return left[column] + slope * (fraction - left[0])
+_Along = Callable[[Sequence[tuple[float, float, float]], float], float]
+"""A row's value at a fraction of the tokens."""
+
+
+def _fit(work_saved: np.ndarray, time_saved: np.ndarray) -> tuple[float, float]:
+    """Gain and overhead in time saved = gain · work saved - overhead, by least absolute deviations."""
+    columns = np.stack([work_saved, -np.ones_like(work_saved)], axis=1)
+    weights = np.ones_like(work_saved)
+    gain, overhead = 1.0, 0.0
+    for _ in range(20):
+        root = np.sqrt(weights)
+        gain, overhead = np.linalg.lstsq(columns * root[:, None], time_saved * root, rcond=None)[0]
+        weights = 1.0 / np.maximum(1e-3, np.abs(columns @ np.array([gain, overhead]) - time_saved))
+    # A table of noise alone must still say that less work is faster.
+    return float(np.clip(gain, 0.3, 1.5)), float(np.clip(overhead, 0.0, 0.1))
+
+
+def _saved(row: Sequence[tuple[float, float, float]], fraction: float) -> float:
+    """Straight lines from nothing on."""
+    return float(np.interp(fraction, [0.0, *(each[0] for each in row)], [0.0, *(each[1] for each in row)]))
+
+
+def _harm(row: Sequence[tuple[float, float, float]], fraction: float) -> float:
+    """Straight lines between logarithms, and on along the first and the last."""
+    place = min(max(1, bisect.bisect_left([each[0] for each in row], fraction)), len(row) - 1)
+    left, right = row[max(0, place - 1)], row[place]
+    if right[0] == left[0]:
+        return right[2] * (fraction / right[0]) ** 2
+    slope = math.log(right[2] / left[2]) / math.log(right[0] / left[0])
+    return left[2] * float((fraction / left[0]) ** max(slope, 1.0))
 
 
 def _candidates(sites: Sequence[Site], method: Method) -> list[Plan]:
@@ -392,8 +450,9 @@ def _candidates(sites: Sequence[Site], method: Method) -> list[Plan]:
                     r = min(round(fraction * left), largest_r(left, site.protected, most=most))
                     rates[site.index] = r
                     taken += r
-                plan = Plan(method, Schedule({site: r for site, r in rates.items() if r}))
-                found[plan.name] = plan
+                if all(r >= LEAST_FRACTION * layers[0].length for r in rates.values()):
+                    plan = Plan(method, Schedule(rates))
+                    found[plan.name] = plan
     for r in range(1, max(2, sites[0].length // len(sites))):
         plan = Plan(method, even(sites, r, most=most))
         found[plan.name] = plan
@@ -428,8 +487,11 @@ class _Climb:
 
     def run(self) -> list[Point]:
         frontier: list[_Predicted] = []
+        spacing = SPACING * self._bench.baseline.milliseconds
         for each in self._predicted:
-            if not frontier or each.harm < frontier[-1].harm:
+            if not frontier or (
+                each.harm < frontier[-1].harm and each.milliseconds >= frontier[-1].milliseconds + spacing
+            ):
                 frontier.append(each)
         self._bisect(frontier)
         # A third of the rest goes along the frontier, for the whole picture; what is left looks near the
@@ -465,8 +527,10 @@ class _Climb:
         if self._goal.milliseconds is not None:
             limit = 0.98 * self._goal.milliseconds
         else:
-            fastest = min([point.milliseconds for point in kept], default=self._bench.baseline.milliseconds)
-            limit = 0.98 * fastest
+            # By prediction on both sides: what was measured of one is not compared with a guess of another.
+            expected = {each.plan.name: each.milliseconds for each in self._predicted}
+            slowest = self._bench.baseline.milliseconds
+            limit = 0.98 * min([expected[point.name] for point in kept], default=slowest)
         tried = {frozenset(point.plan.schedule.rates) for point in self._points.values()}
         better = [each for each in self._predicted if each.milliseconds <= limit and each.layers not in tried]
         if not better:
