@@ -7,7 +7,7 @@ from pathlib import Path
 from edgec.budget import Budget
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
-from edgec.precision_search import search
+from edgec.precision_search import SECONDS, search
 from edgec.targets.base import Quantising, Target
 from edgec.trials import Choice, Trial, build, discard, explain, fastest, measure_field, no_candidate
 
@@ -21,6 +21,7 @@ def choose(
     scratch: Path,
     progress: Progress,
     budget: Budget | None = None,
+    seconds: float = SECONDS,
 ) -> Choice:
     """Build every candidate, gate it, and take the fastest that passes.
 
@@ -34,13 +35,14 @@ def choose(
         scratch: folder for the candidates' engines; the losers' are removed.
         progress: told each step.
         budget: what lossy steps may cost; None where nothing may be lost.
+        seconds: how long a search within a budget may take.
 
     Raises:
         NumericsError: every candidate failed its gate or the budget.
         JobError: no candidate could be built.
     """
     if budget is not None and precision in ("auto", "int8") and isinstance(target, Quantising):
-        return search(target, neutral, precision, budget, scratch, progress)
+        return search(target, neutral, precision, budget, scratch, progress, seconds)
     trials = []
     for index, candidate in enumerate(target.candidates(neutral, precision)):
         trial = Trial(candidate, scratch / f"candidate-{index}")

@@ -23,6 +23,7 @@ from edgec.core.graph import Graph
 from edgec.core.progress import Progress, Silent
 from edgec.inspection import Inspection, inspect_model
 from edgec.passes.manager import PassReport, Pipeline
+from edgec.precision_search import SECONDS
 from edgec.targets.base import PreparesGraphs, Ships, Target
 from edgec.token_auto import reduce_by_search
 from edgec.token_methods import check_words
@@ -129,6 +130,7 @@ class Request:
         pass_edits: the edits that made the pipeline from the default one.
         seed: seed of everything that is drawn.
         tokens: what to do about tokens, as the command line says it.
+        search_seconds: how long a search within a budget may take.
     """
 
     target: Target
@@ -141,6 +143,7 @@ class Request:
     pass_edits: tuple[str, ...]
     seed: int
     tokens: str = "off"
+    search_seconds: float = SECONDS
 
     @property
     def is_lossy(self) -> bool:
@@ -358,7 +361,8 @@ def to_neutral(graph: Graph, pipeline: Pipeline, progress: Progress) -> Neutral:
 def _choose(
     request: Request, budget: Budget | None, progress: Progress, graph: Graph, scratch: Path
 ) -> Choice:
-    return choose(request.target, graph, request.precision, scratch, progress, budget)
+    seconds = request.search_seconds
+    return choose(request.target, graph, request.precision, scratch, progress, budget, seconds)
 
 
 def _reduce_tokens(
