@@ -24,7 +24,7 @@ from edgec.core.progress import Progress, Silent
 from edgec.inspection import Inspection, inspect_model
 from edgec.passes.manager import PassReport, Pipeline
 from edgec.precision_search import SECONDS
-from edgec.targets.base import PreparesGraphs, Ships, Target
+from edgec.targets.base import Annotates, PreparesGraphs, Ships, Target
 from edgec.token_auto import reduce_by_search
 from edgec.token_methods import check_words
 from edgec.token_reduction import Reduction, agreement, reduce_tokens
@@ -283,6 +283,8 @@ def compile_graph(
             layers=[dataclasses.asdict(layer) for layer in layers],
             reduction=reduction,
         )
+        if isinstance(target, Annotates):
+            target.annotate(report, scratch)
         _write_report(scratch, report)
         bundles.seal(scratch, _manifest(report, graph))
     return Bundle.open(folder, check=False)
@@ -555,8 +557,17 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "exporter_reason": report["model"]["exporter_reason"],
         "weights": report["model"]["weights"],
         "notes": report["model"]["notes"],
+        "neural_engine": _neural_engine(report.get("neural_engine")),
         "report": str(bundle.path / bundles.REPORT_HTML),
     }
+
+
+def _neural_engine(section: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What is predicted of a Core ML package, without its lists; None for other targets."""
+    if section is None:
+        return None
+    kept = ("predicted", "form", "operations", "transposes", "fused_attention", "placement", "counts")
+    return {key: section[key] for key in kept}
 
 
 def tool_versions() -> dict[str, str]:

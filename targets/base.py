@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from edgec.core.graph import Arrays, Graph
 from edgec.runtime.engine import Engine, LayerTime
@@ -122,6 +122,14 @@ class Ships(Protocol):
 
     def ship(self, bundle: Path) -> None:
         """Add it to a bundle that has its engine, before the bundle is sealed."""
+
+
+@runtime_checkable
+class Annotates(Protocol):
+    """A target that knows more of its engine than numerics and times."""
+
+    def annotate(self, report: dict[str, Any], bundle: Path) -> None:
+        """Add to the report of a bundle that has its engine, before it is written."""
 
 
 @runtime_checkable

@@ -113,7 +113,17 @@ def _print_summary(fields: dict[str, Any]) -> None:
         if name.startswith("fuse.") and (step["matched"] or step["missed"])
     ]
     print(f"fused     {', '.join(fused) or 'nothing'}")
+    if fields["neural_engine"]:
+        _print_neural_engine(fields["neural_engine"])
     print(f"report    {fields['report']}")
+
+
+def _print_neural_engine(section: dict[str, Any]) -> None:
+    counts, placement = section["counts"], section["placement"]
+    print(
+        f"predicted {placement['neural_engine']} operations on the Neural Engine, {placement['elsewhere']} elsewhere; "
+        f"{counts['may leave']} may leave, {counts['slow']} slow it down"
+    )
 
 
 def _print_latency(latency: dict[str, Any]) -> None:

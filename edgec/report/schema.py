@@ -103,12 +103,17 @@ class LatencyEntry(TypedDict):
 
 
 class Prediction(TypedDict):
-    """A latency that nothing measured. `device` is what it is predicted for; `why` how."""
+    """A latency that nothing measured. `device` is what it is predicted for; `why` how.
+
+    `low` and `high` are the ends of the band that the prediction is good for.
+    """
 
     name: str
     device: str
     p50: float
     why: str
+    low: NotRequired[float]
+    high: NotRequired[float]
 
 
 class Latency(TypedDict):
@@ -179,7 +184,8 @@ class Report(TypedDict):
     are sentences or objects that say what ran elsewhere and why; `tokens` and `slim` describe lossy
     steps and are null where none was asked for; `files` is path to sha256 of the bundle's files. Once
     another device measured the bundle (`edgec.report.measured`), `device` is that one, `compiled_on` the
-    machine that compiled, and `measurements` all that the devices said.
+    machine that compiled, and `measurements` all that the devices said. `neural_engine` is what is
+    predicted of a Core ML package (`edgec.targets.coreml.neural_engine.placement.section`).
     """
 
     schema: int
@@ -204,5 +210,6 @@ class Report(TypedDict):
     slim: dict[str, Any] | None
     tools: dict[str, str]
     files: dict[str, str]
+    neural_engine: NotRequired[dict[str, Any]]
     compiled_on: NotRequired[dict[str, Any]]
     measurements: NotRequired[list[dict[str, Any]]]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from edgec.core.bundle import ENGINE as ENGINE_FOLDER
 from edgec.core.errors import JobError
 from edgec.core.graph import Arrays, Graph
 from edgec.runtime.engine import Engine, EngineDescription, LayerTime
@@ -17,6 +19,7 @@ from edgec.targets.coreml.lowering.program import Lowered, check_size, expanded,
 from edgec.targets.coreml.neural_engine.channels_first import channels_first
 from edgec.targets.coreml.neural_engine.form import FORM, decide
 from edgec.targets.coreml.open_shapes import settled
+from edgec.targets.coreml.neural_engine.placement import section
 from edgec.targets.coreml.package import save
 from edgec.targets.coreml.words import variant_named
 
@@ -42,6 +45,7 @@ class CoreML:
         self.name = "coreml"
         self.variant = variant_named(variant)
         self.release = self.variant.release
+        self._why_form = ""
 
     def prepared(self, graph: Graph) -> Graph:
         """The graph with examples that the package can take: whole pixels where it takes pictures,
@@ -89,7 +93,9 @@ class CoreML:
         check_size(graph.model)
         check_enumerated(self._lowered(graph).inputs, graph.open_sizes, self.release)
         form = "fused attention" if self.release.fused_attention else "attention in parts"
-        if decide(self.variant, expanded(graph.model), wanted).taken:
+        decision = decide(self.variant, expanded(graph.model), wanted)
+        self._why_form = decision.why
+        if decision.taken:
             form = FORM
         return [Candidate(ENGINE, wanted, f"{self.release.name}, {form}")]
 
@@ -112,6 +118,12 @@ class CoreML:
         save(lowered, path, self.release, candidate.precision, description=graph.source.name)
         Features.of(lowered).write(folder)
         EngineDescription(ENGINE, MODEL, candidate.precision, 0, candidate.form, lowered.layers).write(folder)
+
+    def annotate(self, report: dict[str, Any], bundle: Path) -> None:
+        """Add what is predicted of the Neural Engine: who leaves it, and latencies by device."""
+        fields, predicted = section(bundle / ENGINE_FOLDER, taken=FORM in report["form"], why=self._why_form)
+        report["neural_engine"] = fields
+        report["latency"]["predicted"] = predicted
 
     def open(self, folder: Path) -> Engine:
         """Open what `build` wrote, for checking."""
