@@ -36,15 +36,15 @@ RATE_SHARE = Constant(
     0.30,
     1.0,
     0.20,
-    "share of the stated rate that fp16 products reach: 3.25 of 11 TFLOP/s on M1 (ANEForge, Capabilities), 3.3 "
-    "of 15.8 on M2 Pro (aneforge/ane-rooflines), about 12 of 11 in convolutions on M1 (arXiv 2606.22283)",
+    "share of the stated rate that fp16 products reach: 3.25 of 11 TFLOP/s on M1 (ANEForge, Capabilities), "
+    "3.3 of 15.8 on M2 Pro (aneforge/ane-rooflines), about 12 of 11 in convolutions on M1 (arXiv 2606.22283)",
 )
 BANDWIDTH_SHARE = Constant(
     0.25,
     1.0,
     0.13,
-    "share of the stated bandwidth that weights stream at: 9 of 68 GB/s on M1, 57 of 153 GB/s on M5 (ANEForge, "
-    "Capabilities)",
+    "share of the stated bandwidth that weights stream at: 9 of 68 GB/s on M1, 57 of 153 GB/s on M5 "
+    "(ANEForge, Capabilities)",
 )
 DISPATCH_MS = Constant(
     0.22,
@@ -142,7 +142,7 @@ def predict(profile: DeviceProfile, work: Sequence[Work]) -> PredictedLatency | 
     )
     why = (
         f"between {low:.2g} and {high:.2g} ms: roofline at {RATE_SHARE.middle:.0%} of the stated {known}; "
-        f"{_segments(expected)} dispatches"
+        f"{_segments(expected)} {'dispatch' if _segments(expected) == 1 else 'dispatches'}"
     )
     bound = max(parts, key=lambda name: parts[name])
     return PredictedLatency(
