@@ -15,7 +15,7 @@ from edgec.core.graph import Arrays
 from edgec.passes.editing import constant, consumers, sizes
 from edgec.passes.manager import Pipeline
 from edgec.passes.precision.half import FULL, LARGEST, HalfPrecision, moves, takes_half
-from edgec.passes.precision.judge import SWITCH, spelled_out
+from edgec.passes.precision.judge import SWITCH, evaluable, spelled_out
 from edgec.passes.precision.plain import plain_half
 from edgec.passes.precision.ranges import Range, calibrate
 
@@ -111,6 +111,20 @@ def decide(
             # What reads a kept value in fp16 rounds it after all: the simulation was a little too kind.
             enough = min(len(ordered), enough + max(1, enough // 2))
     return Decision(keep, error, plain_error, contributions)
+
+
+def hot_attentions(model: ir.Model, feeds: Sequence[Arrays]) -> list[ir.Node]:
+    """The `Attention` nodes whose scores leave fp16's range: as one fp16 node they cannot be helped.
+
+    Args:
+        model: the lowered fp32 model.
+        feeds: inputs as the model will meet them.
+    """
+    nodes = {f"{node.name}/MatMul_out": node for node in model.graph if is_op(node, "Attention")}
+    if not nodes:
+        return []
+    ranges = calibrate(model, feeds, only=nodes)
+    return [node for name, node in nodes.items() if name in ranges and _beyond(ranges[name])]
 
 
 def _typed(model: ir.Model, keep: Mapping[str, str]) -> ir.Model:
@@ -287,7 +301,7 @@ def _computes_floats(node: ir.Node) -> bool:
 
 
 def _outputs(model: ir.Model, feed: Arrays) -> Arrays:
-    with Evaluator(model) as evaluator:
+    with Evaluator(evaluable(model)) as evaluator:
         return evaluator.run(feed)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Arrays
+from edgec.passes.precision.judge import evaluable
 
 _BYTES_AT_ONCE = 256 * 2**20
 """Values read back in one session: all of a large model's would not fit into memory."""
@@ -60,13 +61,17 @@ def floating_values(model: ir.Model) -> list[ir.Value]:
     ]
 
 
-def calibrate(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, Range]:
+def calibrate(
+    model: ir.Model, feeds: Sequence[Arrays], only: Collection[str] | None = None
+) -> dict[str, Range]:
     """The range of every floating value of an fp32 model, inputs included, by name.
 
     Args:
-        model: the model; ONNX Runtime runs it as it is written.
+        model: the model; ONNX Runtime runs it as it is written, attention in parts.
         feeds: inputs as the model will meet them.
+        only: names of the values to look at; all where None.
     """
+    model = evaluable(model)
     found: dict[str, Range] = {}
 
     def keep(name: str, array: np.ndarray) -> None:
@@ -74,7 +79,7 @@ def calibrate(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, Range]:
             here = Range.of(array)
             found[name] = found[name].joined(here) if name in found else here
 
-    for names in _batches(model):
+    for names in _batches(model, only):
         with Evaluator(model, outputs=names) as evaluator:
             for feed in feeds:
                 for name, array in evaluator.run(feed).items():
@@ -85,10 +90,12 @@ def calibrate(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, Range]:
     return found
 
 
-def _batches(model: ir.Model) -> list[list[str]]:
+def _batches(model: ir.Model, only: Collection[str] | None) -> list[list[str]]:
     batches: list[list[str]] = [[]]
     held = 0
     for value in floating_values(model):
+        if only is not None and value.name not in only:
+            continue
         size = 4
         for length in value.shape or ():
             size *= length if isinstance(length, int) else 64

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Collection
 
 import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
 from edgec.core.errors import UnsupportedError
+from edgec.passes.decompose.attention import DecomposeAttention
 from edgec.passes.decompose.plugins import DecomposePlugins
 from edgec.passes.editing import Editor, attribute, constant, sizes
 from edgec.passes.infra import registered
@@ -68,11 +70,10 @@ def _passes(model: ir.Model, dialect: Dialect, native: bool, keep: frozenset[str
     load_passes()
     known = registered()
     steps: list = [DecomposePlugins(keep)]  # type: ignore[type-arg]
-    if not native or any(_needs_parts(node) for node in model.graph):
-        if native:
-            _split_rich_attention(model)
-        else:
-            steps.append(known["decompose.attention"]())
+    if native:
+        split_attention(model, {node for node in model.graph if _needs_parts(node)})
+    else:
+        steps.append(known["decompose.attention"]())
     replacements = (
         ("RMSNormalization", "decompose.rms_norm"),
         ("RotaryEmbedding", "decompose.rotary_embedding"),
@@ -83,25 +84,31 @@ def _passes(model: ir.Model, dialect: Dialect, native: bool, keep: frozenset[str
 
 
 def _needs_parts(node: ir.Node) -> bool:
-    """Whether TensorRT's importer refuses an `Attention` for what it has besides queries, keys and values."""
+    """Whether an `Attention` cannot stay one node.
+
+    The importer refuses more than one output, a past and a cap. Queries and keys that are one tensor crash the
+    builder (tensorrt-rtx 1.7.1, signal 11; keys and values may be one).
+    """
     if not is_op(node, "Attention"):
         return False
+    if node.inputs[0] is node.inputs[1]:
+        return True
     used = [value for value in node.outputs[1:] if value.uses() or value.is_graph_output()]
     past = len(node.inputs) > 4 and any(value is not None for value in node.inputs[4:])
     return bool(used) or past or bool(attribute(node, "softcap", 0.0))
 
 
-def _split_rich_attention(model: ir.Model) -> None:
-    """Decompose the attentions that the importer refuses, and leave the others native."""
-    from edgec.passes.decompose.attention import DecomposeAttention
-
-    plain = [node for node in model.graph if is_op(node, "Attention") and not _needs_parts(node)]
-    for node in plain:
+def split_attention(model: ir.Model, nodes: Collection[ir.Node]) -> None:
+    """Decompose some attentions, in place, and leave the others native."""
+    if not nodes:
+        return
+    whole = [node for node in model.graph if is_op(node, "Attention") and node not in nodes]
+    for node in whole:
         node.op_type = "NativeAttention"
     try:
         Pipeline([DecomposeAttention()]).run(model)
     finally:
-        for node in plain:
+        for node in whole:
             node.op_type = "Attention"
 
 

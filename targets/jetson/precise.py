@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from edgec.core.graph import Arrays, Graph
 from edgec.passes.manager import Pipeline
-from edgec.passes.precision.decide import decide
+from edgec.passes.precision.decide import decide, hot_attentions
 from edgec.passes.precision.half import HalfPrecision, clamp_masks
+from edgec.targets.jetson.lowering import split_attention
 from edgec.targets.jetson.sites import attention_sites
 
 KEPT_KEY = "edgec.fp32"
@@ -49,6 +50,7 @@ def write_half(model: ir.Model, feeds: Sequence[Arrays], compute_capability: int
         compute_capability: of the device, times ten.
     """
     clamp_masks(model)
+    split_attention(model, set(hot_attentions(model, feeds)))
     fused = {
         name
         for site in attention_sites(model, compute_capability)

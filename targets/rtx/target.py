@@ -13,7 +13,7 @@ from edgec.targets.jetson import lowering, writing
 from edgec.targets.jetson.engine import CheckedGraph
 from edgec.targets.jetson.plan import MODEL
 from edgec.targets.jetson.precise import decision_feeds, kept_nodes, write_half
-from edgec.targets.jetson.preview import CAPABILITIES, preview, tensorrt_rtx
+from edgec.targets.jetson.preview import CAPABILITIES, preview, rtx_version
 from edgec.targets.jetson.shapes import shape_profiles
 from edgec.targets.jetson.versions import Dialect, dialects
 
@@ -63,7 +63,7 @@ class Rtx:
             raise JobError(
                 f"--precision {wanted} is not available on RTX", fix=f"use {' or '.join(PRECISIONS)}"
             )
-        version = tensorrt_rtx().__version__
+        version = rtx_version()
         shape_profiles(graph)
         lowering.lower(graph.model, self.dialect, native_attention=wanted != "fp32")
         self._shipped = wanted

@@ -1,0 +1,175 @@
+"""Every zoo model lowered for each TensorRT, checked in ONNX Runtime, and previewed in fp16 for SM86.
+
+    python benchmarks/jetson_zoo.py [NAME …]
+
+With names, only those run again and the table keeps the others; what is in the results already is not run
+twice without being named. Each model runs in a process of its own. fp32 is the lowered graph, fp16 the same
+with precision written in, both against what the source computed; `plain` has every primitive op in fp16. Errors
+of fp16 are root mean squares over the outputs' spread on a sample that the decision has not seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tables import RESULTS, markdown, publish
+
+from edgec import zoo
+
+VERSIONS = ("8.5", "10.3", "10.13", "11.0")
+CAPABILITY = 87
+ROWS = RESULTS / "jetson_zoo.json"
+
+
+def measure_one(name: str) -> dict[str, Any]:
+    """Lower, check and preview one model for every version."""
+    from edgec.compiler import load, to_neutral
+    from edgec.core.dialect import is_op
+    from edgec.core.progress import Silent
+    from edgec.passes.pipeline import default_pipeline
+
+    neutral = to_neutral(load(f"zoo:{name}"), default_pipeline(), Silent()).graph
+    attention = sum(is_op(node, "Attention") for node in neutral.model.graph)
+    return {
+        "name": name,
+        "attention": attention,
+        "versions": {version: _version(neutral, version) for version in VERSIONS},
+    }
+
+
+def _version(neutral: Any, version: str) -> dict[str, Any]:
+    from edgec.core.evaluation import Evaluator
+    from edgec.core.numerics import compare
+    from edgec.passes.precision.decide import rms_error
+    from edgec.passes.precision.half import clamp_masks
+    from edgec.passes.precision.judge import evaluable, spelled_out
+    from edgec.passes.precision.plain import plain_half
+    from edgec.targets.jetson.lowering import lower
+    from edgec.targets.jetson.precise import FEEDS, write_half
+    from edgec.targets.jetson.preview import preview
+    from edgec.targets.jetson.sites import attention_sites
+    from edgec.targets.jetson.versions import dialects
+
+    def run(model: Any) -> list[Any]:
+        with Evaluator(model) as evaluator:
+            return [evaluator.run(feeds) for feeds in neutral.examples]
+
+    dialect = dialects()[version]
+    exact = lower(neutral.model, dialect, native_attention=False)
+    fp32 = compare(neutral.references, run(evaluable(exact)))
+    half = lower(neutral.model, dialect, native_attention=True)
+    plain_source = half.clone()
+    clamp_masks(plain_source)
+    plain = run(spelled_out(plain_half(plain_source)))
+    kept = write_half(half, neutral.examples[:FEEDS], CAPABILITY)
+    found = run(spelled_out(half))
+    sites = attention_sites(half, CAPABILITY)
+    half.graph.sort()
+    built = preview(half, [86], target=f"TensorRT {version}")
+    # The last sample is not among those that decided.
+    reference = neutral.references[-1]
+    plain_error = rms_error(reference, plain[-1])
+    return {
+        "nodes": half.graph.num_nodes(),
+        "fp32": fp32.scaled,
+        "fp16": _over_spread(neutral.references, found),
+        "kept": len(kept.layers),
+        "error": rms_error(reference, found[-1]),
+        "plain": plain_error if np.isfinite(plain_error) else None,
+        "sites": len(sites),
+        "native": sum(site.kind == "native" for site in sites),
+        "in_parts": [site.obstacle for site in sites if site.obstacle],
+        "layers": built.layers,
+        "engine_mb": len(built.engine) / 1e6,
+        "seconds": built.seconds,
+    }
+
+
+def _over_spread(references: list[Any], found: list[Any]) -> float:
+    """Largest absolute difference over the reference output's standard deviation, the worst sample and output."""
+    return max(
+        float(np.abs(expected - actual[key]).max() / np.std(expected))
+        for reference, actual in zip(references, found, strict=True)
+        for key, expected in reference.items()
+        if expected.dtype.kind == "f"
+    )
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(measure_one(sys.argv[2])))
+        return
+    rows: dict[str, dict[str, Any]] = json.loads(ROWS.read_text()) if ROWS.exists() else {}
+    failed = []
+    for name in sys.argv[1:] or [name for name in zoo.names() if name not in rows]:
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__)), "--one", name],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"},
+        )
+        if done.returncode:
+            failed.append(f"{name}: {(done.stderr.strip().splitlines() or ['crashed'])[-1]}")
+            print(failed[-1], file=sys.stderr)
+            continue
+        rows[name] = json.loads(done.stdout.strip().splitlines()[-1])
+        worst = max(row["fp16"] for row in rows[name]["versions"].values())
+        print(f"{name}: fp16 off by {worst:.1e}", file=sys.stderr)
+        ROWS.write_text(json.dumps(rows, indent=1) + "\n")
+    publish_table([rows[name] for name in zoo.names() if name in rows], failed)
+
+
+def publish_table(rows: list[dict[str, Any]], failed: list[str]) -> None:
+    """Print and keep the table of all models done so far."""
+    table = markdown(
+        [
+            "model", "TensorRT", "attentions", "left to fusion", "native", "in parts", "fp32 off by", "fp16 off by",
+            "kept in fp32", "fp16 rms", "plain fp16 rms", "ratio", "layers", "engine MB", "preview s",
+        ],
+        [
+            [
+                row["name"], version, row["attention"], found["sites"] - found["native"] - len(found["in_parts"]),
+                found["native"], len(found["in_parts"]), found["fp32"], found["fp16"],
+                f"{found['kept']} of {found['nodes']}", found["error"], found["plain"], _ratio(found),
+                found["layers"], found["engine_mb"], found["seconds"],
+            ]
+            for row in rows
+            for version, found in row["versions"].items()
+        ],
+    )  # fmt: skip
+    every = [found for row in rows for found in row["versions"].values()]
+    ratios = [ratio for found in every if (ratio := _ratio(found)) is not None]
+    lost = [
+        f"{row['name']} {version}"
+        for row in rows
+        for version, found in row["versions"].items()
+        if found["sites"] < row["attention"]
+    ]
+    reasons = [reason for found in every for reason in found["in_parts"]]
+    grouped = "; ".join(f"{reasons.count(one)} × {one}" for one in dict.fromkeys(reasons)) or "none"
+    body = (
+        f"{table}\n\n{len(rows)} models, {len(every)} graphs, all built for SM86 by TensorRT-RTX. fp32: worst "
+        f"{max(found['fp32'] for found in every):.1e} (allowed 1e-4). fp16, largest difference over the output's "
+        f"standard deviation: worst {max(found['fp16'] for found in every):.1e} (allowed 2e-2). fp16 with kept "
+        f"layers over plain fp16: median {statistics.median(ratios):.2f}, worst {max(ratios):.2f}. "
+        f"Attentions of the neutral graph without a site in the lowered one: {', '.join(lost) or 'none'}. "
+        f"In parts for TensorRT's own limits: {grouped}."
+    )
+    if failed:
+        body += "\n\nFailed: " + "; ".join(failed)
+    publish("jetson_zoo", "The zoo for TensorRT 8.5 to 11, checked and previewed", body)
+
+
+def _ratio(found: dict[str, Any]) -> float | None:
+    return None if not found["plain"] else found["error"] / found["plain"]
+
+
+if __name__ == "__main__":
+    main()
