@@ -1,16 +1,21 @@
 """What a user would otherwise run: each peer on the exporter's own, untouched graph.
 
 Settings are the ones each peer's documentation gives for latency on a CPU: one stream, one thread a
-core, and nothing else touched.
+core, and nothing else touched. In int8 a peer quantises by its own tool's recipe for transformers on a CPU:
+NNCF's static post-training quantisation for OpenVINO, dynamic quantisation for ONNX Runtime.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import io
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,16 +52,21 @@ def opened(graph: Graph, names: Sequence[str], *, precision: str = "fp32") -> It
     """Open peers on the graph's exporter file; they are closed with the block.
 
     Args:
-        graph: what to run; needs `exported`, and `run_source` for torch.
+        graph: what to run; needs `exported`, and `run_source` for torch; for OpenVINO in int8 also
+            `calibration`.
         names: of `PEERS`.
-        precision: `fp32`, or `bf16` for the peers that have it.
+        precision: `fp32`; `bf16` or `int8` for the peers that have it.
 
     Raises:
         RequestError: a name is not a peer's.
         JobError: a peer cannot run this source.
         MissingExtraError: a peer is not installed.
     """
-    openers = {"ort": _open_ort, "openvino": _open_openvino, "torch": _open_torch}
+    openers = {
+        "ort": functools.partial(_open_engine, "ort"),
+        "openvino": functools.partial(_open_engine, "openvino"),
+        "torch": _open_torch,
+    }
     for name in names:
         if name not in openers:
             raise RequestError(f"no peer is named {name!r}", fix=f"choose from {', '.join(PEERS)}")
@@ -86,33 +96,88 @@ def _cores() -> int:
 
 
 @contextlib.contextmanager
-def _open_ort(graph: Graph, precision: str) -> Iterator[Peer]:
+def _open_engine(name: str, graph: Graph, precision: str) -> Iterator[Peer]:
+    with tempfile.TemporaryDirectory(prefix="edgec-peer-") as folder:
+        yield open_file(name, precision, model_file(graph, name, precision, Path(folder)))
+
+
+def model_file(graph: Graph, name: str, precision: str, folder: Path) -> Path:
+    """What a peer opens: the exporter's own file, or in int8 what its own tool makes of it.
+
+    Args:
+        graph: needs `exported`; for OpenVINO in int8 also `calibration`.
+        name: `ort` or `openvino`.
+        precision: `fp32`, `bf16` or `int8`.
+        folder: where a quantised model is written.
+
+    Raises:
+        JobError: the peer does not have the precision.
+        MissingExtraError: its tool is not installed.
+    """
+    path = _exported(graph)
+    if precision != "int8":
+        if precision != "fp32" and name == "ort":
+            raise JobError(f"ONNX Runtime has no {precision} on a CPU", fix="leave ort out of --against")
+        return path
+    if name == "ort":
+        from onnxruntime.quantization import quantize_dynamic
+
+        quantised = folder / "quantised.onnx"
+        quantize_dynamic(path, quantised, use_external_data_format=True)
+        return quantised
+    try:
+        import nncf
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("nncf", "openvino") from error
+    if not graph.calibration:
+        raise JobError("OpenVINO's int8 peer needs data to calibrate on", fix="give --calib F.npz")
+    model = openvino.Core().read_model(str(path))
+    samples = [[feeds[spec.name] for spec in graph.inputs] for feeds in graph.calibration]
+    with contextlib.redirect_stdout(io.StringIO()):
+        done = nncf.quantize(
+            model,
+            nncf.Dataset(samples),
+            subset_size=len(samples),
+            model_type=nncf.ModelType.TRANSFORMER,
+        )
+    openvino.save_model(done, str(folder / "quantised.xml"), compress_to_fp16=False)
+    return folder / "quantised.xml"
+
+
+def open_file(name: str, precision: str, path: Path) -> Peer:
+    """Open what `model_file` gave.
+
+    Raises:
+        MissingExtraError: the peer is not installed.
+    """
+    return _ort_peer(precision, path) if name == "ort" else _openvino_peer(precision, path)
+
+
+def _ort_peer(precision: str, path: Path) -> Peer:
     import onnxruntime
 
-    if precision != "fp32":
-        raise JobError(f"ONNX Runtime has no {precision} on a CPU", fix="leave ort out of --against")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _cores()
     options.log_severity_level = 3
-    path = str(_exported(graph))
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    yield Peer("ort", "fp32", lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True)))
+    return Peer(
+        "ort", precision, lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
+    )
 
 
-@contextlib.contextmanager
-def _open_openvino(graph: Graph, precision: str) -> Iterator[Peer]:
+def _openvino_peer(precision: str, path: Path) -> Peer:
     try:
         import openvino
     except ImportError as error:
         raise MissingExtraError("openvino", "openvino") from error
     core = openvino.Core()
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": _cores(),
-        "INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision),
-    }
-    compiled = core.compile_model(str(_exported(graph)), "CPU", settings)
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": _cores()}
+    if precision != "int8":
+        # In int8 the rest is left to OpenVINO, which takes bf16 where the processor has it.
+        settings["INFERENCE_PRECISION_HINT"] = {"fp32": "f32"}.get(precision, precision)
+    compiled = core.compile_model(str(path), "CPU", settings)
     request = compiled.create_infer_request()
     names = [output.get_any_name() for output in compiled.outputs]
 
@@ -120,7 +185,7 @@ def _open_openvino(graph: Graph, precision: str) -> Iterator[Peer]:
         results = request.infer(dict(feeds), share_inputs=True, share_outputs=True)
         return {name: np.array(results[index]) for index, name in enumerate(names)}
 
-    yield Peer("openvino", precision, run)
+    return Peer("openvino", precision, run)
 
 
 @contextlib.contextmanager
