@@ -112,8 +112,29 @@ class Quantising(Protocol):
             JobError: `int8` is asked for and this machine cannot run any.
         """
 
+    def quantised_layers(self, folder: Path) -> tuple[str, ...]:
+        """The source layers that a quantised engine computes with quantised activations, in order."""
+
     def open_keeping(self, folder: Path, layers: frozenset[str]) -> Engine:
         """Open a quantised engine with some source layers computed unquantised."""
+
+
+@runtime_checkable
+class Compressing(Target, Protocol):
+    """A target that can store the weights of its engine in fewer bits, judged by a budget."""
+
+    def compressed_candidates(self, graph: Graph, precision: str) -> list[Candidate]:
+        """The forms to try, smallest first; all of them for `auto`.
+
+        Raises:
+            JobError: there is no form of the precision here.
+        """
+
+    def compress(self, exact: Path, candidate: Candidate, folder: Path) -> None:
+        """Write an engine with the weights of the exact one compressed into an empty folder."""
+
+    def size(self, folder: Path) -> int:
+        """What an engine takes on the device, in bytes."""
 
 
 @runtime_checkable

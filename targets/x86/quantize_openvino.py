@@ -84,21 +84,6 @@ def quantised(model: Any, graph: Graph, candidate: Candidate, layers: Mapping[st
         )
 
 
-def unquantised(model: Any, layers: Mapping[str, str], kept: frozenset[str]) -> Any:
-    """Take the quantisation of activations out of some source layers of a quantised model, in place.
-
-    Their weights stay rounded, which costs little beside the activations: it tells what a layer's
-    quantisation does to the outputs without quantising the model again.
-    """
-    for operation in model.get_ordered_ops():
-        if operation.get_type_name() != "FakeQuantize":
-            continue
-        readers = [target.get_node() for target in operation.output(0).get_target_inputs()]
-        if any(layers.get(reader.get_friendly_name()) in kept for reader in readers):
-            operation.output(0).replace(operation.input_value(0))
-    return model
-
-
 def _is_residual(operation: Any) -> bool:
     """Whether it adds two computed tensors: a bias has a constant on one side."""
     if operation.get_type_name() != "Add":

@@ -10,7 +10,7 @@ from edgec.core.graph import Arrays, Graph
 from edgec.runtime.engine import Engine, LayerTime
 from edgec.runtime.engines import open_engine
 from edgec.targets.base import Candidate, Offer
-from edgec.targets.x86 import quantize_openvino, quantize_ort
+from edgec.targets.x86 import keep, quantize_openvino, quantize_ort
 from edgec.targets.x86.accepts import ENGINES, obstacles
 from edgec.targets.x86.cpu import lacking, require_bf16
 from edgec.targets.x86.forms import EXPORTED, exported, forms, lowered
@@ -90,7 +90,11 @@ class X86:
 
     def open_keeping(self, folder: Path, layers: frozenset[str]) -> Engine:
         """Open a quantised engine with the activations of some source layers unquantised."""
-        raise NotImplementedError
+        return keep.open_keeping(folder, layers)
+
+    def quantised_layers(self, folder: Path) -> tuple[str, ...]:
+        """The source layers with quantised activations, in execution order."""
+        return keep.quantised_layers(folder)
 
     def _engines_for(self, graph: Graph, able: list[str]) -> list[str]:
         """The installed ones among these engines that take the graph."""

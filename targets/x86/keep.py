@@ -1,0 +1,97 @@
+"""Quantised engines with some layers computed unquantised, to see what each layer's quantisation costs.
+
+Only the rounding of activations is taken out: weights stay rounded, which by channel costs little beside
+it, and nothing is quantised anew, so that a layer is tried in the time that opening an engine takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from edgec.core.evaluation import save_model
+from edgec.runtime.engine import DESCRIPTION, Engine, EngineDescription
+from edgec.runtime.engine_openvino import import_openvino
+from edgec.runtime.engines import open_engine
+
+
+def quantised_layers(folder: Path) -> tuple[str, ...]:
+    """The source layers with quantised activations, in execution order."""
+    description = EngineDescription.read(folder)
+    if description.kind == "ort":
+        model = ir.load(folder / description.model)
+        names = (use.node.name for node in _pairs(model) for use in node.outputs[0].uses())
+    else:
+        model = _openvino_model(folder, description)
+        names = (
+            target.get_node().get_friendly_name()
+            for operation in model.get_ordered_ops()
+            if operation.get_type_name() == "FakeQuantize"
+            for target in operation.output(0).get_target_inputs()
+        )
+    layers = (description.layers.get(name or "") for name in names)
+    return tuple(dict.fromkeys(layer for layer in layers if layer))
+
+
+def open_keeping(folder: Path, layers: frozenset[str]) -> Engine:
+    """Open a quantised engine with the activations of some source layers unquantised."""
+    description = EngineDescription.read(folder)
+    with tempfile.TemporaryDirectory(prefix="edgec-keep-") as scratch:
+        changed = Path(scratch)
+        for extension in description.extensions:
+            shutil.copyfile(folder / extension, changed / extension)
+        shutil.copyfile(folder / DESCRIPTION, changed / DESCRIPTION)
+        if description.kind == "ort":
+            _keep_ort(folder, changed, description, layers)
+        else:
+            _keep_openvino(folder, changed, description, layers)
+        # The engine has read everything when it is open; what it maps stays until it is closed.
+        return open_engine(changed)
+
+
+def _keep_openvino(
+    folder: Path, changed: Path, description: EngineDescription, layers: frozenset[str]
+) -> None:
+    model = _openvino_model(folder, description)
+    for operation in model.get_ordered_ops():
+        if operation.get_type_name() != "FakeQuantize":
+            continue
+        readers = [target.get_node() for target in operation.output(0).get_target_inputs()]
+        if any(description.layers.get(reader.get_friendly_name()) in layers for reader in readers):
+            operation.output(0).replace(operation.input_value(0))
+    import_openvino().save_model(model, str(changed / description.model), compress_to_fp16=False)
+
+
+def _openvino_model(folder: Path, description: EngineDescription) -> Any:
+    core = import_openvino().Core()
+    for extension in description.extensions:
+        core.add_extension(str((folder / extension).resolve()))
+    return core.read_model(str(folder / description.model))
+
+
+def _keep_ort(folder: Path, changed: Path, description: EngineDescription, layers: frozenset[str]) -> None:
+    model = ir.load(folder / description.model)
+    for node in list(_pairs(model)):
+        plain = node.inputs[0].producer().inputs[0]  # type: ignore[union-attr]
+        for use in list(node.outputs[0].uses()):
+            if description.layers.get(use.node.name or "") in layers:
+                use.node.replace_input_with(use.idx, plain)
+    save_model(model, changed / description.model)
+    layer_names = dataclasses.replace(description, layers={})
+    layer_names.write(changed)
+
+
+def _pairs(model: ir.Model) -> Iterator[ir.Node]:
+    """The DequantizeLinear of every QDQ pair around a computed tensor."""
+    for node in model.graph:
+        if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+            continue
+        before = node.inputs[0].producer()
+        if before is not None and before.op_type == "QuantizeLinear":
+            yield node
