@@ -86,8 +86,8 @@ def _passes(model: ir.Model, dialect: Dialect, native: bool, keep: frozenset[str
 def _needs_parts(node: ir.Node) -> bool:
     """Whether an `Attention` cannot stay one node.
 
-    The importer refuses more than one output, a past and a cap. Queries and keys that are one tensor crash the
-    builder (tensorrt-rtx 1.7.1, signal 11; keys and values may be one).
+    The importer refuses more than one output, a past and a cap. Queries and keys that are one tensor crash
+    the builder (tensorrt-rtx 1.7.1, signal 11; keys and values may be one).
     """
     if not is_op(node, "Attention"):
         return False

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx_ir as ir
 
+from edgec.core.dialect import source_layer
+from edgec.core.errors import RequestError
 from edgec.core.graph import Arrays, Graph
 from edgec.passes.manager import Pipeline
 from edgec.passes.precision.decide import decide, hot_attentions
 from edgec.passes.precision.half import HalfPrecision, clamp_masks
-from edgec.targets.jetson.lowering import split_attention
+from edgec.passes.precision.judge import evaluable
+from edgec.passes.precision.quantize import SCHEMES, QuantizeProducts, activation_limits, noisiest, products
+from edgec.passes.precision.ranges import calibrate
+from edgec.targets.base import Candidate
+from edgec.targets.jetson.lowering import lower, split_attention
 from edgec.targets.jetson.sites import attention_sites
+from edgec.targets.jetson.versions import Dialect
 
 KEPT_KEY = "edgec.fp32"
 """Node metadata: why the node stays in fp32."""
 
 FEEDS = 2
 """Feeds that decide: each is run some tens of times."""
+
+SHARES = (0.1, 0.25, 0.5)
+"""Parts of the products that stay unquantised in further int8 candidates, the worst outliers first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,19 +61,113 @@ def write_half(model: ir.Model, feeds: Sequence[Arrays], compute_capability: int
     """
     clamp_masks(model)
     split_attention(model, set(hot_attentions(model, feeds)))
-    fused = {
-        name
-        for site in attention_sites(model, compute_capability)
-        if not site.obstacle
-        for name in site.nodes
-    }
+    fused = _fused(model, compute_capability)
     decision = decide(model, feeds, fused=fused)
-    for node in model.graph:
-        if node.name in decision.keep:
-            node.metadata_props[KEPT_KEY] = decision.keep[node.name]
+    _mark(model, decision.keep)
     Pipeline([HalfPrecision(frozenset(decision.keep))]).run(model)
     plain = decision.plain_error if decision.plain_error < float("inf") else None
     return Kept(decision.keep, decision.error, plain)
+
+
+def write_int8(
+    model: ir.Model,
+    feeds: Sequence[Arrays],
+    compute_capability: int,
+    *,
+    scheme: str,
+    layers: Collection[str],
+    typed: bool,
+) -> None:
+    """Write int8 products into a lowered fp32 model, and fp16 around them, in place.
+
+    Args:
+        model: the lowered model.
+        feeds: calibration feeds.
+        compute_capability: of the device, times ten.
+        scheme: how ranges are taken, one of `quantize.SCHEMES`.
+        layers: source layers that are not quantised.
+        typed: whether the graph's types are all there is to precision. Elsewhere the graph stays
+            fp32 around its Q/DQ pairs, whose ONNX knows fp32 only, and the plan's flags say the rest.
+    """
+    clamp_masks(model)
+    split_attention(model, set(hot_attentions(model, feeds)))
+    limits = activation_limits(evaluable(model), feeds, scheme)
+    fused = _fused(model, compute_capability)
+    decision = decide(model, feeds[:FEEDS], fused=fused, measure=False)
+    _mark(model, decision.keep)
+    full = {source_layer(one.node) for one in products(model) if one.node.name in decision.keep}
+    Pipeline([QuantizeProducts(limits, {*layers, *full})]).run(model)
+    if typed:
+        Pipeline([HalfPrecision(frozenset(decision.keep))]).run(model)
+
+
+def int8_candidates(engine: str, form: str, model: ir.Model, graph: Graph) -> list[Candidate]:
+    """int8 engines worth trying, the most quantised first.
+
+    Args:
+        engine: the engine's kind.
+        form: its form.
+        model: the graph's model as lowered.
+        graph: the neutral graph with calibration feeds.
+
+    Raises:
+        RequestError: there is nothing to calibrate on.
+    """
+    if not graph.calibration:
+        raise RequestError(
+            "int8 needs inputs as the model will meet them, to take the ranges from",
+            fix="give --calib F.npz, or --eval-data F.npz",
+        )
+    layers = noisiest(model, calibrate(model, graph.calibration[:FEEDS]))
+    found = [Candidate(engine, "int8", form, "fp16", scheme) for scheme in SCHEMES]
+    for share in SHARES:
+        kept = tuple(layers[: max(1, round(share * len(layers)))])
+        found.append(Candidate(engine, "int8", form, "fp16", SCHEMES[0], kept))
+    return found
+
+
+def lowered(
+    graph: Graph,
+    candidate: Candidate,
+    dialect: Dialect,
+    compute_capability: int,
+    *,
+    keep: frozenset[str] = frozenset(),
+) -> ir.Model:
+    """A neutral graph in a dialect, with a candidate's precision written in.
+
+    Args:
+        graph: the neutral graph.
+        candidate: precision, and scheme and kept layers of int8.
+        dialect: what the TensorRT takes.
+        compute_capability: of the device, times ten.
+        keep: ops of `ai.edgec` that a plugin runs.
+    """
+    half = candidate.precision != "fp32"
+    model = lower(graph.model, dialect, native_attention=half, keep=keep)
+    if candidate.precision == "int8":
+        write_int8(
+            model,
+            graph.calibration,
+            compute_capability,
+            scheme=candidate.scheme,
+            layers=candidate.kept,
+            typed=dialect.strongly_typed,
+        )
+    elif half:
+        write_half(model, decision_feeds(graph), compute_capability)
+    return model
+
+
+def _fused(model: ir.Model, compute_capability: int) -> set[str]:
+    sites = attention_sites(model, compute_capability)
+    return {name for site in sites if not site.obstacle for name in site.nodes}
+
+
+def _mark(model: ir.Model, keep: Mapping[str, str]) -> None:
+    for node in model.graph:
+        if node.name in keep:
+            node.metadata_props[KEPT_KEY] = keep[node.name]
 
 
 def kept_nodes(model: ir.Model) -> dict[str, str]:

@@ -13,12 +13,12 @@ from edgec.targets.jetson import lowering, on_device, writing
 from edgec.targets.jetson.devices import device
 from edgec.targets.jetson.engine import CheckedGraph
 from edgec.targets.jetson.plan import MODEL
-from edgec.targets.jetson.precise import decision_feeds, kept_nodes, write_half
+from edgec.targets.jetson.precise import int8_candidates, kept_nodes, lowered
 from edgec.targets.jetson.preview import nearest_capability, preview
 from edgec.targets.jetson.shapes import shape_profiles
 
 ENGINE = "tensorrt"
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 class Jetson:
@@ -48,6 +48,8 @@ class Jetson:
     def candidates(self, graph: Graph, precision: str) -> list[Candidate]:
         """One engine in the precision asked for; `auto` is fp16, which these GPUs are made for.
 
+        int8 has several, with more and more layers unquantised: the first that keeps the budget is taken.
+
         Raises:
             UnsupportedError: something in the graph has no form in the device's TensorRT; lists it all.
             RequestError: a dimension is open and has no bounds.
@@ -59,19 +61,22 @@ class Jetson:
                 f"--precision {wanted} is not available on a Jetson", fix=f"use {' or '.join(PRECISIONS)}"
             )
         shape_profiles(graph)
-        lowering.lower(
+        model = lowering.lower(
             graph.model, self.device.dialect, native_attention=wanted != "fp32", keep=_kept_plugins()
         )
         self._shipped = wanted
-        return [Candidate(ENGINE, wanted, f"TensorRT {self.device.tensorrt}")]
+        form = f"TensorRT {self.device.tensorrt}"
+        if wanted != "int8":
+            return [Candidate(ENGINE, wanted, form)]
+        return int8_candidates(ENGINE, form, model, graph)
 
     def lower(self, graph: Graph, candidate: Candidate) -> Graph:
         """The graph in the dialect of the device's TensorRT, with the candidate's precision written in."""
-        half = candidate.precision != "fp32"
-        model = lowering.lower(graph.model, self.device.dialect, native_attention=half, keep=_kept_plugins())
-        if half:
-            write_half(model, decision_feeds(graph), self.device.compute_capability)
-        return graph.with_model(model)
+        return graph.with_model(
+            lowered(
+                graph, candidate, self.device.dialect, self.device.compute_capability, keep=_kept_plugins()
+            )
+        )
 
     def build(self, graph: Graph, candidate: Candidate, folder: Path) -> None:
         """Write the model, its plan and the preview's record into an empty folder, with its `engine.json`.

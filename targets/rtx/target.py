@@ -12,14 +12,14 @@ from edgec.targets.base import Candidate
 from edgec.targets.jetson import lowering, writing
 from edgec.targets.jetson.engine import CheckedGraph
 from edgec.targets.jetson.plan import MODEL
-from edgec.targets.jetson.precise import decision_feeds, kept_nodes, write_half
+from edgec.targets.jetson.precise import int8_candidates, kept_nodes, lowered
 from edgec.targets.jetson.preview import CAPABILITIES, preview, rtx_version
 from edgec.targets.jetson.shapes import shape_profiles
 from edgec.targets.jetson.versions import Dialect, dialects
 
 ENGINE = "tensorrt-rtx"
 FILE = "model.engine"
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 DEFAULT = (80, 86, 89, 120)
 """Ampere to Blackwell: what one engine serves where no capability is named. Turing (`sm75`) has no fp32
@@ -65,18 +65,17 @@ class Rtx:
             )
         version = rtx_version()
         shape_profiles(graph)
-        lowering.lower(graph.model, self.dialect, native_attention=wanted != "fp32")
+        model = lowering.lower(graph.model, self.dialect, native_attention=wanted != "fp32")
         self._shipped = wanted
         listed = ", ".join(f"sm{one}" for one in self.capabilities)
-        return [Candidate(ENGINE, wanted, f"TensorRT-RTX {version}, {listed}")]
+        form = f"TensorRT-RTX {version}, {listed}"
+        if wanted != "int8":
+            return [Candidate(ENGINE, wanted, form)]
+        return int8_candidates(ENGINE, form, model, graph)
 
     def lower(self, graph: Graph, candidate: Candidate) -> Graph:
         """The graph in TensorRT-RTX's dialect, with the candidate's precision written in."""
-        half = candidate.precision != "fp32"
-        model = lowering.lower(graph.model, self.dialect, native_attention=half)
-        if half:
-            write_half(model, decision_feeds(graph), min(self.capabilities))
-        return graph.with_model(model)
+        return graph.with_model(lowered(graph, candidate, self.dialect, min(self.capabilities)))
 
     def build(self, graph: Graph, candidate: Candidate, folder: Path) -> None:
         """Write the engine, and the model it was built from, into an empty folder, with its `engine.json`.
