@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgec.budget import Budget
+from edgec.core.errors import NumericsError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
 from edgec.precision_search import SECONDS, search
@@ -49,11 +50,17 @@ def choose(
         progress.step(f"building {candidate.name}")
         build(target, neutral, trial)
         trials.append(trial)
+        if not target.runs_here and trial.passed and _keeps(budget, target, trial):
+            return _unmeasured(trials, trial)
     runnable = [trial for trial in trials if trial.passed]
     if not runnable:
         raise no_candidate(trials)
     if not target.runs_here:
-        return _unmeasured(trials, runnable[0])
+        reasons = "; ".join(f"{trial.candidate.name}: {trial.why}" for trial in trials)
+        raise NumericsError(
+            f"no engine keeps the budget: {reasons}",
+            fix="allow a larger --max-drop, give more calibration data, or take a higher --precision",
+        )
     progress.step("measuring engines in alternating blocks")
     asked = "fp32" if precision == "auto" else precision
     finalists, baselines, best = measure_field(
@@ -63,6 +70,21 @@ def choose(
     explain(trials, chosen, "the fastest that keeps its gate")
     discard(trials, chosen)
     return Choice(chosen, trials, baselines, best)
+
+
+def _keeps(budget: Budget | None, target: Target, trial: Trial) -> bool:
+    """Whether a candidate keeps the budget on the data that a search may look at; exact ones always do."""
+    if budget is None or not trial.candidate.is_lossy:
+        return True
+    engine = target.open(trial.folder)
+    try:
+        trial.scores = budget.search.scores(engine.run)
+    finally:
+        engine.close()
+    if trial.scores.drop <= budget.max_drop:
+        return True
+    trial.why = f"{trial.scores.metric} drops by {trial.scores.drop:.2%}, more than {budget.max_drop:.2%}"
+    return False
 
 
 def _unmeasured(trials: list[Trial], chosen: Trial) -> Choice:
