@@ -19,7 +19,8 @@ ARCHITECTURES = {
 }
 """Compute capabilities, without the dot, and what has them."""
 
-_FILES = ("token_cuda.h", "token_cuda.cu")
+_TOKENS = ("token_cuda.h", "token_cuda.cu")
+_VARLEN = ("varlen_cuda.h", "varlen_cuda.cu")
 _FLAGS = ("-O3", "-std=c++17", "-Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-Werror,-fPIC")
 
 
@@ -32,25 +33,44 @@ def cuda_library(architectures: Sequence[str] = tuple(ARCHITECTURES)) -> Path:
     Raises:
         JobError: there is no nvcc, or it failed.
     """
+    return _library("edgec_token_cuda", _TOKENS, architectures)
+
+
+def varlen_library(architectures: Sequence[str] = tuple(ARCHITECTURES)) -> Path:
+    """The C entry of `varlen_cuda.h` as a shared library, likewise."""
+    return _library("edgec_varlen_cuda", _VARLEN, architectures)
+
+
+def _library(name: str, files: tuple[str, str], architectures: Sequence[str]) -> Path:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         raise JobError("nvcc is not installed", fix="install the CUDA toolkit 12.6 or newer; sm_110 needs 13")
     digest = hashlib.sha256(subprocess.run([nvcc, "--version"], capture_output=True, check=False).stdout)
     digest.update(repr((_FLAGS, tuple(architectures))).encode())
-    for name in _FILES:
-        digest.update((SOURCES / name).read_bytes())
-    target = cache_folder() / f"edgec_token_cuda-{digest.hexdigest()[:16]}.so"
+    for each in files:
+        digest.update((SOURCES / each).read_bytes())
+    target = cache_folder() / f"{name}-{digest.hexdigest()[:16]}.so"
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    code = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in architectures]
+    code = [f"-gencode=arch=compute_{each},code=sm_{each}" for each in architectures]
+    source = files[1]
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         made = Path(work) / "library.so"
-        source = str(SOURCES / "token_cuda.cu")
-        command = [nvcc, *_FLAGS, *code, "-cudart", "static", "-shared", source, "-o", str(made)]
+        command = [
+            nvcc,
+            *_FLAGS,
+            *code,
+            "-cudart",
+            "static",
+            "-shared",
+            str(SOURCES / source),
+            "-o",
+            str(made),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr.strip()]
-            raise JobError(f"nvcc failed: {lines[0][:300]}", where="token_cuda.cu")
+            raise JobError(f"nvcc failed: {lines[0][:300]}", where=source)
         made.replace(target)
     return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ from edgec.plugins import cuda_build
 
 @pytest.mark.full
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-def test_the_kernels_compile_for_every_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("build", [cuda_build.cuda_library, cuda_build.varlen_library])
+def test_the_kernels_compile_for_every_device(
+    build: Callable[[], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    library = cuda_build.cuda_library()
+    library = build()
     for name in cuda_build.ARCHITECTURES:
         assert f"sm_{name}".encode() in library.read_bytes()
 

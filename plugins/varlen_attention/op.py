@@ -1,0 +1,83 @@
+"""`ai.edgec::VarlenAttention`: attention within sequences that lie one behind the other, without padding.
+
+`query`, `key` and `value` (T, H, D) hold the tokens of all sequences; `cu_seqlens` (S + 1) int32 says where
+each begins: sequence s has the rows cu_seqlens[s] … cu_seqlens[s + 1] - 1, and cu_seqlens[S] = T. `output`
+(T, H, D) is `softmax(scale · q kᵀ) v` within each sequence. It is what a padded batch computes on its real
+tokens (ByteTransformer, arXiv 2210.03052; the form of arguments is FlashAttention's, arXiv 2205.14135).
+
+Attributes: `scale`, 0 for 1 / sqrt(D); `max_length`, at least the longest sequence's length, which kernels
+size their launch by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from edgec.plugins import token_steps
+from edgec.plugins.infra import Plugin, register
+
+# A token belongs to the sequence whose end is the first beyond it: the number of ends at or before it.
+_ATTENTION = """
+  axis0 = Constant <value_ints = [0]> ()
+  axis1 = Constant <value_ints = [1]> ()
+  last = Constant <value_ints = [-1]> ()
+  far = Constant <value_ints = [9223372036854775807]> ()
+  zero64 = Constant <value_int = 0> ()
+  one64 = Constant <value_int = 1> ()
+  total_ = Shape <start = 0, end = 1> (query)
+  total = Squeeze (total_)
+  place64 = Range (zero64, total, one64)
+  place = Cast <to = 6> (place64)
+  place_column = Unsqueeze (place, axis1)
+  ends = Slice (cu_seqlens, axis1, far, axis0)
+  ends_row = Unsqueeze (ends, axis0)
+  behind = LessOrEqual (ends_row, place_column)
+  behind32 = Cast <to = 6> (behind)
+  sequence = ReduceSum <keepdims = 0> (behind32, last)
+  sequence_row = Unsqueeze (sequence, axis0)
+  sequence_column = Unsqueeze (sequence, axis1)
+  together = Equal (sequence_row, sequence_column)
+  q = Transpose <perm = [1, 0, 2]> (query)
+  k = Transpose <perm = [1, 2, 0]> (key)
+  v = Transpose <perm = [1, 0, 2]> (value)
+  depth_ = Shape <start = 2, end = 3> (query)
+  depth = Squeeze (depth_)
+  depth32 = Cast <to = 1> (depth)
+  root = Sqrt (depth32)
+  one = Constant <value_float = 1.0> ()
+  usual = Div (one, root)
+  given = Constant <value_float: float = @scale> ()
+  zero = Constant <value_float = 0.0> ()
+  is_given = Greater (given, zero)
+  factor32 = Where (is_given, given, usual)
+  factor = CastLike (factor32, query)
+  scaled = Mul (q, factor)
+  logits = MatMul (scaled, k)
+  logits32 = Cast <to = 1> (logits)
+  apart = Constant <value_float = -3.0e38> ()
+  masked = Where (together, logits32, apart)
+  weights32 = Softmax <axis = -1> (masked)
+  weights = CastLike (weights32, value)
+  mixed = MatMul (weights, v)
+  output = Transpose <perm = [1, 0, 2]> (mixed)
+"""
+
+
+def _varlen_attention() -> ir.Function:
+    attributes = "scale: float = 0.0, max_length: int = 0"
+    inputs = "query, key, value, cu_seqlens"
+    return token_steps.define("VarlenAttention", attributes, inputs, "output", _ATTENTION)
+
+
+def _infer(node: ir.Node) -> Sequence[tuple[ir.Shape, ir.DataType]]:
+    query = node.inputs[0]
+    if query is None or query.shape is None or query.dtype is None or len(query.shape) != 3:
+        raise ValueError(f"{node.name}: query must be (tokens, heads, depth) of a known dtype")
+    return ((query.shape.copy(), query.dtype),)
+
+
+VARLEN_ATTENTION = register(
+    Plugin("VarlenAttention", _varlen_attention, _infer, "Attention within sequences that lie end to end.")
+)
