@@ -1,0 +1,57 @@
+#include "plan.hpp"
+
+#include <algorithm>
+
+#include "arrays.hpp"
+#include "error.hpp"
+#include "json.hpp"
+
+namespace edgec {
+
+namespace {
+
+constexpr int kSchema = 1;
+
+std::vector<std::int64_t> sizes(const Json &list) {
+    std::vector<std::int64_t> result;
+    for (const Json &size : list.list()) result.push_back(static_cast<std::int64_t>(size.number()));
+    return result;
+}
+
+}  // namespace
+
+Plan Plan::read(const std::string &bundle) {
+    const std::vector<char> text = read_file(bundle + "/engine/plan.json");
+    const Json fields = Json::parse(std::string(text.begin(), text.end()));
+    if (fields.at("schema").number() > kSchema) {
+        throw Error(bundle + ": the plan is of a newer schema; build edgec-engine from the bundle's own device/cpp", 2);
+    }
+    Plan plan;
+    plan.bundle = bundle;
+    plan.model = bundle + "/engine/" + fields.at("model").text();
+    plan.model_sha256 = fields.at("model_sha256").text();
+    plan.tensorrt = fields.at("tensorrt").text();
+    plan.compute_capability = fields.at("compute_capability").text();
+    plan.strongly_typed = fields.at("strongly_typed").boolean();
+    plan.workspace_bytes = static_cast<std::uint64_t>(fields.at("workspace_bytes").number());
+    const auto level = fields.object().find("optimization_level");
+    if (level != fields.object().end()) plan.optimization_level = static_cast<int>(level->second.number());
+    for (const Json &flag : fields.at("flags").list()) plan.flags.push_back(flag.text());
+    for (const auto &[node, kind] : fields.at("layer_precisions").object()) plan.layer_precisions[node] = kind.text();
+    for (const Json &entry : fields.at("profiles").list()) {
+        Profile profile;
+        for (const auto &[name, range] : entry.at("inputs").object()) {
+            profile[name] = {sizes(range.at("min")), sizes(range.at("opt")), sizes(range.at("max"))};
+        }
+        plan.profiles.push_back(profile);
+    }
+    for (const Json &plugin : fields.at("plugins").list()) {
+        const std::string &library = plugin.at("library").text();
+        if (std::find(plan.libraries.begin(), plan.libraries.end(), library) == plan.libraries.end()) {
+            plan.libraries.push_back(library);
+        }
+    }
+    return plan;
+}
+
+}  // namespace edgec
