@@ -9,7 +9,8 @@ from edgec.core.errors import NumericsError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
 from edgec.precision_search import SECONDS, search
-from edgec.targets.base import Quantising, Target
+from edgec.size_search import smallest
+from edgec.targets.base import Compressing, Quantising, Target
 from edgec.trials import Choice, Trial, build, discard, explain, fastest, measure_field, no_candidate
 
 __all__ = ["Choice", "Trial", "choose"]
@@ -42,6 +43,8 @@ def choose(
         NumericsError: every candidate failed its gate or the budget.
         JobError: no candidate could be built.
     """
+    if budget is not None and precision in ("auto", "int8", "int4") and isinstance(target, Compressing):
+        return smallest(target, neutral, precision, budget, scratch, progress)
     if budget is not None and precision in ("auto", "int8") and isinstance(target, Quantising):
         return search(target, neutral, precision, budget, scratch, progress, seconds)
     trials = []

@@ -35,7 +35,7 @@ from edgec.version import __version__
 if TYPE_CHECKING:
     import torch
 
-PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "int4")
 
 _TOOLS = (
     "onnx",
@@ -148,7 +148,7 @@ class Request:
     @property
     def is_lossy(self) -> bool:
         """Whether it allows a step that changes what the network computes, within a budget."""
-        return self.max_drop is not None or self.precision == "int8" or self.tokens != "off"
+        return self.max_drop is not None or self.precision in ("int8", "int4") or self.tokens != "off"
 
     @property
     def is_gated(self) -> bool:
@@ -156,7 +156,7 @@ class Request:
 
         A schedule that the user names without a drop is theirs to judge by the report.
         """
-        return self.max_drop is not None or self.precision == "int8"
+        return self.max_drop is not None or self.precision in ("int8", "int4")
 
     @classmethod
     def checked(
@@ -390,7 +390,7 @@ def _reduce_tokens(
     wants_drop = request.max_drop is not None or request.latency is None
     goal = Goal(budget.max_drop if wants_drop else None, request.latency)
     choose_exact = choose_engine
-    if request.is_gated and request.precision in ("auto", "int8"):
+    if request.is_gated and request.precision in ("auto", "int8", "int4"):
         exact = dataclasses.replace(request, precision="auto")
         choose_exact = functools.partial(_choose, exact, None, progress)
     return reduce_by_search(

@@ -20,6 +20,7 @@ class Precision(enum.StrEnum):
     fp16 = "fp16"
     bf16 = "bf16"
     int8 = "int8"
+    int4 = "int4"
 
 
 Model = Annotated[

@@ -53,7 +53,7 @@ def save(
     ct = coremltools()
     kinds = {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}
     try:
-        with warnings.catch_warnings(), _quiet():
+        with warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")
             model = ct.convert(
                 lowered.program,
@@ -98,7 +98,7 @@ def write(model: Any, path: Path) -> None:
     """Save coremltools' model under a path, with everything that varies pinned."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         draft = Path(scratch) / "model.mlpackage"
-        with _quiet():
+        with quiet():
             model.save(str(draft))
         pin(draft)
         if path.exists():
@@ -141,7 +141,7 @@ def _identifier(path: Path, entry: dict[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep coremltools' progress bars and log lines off the terminal."""
     logger = logging.getLogger("coremltools")
     level = logger.level

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +14,22 @@ from edgec.core.graph import Arrays, Graph
 from edgec.runtime.engine import Engine, EngineDescription, LayerTime
 from edgec.targets.base import Candidate
 from edgec.targets.coreml.caches import caches_of, check_sizes, find_caches, with_steps
+from edgec.targets.coreml.compression import compress, form_named, forms, package_bytes
 from edgec.targets.coreml.engine import CheckedPackage
-from edgec.targets.coreml.features import Features
+from edgec.targets.coreml.features import FEATURES, Features
 from edgec.targets.coreml.images import ImageInput, image_inputs, with_pixel_examples
 from edgec.targets.coreml.input_types import check_enumerated
 from edgec.targets.coreml.lowering.program import Lowered, check_size, expanded, lower
 from edgec.targets.coreml.neural_engine.channels_first import channels_first
 from edgec.targets.coreml.neural_engine.form import FORM, decide
-from edgec.targets.coreml.open_shapes import settled
 from edgec.targets.coreml.neural_engine.placement import section
+from edgec.targets.coreml.open_shapes import settled
 from edgec.targets.coreml.package import save
 from edgec.targets.coreml.words import variant_named
 
 ENGINE = "coreml"
 MODEL = "model.mlpackage"
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
 
 
 class CoreML:
@@ -90,6 +94,12 @@ class CoreML:
             raise JobError(
                 f"--precision {wanted} is not available on Core ML", fix=f"use {' or '.join(PRECISIONS)}"
             )
+        if wanted.startswith("int"):
+            return self.compressed_candidates(graph, wanted)[:1]
+        return [Candidate(ENGINE, wanted, self._form(graph, wanted))]
+
+    def _form(self, graph: Graph, wanted: str) -> str:
+        """The lowering form that the graph takes, once all of it has a form."""
         check_size(graph.model)
         check_enumerated(self._lowered(graph).inputs, graph.open_sizes, self.release)
         form = "fused attention" if self.release.fused_attention else "attention in parts"
@@ -97,7 +107,33 @@ class CoreML:
         self._why_form = decision.why
         if decision.taken:
             form = FORM
-        return [Candidate(ENGINE, wanted, f"{self.release.name}, {form}")]
+        return f"{self.release.name}, {form}"
+
+    def compressed_candidates(self, graph: Graph, precision: str) -> list[Candidate]:
+        """The forms of the weights that the release reads, smallest first.
+
+        Raises:
+            JobError: the release does not read the precision.
+            UnsupportedError: something in the graph has no form in Core ML; lists all of it.
+        """
+        found = forms(self.release, precision)
+        form = self._form(graph, "fp16")
+        return [Candidate(ENGINE, item.precision, form, "fp16", item.scheme) for item in found]
+
+    def compress(self, exact: Path, candidate: Candidate, folder: Path) -> None:
+        """Write the exact engine with its weights in the candidate's form.
+
+        Raises:
+            JobError: coremltools cannot compress it.
+        """
+        compress(exact / MODEL, form_named(candidate.precision, candidate.scheme), folder / MODEL)
+        shutil.copyfile(exact / FEATURES, folder / FEATURES)
+        described = EngineDescription.read(exact)
+        dataclasses.replace(described, precision=candidate.precision, form=candidate.form).write(folder)
+
+    def size(self, folder: Path) -> int:
+        """What the package takes, in bytes."""
+        return package_bytes(folder / MODEL)
 
     def lower(self, graph: Graph, candidate: Candidate) -> Graph:
         """The graph with every op that Core ML knows only by its definition replaced by it, channels first
@@ -113,6 +149,12 @@ class CoreML:
             UnsupportedError: something in the graph has no form in Core ML.
             JobError: coremltools cannot convert the program.
         """
+        if candidate.is_lossy:
+            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                exact = Path(scratch)
+                self.build(graph, Candidate(ENGINE, "fp16", candidate.form), exact)
+                self.compress(exact, candidate, folder)
+            return
         lowered = self._lowered(graph, half_inputs=candidate.precision == "fp16")
         path = folder / MODEL
         save(lowered, path, self.release, candidate.precision, description=graph.source.name)
