@@ -27,6 +27,7 @@ from edgec.precision_search import SECONDS
 from edgec.targets.base import Annotates, PreparesGraphs, Ships, Target
 from edgec.token_auto import reduce_by_search
 from edgec.token_methods import check_words
+from edgec.token_padding import padding_report
 from edgec.token_reduction import Reduction, agreement, reduce_tokens
 from edgec.tokens import Goal
 from edgec.verification import GateResult, check_neutral
@@ -265,6 +266,9 @@ def compile_graph(
                     budget.check(scores)
             if reduction is not None:
                 reduction.report["agreement"] = agreement(graph, engine)
+                judged = None if budget is None else budget.held_out.data
+                reduction.report["padding"] = padding_report(graph, engine, judged)
+                reduction.report["gated"] = request.is_gated or request.tokens == "auto"
         finally:
             engine.close()
         progress.step("writing the bundle")

@@ -16,6 +16,7 @@ from edgec.choice import Choice
 from edgec.core.errors import EdgecError, JobError
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph
+from edgec.core.numerics import GATES, Difference, Gate, compare
 from edgec.core.progress import Progress
 from edgec.core.timing import measure
 from edgec.inspection import inspect_model
@@ -102,7 +103,31 @@ def with_references(reduced: Reduced) -> Reduced:
     Pipeline.named(["decompose.attention"]).run(written_out)
     with Evaluator(runnable(written_out)) as evaluator:
         references = [evaluator.run(feeds) for feeds in graph.examples]
-    return dataclasses.replace(reduced, graph=dataclasses.replace(graph, references=references))
+    lost = compare(graph.references, references)
+    judged = dataclasses.replace(graph, references=references, gates=coarse_gates(lost))
+    return dataclasses.replace(reduced, graph=judged)
+
+
+def coarse_gates(lost: Difference) -> dict[str, Gate]:
+    """Bounds for engines in less than fp32, whose rounding can flip a choice between nearly equal tokens.
+
+    That it computes the same thing is gated in fp32, where no choice flips. A flipped choice gives another
+    reduction of the same source, which is as far from the source as this one is; so the two are at most
+    twice that apart, and their angle at most twice the angle: 1 - cosine grows with its square, four times.
+
+    Args:
+        lost: how far the reduced graph is from the source on the examples.
+    """
+    gates = {}
+    for precision in ("bf16", "fp16"):
+        plain = GATES[precision]
+        gates[precision] = Gate(
+            plain.scaled + 2.0 * lost.scaled,
+            max(0.0, plain.cosine - 4.0 * (1.0 - lost.cosine)),
+            f"{plain.why}; choices between nearly equal tokens may fall otherwise than in fp32: another "
+            "reduction, as far from the source as this one is, twice that from this one at the most",
+        )
+    return gates
 
 
 def reduce_tokens(

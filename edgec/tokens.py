@@ -254,7 +254,7 @@ def search(
     goal: Goal,
     *,
     methods: Sequence[Method] = tuple(METHODS.values()),
-    builds: int = 12,
+    builds: int = 10,
     progress: Progress | None = None,
 ) -> Search:
     """Search method, layers and rates.
@@ -532,7 +532,15 @@ class _Climb:
             slowest = self._bench.baseline.milliseconds
             limit = 0.98 * min([expected[point.name] for point in kept], default=slowest)
         tried = {frozenset(point.plan.schedule.rates) for point in self._points.values()}
-        better = [each for each in self._predicted if each.milliseconds <= limit and each.layers not in tried]
+        # What is predicted to be worse than one that broke the drop is not worth a build.
+        broke = {name for name, point in self._points.items() if not self._goal.keeps_drop(point)}
+        harms = [each.harm for each in self._predicted if each.plan.name in broke]
+        worst = min(harms, default=float("inf"))
+        better = [
+            each
+            for each in self._predicted
+            if each.milliseconds <= limit and each.harm < worst and each.layers not in tried
+        ]
         if not better:
             return False
         self._build(min(better, key=lambda each: (each.harm, each.milliseconds)).plan)

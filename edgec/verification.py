@@ -61,7 +61,8 @@ class GateResult:
 def check(graph: Graph, run: Run, *, stage: str, precision: str) -> GateResult:
     """Run the graph's examples and compare with the source's own outputs at the precision's gate."""
     found = [run(feeds) for feeds in graph.examples]
-    return GateResult(stage, compare(graph.references, found), GATES[precision], len(found))
+    gate = graph.gates.get(precision, GATES[precision])
+    return GateResult(stage, compare(graph.references, found), gate, len(found))
 
 
 def observe(graph: Graph, run: Run, *, stage: str) -> GateResult:

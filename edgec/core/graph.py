@@ -11,6 +11,8 @@ import numpy as np
 if TYPE_CHECKING:  # a device that only runs a bundle has no onnx_ir
     import onnx_ir as ir
 
+from edgec.core.numerics import Gate
+
 Arrays = dict[str, np.ndarray]
 """Tensors by name: the feeds or the results of one run."""
 
@@ -104,6 +106,7 @@ class Graph:
         labels: class names where the source has them.
         calibration: feeds as the model will meet them, for the ranges of a lower precision; empty where
             the user gave none.
+        gates: bounds by precision for engines of this graph, where they are not `numerics.GATES`.
         open_sizes: what the dimensions that the user keeps open may be, by name; one that is not among
             them may be anything.
     """
@@ -118,6 +121,7 @@ class Graph:
     preprocessing: dict[str, dict[str, object]] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     calibration: tuple[Arrays, ...] = ()
+    gates: dict[str, Gate] = dataclasses.field(default_factory=dict)
     open_sizes: dict[str, OpenSize] = dataclasses.field(default_factory=dict)
 
     @property
