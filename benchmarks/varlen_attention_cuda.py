@@ -11,7 +11,7 @@ fp32, on inputs that fp16 holds. Times are those of 16 sequences of at most 512 
 lengths uniform with a mean of half the maximum, and all of the maximum. The peer is PyTorch's
 `scaled_dot_product_attention` on the padded batch: with the mask of real tokens that its result needs, and,
 faster and wrong where lengths differ, without it (cuDNN's kernel for Hopper's own matrix unit, and
-FlashAttention-2, which like the kernel here uses the instructions that a Jetson has too). Blocks of both alternate.
+FlashAttention-2, which like the kernel here uses the instructions that a Jetson has too). Blocks alternate.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def test_each_sequence_attends_to_itself(
         for name in ("query", "key", "value")
     }
     found = run_body({**feeds, "cu_seqlens": ends}, scale=scale)
-    for begin, end in zip(ends, ends[1:], strict=False):
+    for begin, end in itertools.pairwise(ends):
         if begin == end:
             continue
         parts = [feeds[name][begin:end] for name in ("query", "key", "value")]
