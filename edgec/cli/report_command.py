@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgec.cli import options
 
+if TYPE_CHECKING:
+    from edgec.core.bundle import Bundle
+
 
 def command(
     bundle: options.BundlePath,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="write the HTML file here")] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option("--measured", metavar="F.json", help="merge what a device measured into the bundle first"),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Write a bundle's report, one self-contained HTML file."""
@@ -21,6 +28,8 @@ def command(
     from edgec.report.render import render
 
     opened = Bundle.open(bundle)
+    if measured is not None:
+        opened = _merged(opened, measured)
     report = opened.report()
     path = output or Path(f"{opened.path.name.removesuffix('.edgec')}.html")
     path.write_text(render(report), encoding="utf-8")
@@ -28,3 +37,15 @@ def command(
         print_json({"report": str(path), **report})
     else:
         print(path)
+
+
+def _merged(opened: Bundle, path: Path) -> Bundle:
+    from edgec.report.measured import check_model, merge, read
+
+    fields = read(path)
+    check_model(opened, fields)
+    if "placement" in fields:
+        from edgec.targets.coreml.shipping.placement import with_sources
+
+        fields = with_sources(fields, opened.engine_folder)
+    return merge(opened, fields)

@@ -5,6 +5,7 @@ MODEL.TARGET.edgec/
     io.json         inputs and outputs: names, shapes, dtypes, semantics, pre-processing, labels
     engine/         the engine and its engine.json
     plugins/        what the engine loads besides
+    swift/          of a Core ML bundle, a Swift package around the engine
     samples/        inputs with the source's own outputs
     report.json     the measurements behind report.html
     report.html

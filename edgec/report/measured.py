@@ -68,6 +68,20 @@ def checked(fields: Any, where: str) -> dict[str, Any]:
     return fields
 
 
+def check_model(bundle: Bundle, measured: Mapping[str, Any]) -> None:
+    """See that the figures are of a file in the bundle.
+
+    Raises:
+        RequestError: they are of another model.
+    """
+    if measured["model_sha256"] not in bundle.manifest["files"].values():
+        raise RequestError(
+            "these figures are of another model",
+            where=str(bundle.path),
+            fix="merge them into the bundle that was measured",
+        )
+
+
 def merge(bundle: Bundle, measured: Mapping[str, Any]) -> Bundle:
     """Merge a device's figures into a bundle, and seal it again.
 
@@ -90,12 +104,7 @@ def merge(bundle: Bundle, measured: Mapping[str, Any]) -> Bundle:
     from edgec.report.render import render
 
     fields = checked(measured, "the device's report")
-    if fields["model_sha256"] not in bundle.manifest["files"].values():
-        raise RequestError(
-            "these figures are of another model",
-            where=str(bundle.path),
-            fix="merge them into the bundle that was measured",
-        )
+    check_model(bundle, fields)
     if bundle.is_unpacked:
         raise RequestError("a zip file is not written to", where=str(bundle.path), fix="unpack it first")
     report = merged(bundle.report(), fields)

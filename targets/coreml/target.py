@@ -25,6 +25,7 @@ from edgec.targets.coreml.neural_engine.form import FORM, decide
 from edgec.targets.coreml.neural_engine.placement import section
 from edgec.targets.coreml.open_shapes import settled
 from edgec.targets.coreml.package import save
+from edgec.targets.coreml.shipping.swift import write as write_swift
 from edgec.targets.coreml.words import variant_named
 
 ENGINE = "coreml"
@@ -160,6 +161,10 @@ class CoreML:
         save(lowered, path, self.release, candidate.precision, description=graph.source.name)
         Features.of(lowered).write(folder)
         EngineDescription(ENGINE, MODEL, candidate.precision, 0, candidate.form, lowered.layers).write(folder)
+
+    def ship(self, bundle: Path) -> None:
+        """Add the Swift package: a typed wrapper, and the tools that measure it on a Mac or a phone."""
+        write_swift(bundle)
 
     def annotate(self, report: dict[str, Any], bundle: Path) -> None:
         """Add what is predicted of the Neural Engine: who leaves it, and latencies by device."""
