@@ -64,17 +64,19 @@ __device__ inline void from_float(float x, __half& out) { out = __float2half_rn(
 __device__ inline float clean(float x) { return x == x ? fminf(fmaxf(x, -BOUND), BOUND) : 0.0f; }
 
 template <typename T>
-__global__ void __launch_bounds__(THREADS) keys_kernel(Sizes s, Work w, const T* metric) {
+__global__ void __launch_bounds__(THREADS)
+    keys_kernel(Sizes s, Work w, const T* metric, const float* sizes) {
     const int lane = threadIdx.x % WARP, row = blockIdx.x * WARPS + threadIdx.x / WARP;
     if (row >= s.free_count) return;
     const int64_t stride = int64_t(s.length) * s.depth;
     const T* first = metric + int64_t(blockIdx.y) * s.heads * stride + int64_t(s.guarded + row) * s.depth;
     float* key = w.keys + (int64_t(blockIdx.y) * s.free_count + row) * s.depth;
+    const bool there = sizes[int64_t(blockIdx.y) * s.length + s.guarded + row] > 0.0f;  // padding has no key
     float square = 0.0f;
     for (int k = lane; k < s.depth; k += WARP) {
         float sum = 0.0f;
 #pragma unroll 8
-        for (int h = 0; h < s.heads; ++h) sum += clean(to_float(first[h * stride + k]));
+        for (int h = 0; there && h < s.heads; ++h) sum += clean(to_float(first[h * stride + k]));
         key[k] = sum;
         square = fmaf(sum, sum, square);
     }
@@ -420,7 +422,7 @@ template <typename T>
 int merge(const Sizes& s, const T* tokens, const T* metric, const float* sizes, T* merged, float* merged_sizes,
           int32_t* assignment, void* workspace, cudaStream_t stream) {
     const Work w = work_of(s, workspace);
-    keys_kernel<T><<<grid_of(s.free_count, WARPS, s), THREADS, 0, stream>>>(s, w, metric);
+    keys_kernel<T><<<grid_of(s.free_count, WARPS, s), THREADS, 0, stream>>>(s, w, metric, sizes);
     match_kernel<ALTERNATE, false><<<grid_of(s.seekers, SEEKERS, s), THREADS, 0, stream>>>(s, w, 0.0f);
     average<T, ALTERNATE>(s, w, false, tokens, sizes, merged, merged_sizes, assignment, stream);
     return launched();
@@ -432,7 +434,7 @@ int by_list(Sizes s, float margin, bool drop, const T* tokens, const float* scor
             const float* sizes, T* merged, float* merged_sizes, int32_t* assignment, void* workspace,
             cudaStream_t stream) {
     const Work w = work_of(s, workspace);
-    keys_kernel<T><<<grid_of(s.free_count, WARPS, s), THREADS, 0, stream>>>(s, w, metric);
+    keys_kernel<T><<<grid_of(s.free_count, WARPS, s), THREADS, 0, stream>>>(s, w, metric, sizes);
     if (score == nullptr) {
         s.seekers = s.hosts = s.free_count;
         everyone_kernel<<<grid_of(s.free_count, THREADS, s), THREADS, 0, stream>>>(s, w);

@@ -131,7 +131,7 @@ struct Job {
     float margin;
 };
 
-// Keys: the metric of free tokens begin … end - 1 summed over heads, and their inverse norms.
+// Keys: the metric of free tokens begin … end - 1 summed over heads, and their inverse norms. Padding has none.
 template <typename T>
 void sum_keys(const Job& job, const Scratch& x, int64_t sample, int64_t begin, int64_t end) {
     const auto& s = job.shape;
@@ -139,6 +139,11 @@ void sum_keys(const Job& job, const Scratch& x, int64_t sample, int64_t begin, i
     const Vec bound = splat(BOUND);
     for (int64_t i = begin; i < end; ++i) {
         float* key = x.keys + i * s.depth;
+        if (!(job.sizes[sample * s.length + s.guarded + i] > 0.0f)) {
+            for (int64_t k = 0; k < s.depth; ++k) key[k] = 0.0f;
+            x.inverse[i] = 1.0f / __builtin_sqrtf(TINY);
+            continue;
+        }
         const T* first = static_cast<const T*>(job.metric) + (sample * s.heads * s.length + s.guarded + i) * s.depth;
         const int64_t stride = s.length * s.depth;
         Vec squares = {};

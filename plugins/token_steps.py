@@ -56,9 +56,12 @@ SUMMED = """
   bound = Constant <value_float = 1.0e15> ()
   minus_bound = Neg (bound)
   bounded = Clip (without_nan, minus_bound, bound)
-  summed = ReduceSum <keepdims = 0> (bounded, axis1)
+  of_all = ReduceSum <keepdims = 0> (bounded, axis1)
+  is_there = Greater (token_size32, zero)
+  there = Cast <to = 1> (is_there)
+  summed = Mul (of_all, there)
 """
-"""`summed` (B, N, D): the metric summed over heads."""
+"""`summed` (B, N, D): the metric summed over heads; nothing where the size is 0: padding is like no token."""
 
 NORMS = """
   squared = Mul (keys, keys)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.passes.editing import attribute, sizes
-from edgec.passes.tokens.masks import PADDED_BELOW
+from edgec.passes.tokens.masks import PADDED_BELOW, attention_mask
 from edgec.passes.tokens.sites import Site
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def attention_received(sweep: Sweep, site: Site) -> ir.Value:
     """
     node = site.attention
     query, key = node.inputs[0], node.inputs[1]
-    bias = node.inputs[3] if len(node.inputs) > 3 else None
+    bias = attention_mask(node)
     assert query is not None
     assert query.shape is not None
     assert key is not None

@@ -103,6 +103,10 @@ class Sweep:
             assert value.shape is not None
             value.shape = ir.Shape([*value.shape[:axis], level.length, *value.shape[axis + 1 :]])
 
+    def stand_behind(self, node: ir.Node) -> None:
+        """Let the next `insert` stand behind the node."""
+        self._behind = node
+
     def insert(
         self,
         op_type: str,

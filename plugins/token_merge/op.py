@@ -6,7 +6,7 @@ Both take
 - `metric` (B, H, N, D), any float type: what likeness is measured on, the keys of the attention before;
   summed over H, and the likeness is the cosine;
 - `sizes` (B, N, 1): how many original tokens each one stands for; 0 marks padding, which has no weight
-  in an average and merges before everything else;
+  in an average, merges before everything else, and has a likeness of 0 to every token;
 
 and the attributes `r`, how many tokens to take away, and `protected`, how many leading tokens (class,
 distillation, registers) stay as they are. The N - protected other tokens are free. They give

@@ -78,7 +78,7 @@ def test_a_dense_output_is_whole_and_near(dense: Dense, method: str) -> None:
     # Who is dropped, or merged out of a crowd, changes the others' attention more than detail can mend.
     most = 1.0 if method in ("drop", "energy") else 0.8
     assert error(detailed, before) < most * error(grouped, before)
-    assert error(detailed, before) < 0.25
+    assert error(detailed, before) < (0.5 if method == "drop" else 0.25)
 
 
 def test_detail_is_what_each_token_was(dense: Dense) -> None:
