@@ -84,6 +84,12 @@ class Pipeline:
             sign, name = edit[:1], edit[1:]
             if sign not in "+-" or not name:
                 raise RequestError(f"--passes {edit!r} has no sign", fix=f"write +{edit} or -{edit}")
+            if sign == "+" and name.startswith("tokens.") and name in registered():
+                raise RequestError(
+                    f"--passes +{name}: taking tokens away changes what the network computes, so it has an "
+                    "option of its own, which measures the loss",
+                    fix="give --tokens auto, or a schedule as --tokens r=8",
+                )
             _pass_named(name)
             if sign == "-":
                 names = [other for other in names if other != name]

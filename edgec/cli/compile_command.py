@@ -98,7 +98,7 @@ def _print_summary(fields: dict[str, Any]) -> None:
         _print_latency(latency)
     print(
         f"numerics  off by {numerics['max_abs']:.1e} at most, cosine {numerics['cosine']:.7f}, "
-        "against the source's own outputs"
+        + ("against the reduced network in fp32" if fields["tokens"] else "against the source's own outputs")
     )
     accuracy = fields["accuracy"]
     if accuracy:
@@ -106,6 +106,8 @@ def _print_summary(fields: dict[str, Any]) -> None:
             f"accuracy  {accuracy['engine']:.2%} (source {accuracy['source']:.2%}), {accuracy['metric']} "
             f"on {accuracy['samples']} held-out samples"
         )
+    if fields["tokens"]:
+        _print_tokens(fields["tokens"], scored=accuracy is not None)
     fused = [
         f"{name.removeprefix('fuse.')} {step['matched']}"
         + (f" (+{len(step['missed'])} not)" if step["missed"] else "")
@@ -116,6 +118,25 @@ def _print_summary(fields: dict[str, Any]) -> None:
     if fields["neural_engine"]:
         _print_neural_engine(fields["neural_engine"])
     print(f"report    {fields['report']}")
+
+
+def _print_tokens(tokens: dict[str, Any], *, scored: bool) -> None:
+    if tokens["name"] == "none":
+        print("tokens    all kept: no schedule that was tried is faster")
+        return
+    baseline, padding = tokens["baseline"], tokens["padding"]
+    beside = f", {baseline['ratio']:.2f} × the same engine with all" if baseline else ""
+    print(f"tokens    {tokens['before']} to {tokens['after']}, --tokens {tokens['name']}{beside}")
+    if not tokens["gated"]:
+        loss = (
+            "" if scored else f", and cosine {tokens['agreement']['cosine']:.5f} to the source on the samples"
+        )
+        print(f"          no budget was set: nothing gated what it costs{loss}")
+    if padding:
+        print(
+            f"          the data fills at most {padding['longest']} of {padding['of']} tokens; inputs that fill "
+            f"all have a mean cosine of {padding['cosine']:.4f} to the source"
+        )
 
 
 def _print_neural_engine(section: dict[str, Any]) -> None:

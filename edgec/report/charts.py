@@ -97,3 +97,42 @@ def headroom(value: float, bound: float) -> Markup:
         _line(limit, 0, limit, 14, "tick"),
     ]
     return _svg(14, "".join(parts), "headroom")
+
+
+def frontier(points: Sequence[tuple[float, float, str, str]]) -> Markup:
+    """Latency to the right from 0, score upwards: a dot a point, and the steps that nothing measured beats.
+
+    Args:
+        points: latency, score, class and title of each, fastest first.
+    """
+    height, margin = 220, 14
+    longest = max((latency for latency, _, _, _ in points), default=1.0)
+    scores = [score for _, score, _, _ in points] or [0.0]
+    low, high = min(scores), max(scores)
+
+    def place(latency: float, score: float) -> tuple[float, float]:
+        up = (score - low) / (high - low) if high > low else 0.5
+        return (
+            margin + latency / longest * (_WIDTH - 2 * margin),
+            height - margin - up * (height - 2 * margin),
+        )
+
+    steps: list[str] = []
+    best = None
+    for latency, score, _, _ in points:
+        if best is None or score > best:
+            x, y = place(latency, score)
+            if best is not None:
+                steps.append(f"{x:.2f},{place(latency, best)[1]:.2f}")
+            steps.append(f"{x:.2f},{y:.2f}")
+            best = score
+    drawn = [_line(margin, height - 1, _WIDTH - margin, height - 1, "axis")]
+    drawn.append(f'<polyline points="{" ".join(steps)}" class="steps"/>')
+    for latency, score, css, title in points:
+        x, y = place(latency, score)
+        # A line of no length with a round end stays round however the chart is stretched.
+        drawn.append(
+            f'<line x1="{x:.2f}" y1="{y:.2f}" x2="{x:.2f}" y2="{y:.2f}" class="{f"dot {css}".strip()}">'
+            f"<title>{escape(title)}</title></line>"
+        )
+    return _svg(height, "".join(drawn), "frontier")

@@ -107,6 +107,7 @@ def render(report: Mapping[str, Any]) -> str:
             script_digest=digest,
             verdicts=summary.verdicts(data),
             chosen=summary.chosen(data),
+            frontier=_frontier(data),
             longest=_scale(entries),
             warnings=summary.warnings(data),
             total=sum(layer["microseconds"] for layer in data["layers"]),
@@ -118,6 +119,20 @@ def render(report: Mapping[str, Any]) -> str:
             kinds=layers.by_kind(data["layers"]),
         )
     )
+
+
+def _frontier(report: Report) -> list[tuple[float, float, str, str]]:
+    """The chart's points: latency, score, class, title."""
+    points = (report["tokens"] or {}).get("frontier", [])
+    return [
+        (
+            point["p50"],
+            point["score"],
+            "chosen" if point["chosen"] else "",
+            f"{point['name']}: {formats.milliseconds(point['p50'])} ms",
+        )
+        for point in points
+    ]
 
 
 def _scale(entries: Sequence[LatencyEntry]) -> float:

@@ -177,6 +177,60 @@ class Attention(TypedDict):
     masked: bool
 
 
+class TokenSite(TypedDict):
+    """Tokens behind one layer's attention; `site` is what a schedule calls it, `layer` the user's name."""
+
+    site: int
+    layer: str
+    r: int
+    before: int
+    after: int
+    protected: int
+
+
+class TokenPoint(TypedDict):
+    """A schedule on the search's frontier; `ratio` is its latency over the unreduced engine's."""
+
+    name: str
+    ratio: float
+    p50: float
+    score: float
+    drop: float
+    error: float
+    damage: float
+    chosen: bool
+
+
+class Tokens(TypedDict):
+    """Token reduction.
+
+    `asked` is what `--tokens` said, `name` what it reads back, `none` where nothing was reduced; `work` is
+    the share of multiply-accumulates that remains; `baseline` is the same engine without reduction, with
+    `ratio` of the reduced one's latency to it; `agreement` is the cosine to the source on the bundle's
+    samples; `padding` the agreement on inputs without padding; `gated` says whether a budget judged it.
+    `methods`, `searched_on` and `held_out` are there after a search.
+    """
+
+    asked: str
+    name: str
+    method: str
+    meaning: str
+    schedule: str
+    before: int
+    after: int
+    sites: list[TokenSite]
+    refused: list[dict[str, Any]]
+    work: float
+    baseline: dict[str, Any] | None
+    frontier: list[TokenPoint]
+    methods: NotRequired[list[dict[str, Any]]]
+    searched_on: dict[str, Any] | None
+    held_out: dict[str, Any] | None
+    agreement: dict[str, Any] | None
+    padding: dict[str, Any] | None
+    gated: bool
+
+
 class Report(TypedDict):
     """`report.json`, whole.
 
@@ -206,7 +260,7 @@ class Report(TypedDict):
     passes: list[PassStep]
     attention: NotRequired[list[Attention]]
     fallbacks: list[Any]
-    tokens: dict[str, Any] | None
+    tokens: Tokens | None
     slim: dict[str, Any] | None
     tools: dict[str, str]
     files: dict[str, str]

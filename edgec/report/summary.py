@@ -13,6 +13,9 @@ Mood = Literal["good", "bad", "plain"]
 LEVEL = 0.02
 """Ratios within this much of 1, where the blocks spread as far, are called level."""
 
+LONG_INPUTS = 0.99
+"""Agreement on inputs without padding below which the reader is told before the figures."""
+
 BUSY = 0.25
 """Blocks that spread by more of their median than this were disturbed by something else."""
 
@@ -57,6 +60,17 @@ def warnings(report: Report) -> list[str]:
     if report["fallbacks"]:
         number = formats.plural(len(report["fallbacks"]), "fallback")
         found.append(f"{number}: part of the model does not run on the chosen engine, see Origin.")
+    tokens = report["tokens"]
+    if tokens and not tokens.get("gated", True):
+        loss = "its loss is under Accuracy" if report["accuracy"] else "its loss is not known"
+        found.append(f"Tokens are taken away and no budget was set: nothing gated what that costs; {loss}.")
+    padding = tokens.get("padding") if tokens else None
+    if padding and padding["cosine"] < LONG_INPUTS:
+        found.append(
+            f"The data's inputs fill at most {padding['longest']} of {padding['of']} tokens. On inputs that "
+            f"fill every token the reduced network agrees less with the source: a mean cosine of "
+            f"{formats.cosine(padding['cosine'])}."
+        )
     entry = chosen(report)
     if entry is not None and (entry["spread"] or 0.0) > BUSY:
         found.append(
