@@ -28,6 +28,9 @@ SUBNORMAL = 2.0**-17
 SHARE = 0.45
 """Nodes are kept until the error is at most this part of plain fp16's."""
 
+NEAR = 1.1
+"""An error within this factor of what no keeping can undo is near enough."""
+
 SMALL = 2e-4
 """An error of this part of the outputs' spread is half an fp16 rounding: nothing more is kept for it."""
 
@@ -101,7 +104,7 @@ def decide(
     contributions: dict[str, float] = {}
     wanted = max(SHARE * plain_error, SMALL)
     if measure and error > wanted:
-        ordered, enough, contributions = _by_error(model, feeds, expected, keep, fused, wanted)
+        ordered, enough, contributions, wanted = _by_error(model, feeds, expected, keep, fused, wanted)
         while enough:
             for group in ordered[:enough]:
                 keep |= group
@@ -215,22 +218,19 @@ def _by_error(
     keep: Mapping[str, str],
     fused: Collection[str],
     wanted: float,
-) -> tuple[list[dict[str, str]], int, dict[str, float]]:
-    """Groups that might be kept besides, costliest first; how many suffice; what each costs alone."""
+) -> tuple[list[dict[str, str]], int, dict[str, float], float]:
+    """Groups that might be kept, costliest first; how many suffice; what each costs; what can be reached."""
     typed = _typed(model, keep)
     groups = _groups(model, keep, fused)
     if not groups:
-        return [], 0, {}
+        return [], 0, {}, wanted
     numbers = {name: index for index, names in enumerate(groups.values()) for name in names}
     labels = list(groups)
     switched = spelled_out(typed, numbers)
     with Evaluator(switched) as evaluator:
 
         def error(on: np.ndarray) -> float:
-            worst = 0.0
-            for feed, reference in zip(feeds, expected, strict=True):
-                worst = max(worst, rms_error(reference, evaluator.run({**feed, SWITCH: on})))
-            return worst
+            return mean_error(expected, [evaluator.run({**feed, SWITCH: on}) for feed in feeds])
 
         none = np.zeros(len(labels), np.float32)
         floor = error(none)
@@ -239,6 +239,8 @@ def _by_error(
             one = none.copy()
             one[index] = 1.0
             alone[label] = math.sqrt(max(0.0, error(one) ** 2 - floor**2))
+        # Where the products alone cost more than is wanted, the rest is kept as far as it still tells.
+        wanted = max(wanted, NEAR * floor)
         order = sorted(labels, key=lambda label: -alone[label])
         # The fewest of the costliest groups that suffice, found by bisection along the order.
         low, high = 0, len(order)
@@ -253,7 +255,7 @@ def _by_error(
         dict.fromkeys(groups[label], f"rounding {label} costs {alone[label]:.1e} of the outputs' spread")
         for label in order
     ]
-    return ordered, low, {label: alone[label] for label in order}
+    return ordered, low, {label: alone[label] for label in order}, wanted
 
 
 def _groups(model: ir.Model, keep: Collection[str], fused: Collection[str]) -> dict[str, list[str]]:
@@ -307,9 +309,13 @@ def _outputs(model: ir.Model, feed: Arrays) -> Arrays:
 
 def _error_of(typed: ir.Model, feeds: Sequence[Arrays], expected: Sequence[Arrays]) -> float:
     with Evaluator(spelled_out(typed)) as evaluator:
-        return max(
-            rms_error(reference, evaluator.run(feed)) for feed, reference in zip(feeds, expected, strict=True)
-        )
+        return mean_error(expected, [evaluator.run(feed) for feed in feeds])
+
+
+def mean_error(expected: Sequence[Arrays], found: Sequence[Arrays]) -> float:
+    """Root of the mean square of `rms_error` over samples."""
+    errors = [rms_error(reference, actual) for reference, actual in zip(expected, found, strict=True)]
+    return math.sqrt(sum(error**2 for error in errors) / len(errors))
 
 
 def rms_error(reference: Arrays, found: Arrays) -> float:

@@ -11,15 +11,16 @@ from edgec.passes.decompose.rms_norm import DecomposeRmsNorm
 from edgec.passes.editing import Editor, attribute
 from edgec.passes.manager import Pipeline
 from edgec.passes.precision.half import HalfPrecision
+from edgec.passes.precision.judge import evaluable
 
 
 def plain_half(model: ir.Model) -> ir.Model:
     """A copy of an fp32 model with every primitive op in fp16, those inside norms and softmax as well.
 
     This is what an engine computes whose fp16 mode covers all layers and whose norms and softmax come in
-    parts, as exporters wrote them before opset 17 and older TensorRT runs them.
+    parts, as exporters wrote them before opset 17 and older TensorRT runs them. Attention is in parts too.
     """
-    copy = model.clone()
+    copy = evaluable(model).clone()
     _modern_reductions(copy)
     Pipeline([DecomposeLayerNorm(), DecomposeRmsNorm()]).run(copy)
     _softmax_in_parts(copy)

@@ -73,4 +73,5 @@ def _wrap(editor: Editor, node: ir.Node, dtype: ir.DataType) -> None:
     maker = back.producer()
     assert maker is not None
     editor.replace(output, back)
+    back.type, output.type = ir.TensorType(dtype), ir.TensorType(wide)
     maker.replace_input_with(0, output)

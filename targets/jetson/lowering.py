@@ -19,6 +19,7 @@ from edgec.plugins.infra import plugins
 from edgec.targets.jetson.definitions import Definitions
 from edgec.targets.jetson.integers import FloatOnly
 from edgec.targets.jetson.opset import lower_opset
+from edgec.targets.jetson.sites import fits_kernel, head_size
 from edgec.targets.jetson.versions import Dialect
 
 PLUGIN_MODULE = "edgec.plugins.tensorrt"
@@ -59,7 +60,7 @@ def lower(
         raise UnsupportedError(
             f"TensorRT {dialect.version}",
             list(dict.fromkeys(reasons)),
-            fix="rewrite these layers in ops that it has, or choose a device with a newer JetPack",
+            fix="rewrite these layers in ops that this TensorRT has",
         )
     return copy
 
@@ -86,12 +87,17 @@ def _passes(model: ir.Model, dialect: Dialect, native: bool, keep: frozenset[str
 def _needs_parts(node: ir.Node) -> bool:
     """Whether an `Attention` cannot stay one node.
 
-    The importer refuses more than one output, a past and a cap. Queries and keys that are one tensor crash
-    the builder (tensorrt-rtx 1.7.1, signal 11; keys and values may be one).
+    The importer refuses more than one output, a past, a cap, and values of another head size than the keys;
+    the builder refuses head sizes that it has no kernel for, and single queries (tensorrt-rtx 1.7.1 for SM86:
+    one query of head size 64). Queries and keys that are one tensor crash it (signal 11; keys and values may
+    be one).
     """
     if not is_op(node, "Attention"):
         return False
-    if node.inputs[0] is node.inputs[1]:
+    query, key, value = (sizes(operand) for operand in node.inputs[:3])
+    if node.inputs[0] is node.inputs[1] or not fits_kernel(head_size(node)):
+        return True
+    if query is None or query[-2] == 1 or key is None or value is None or key[-1] != value[-1]:
         return True
     used = [value for value in node.outputs[1:] if value.uses() or value.is_graph_output()]
     past = len(node.inputs) > 4 and any(value is not None for value in node.inputs[4:])

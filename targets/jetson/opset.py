@@ -144,6 +144,7 @@ def _boolean_reduction_20(editor: Editor, node: ir.Node) -> str | None:
     maker = back.producer()
     assert maker is not None
     editor.replace(output, back)
+    back.type, output.type = ir.TensorType(ir.DataType.BOOL), ir.TensorType(number)
     maker.replace_input_with(0, output)
     return None
 

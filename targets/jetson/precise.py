@@ -24,7 +24,7 @@ from edgec.targets.jetson.versions import Dialect
 KEPT_KEY = "edgec.fp32"
 """Node metadata: why the node stays in fp32."""
 
-FEEDS = 2
+FEEDS = 3
 """Feeds that decide: each is run some tens of times."""
 
 SHARES = (0.1, 0.25, 0.5)

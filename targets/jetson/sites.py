@@ -55,12 +55,23 @@ def attention_sites(model: ir.Model, compute_capability: int) -> list[AttentionS
 
 
 def _native(node: ir.Node, compute_capability: int) -> AttentionSite:
+    width = head_size(node)
+    obstacle = _head_obstacle(width, compute_capability)
+    return AttentionSite(source_layer(node), "native", (node.name or "",), width, obstacle)
+
+
+def head_size(node: ir.Node) -> int | None:
+    """The head size of an `Attention`; None where it is not known."""
     query = sizes(node.inputs[0])
     width = None if query is None else query[-1]
     if width is not None and query is not None and len(query) == 3:
         width //= attribute(node, "q_num_heads")
-    obstacle = _head_obstacle(width, compute_capability)
-    return AttentionSite(source_layer(node), "native", (node.name or "",), width, obstacle)
+    return width
+
+
+def fits_kernel(width: int | None) -> bool:
+    """Whether TensorRT has a fused kernel for a head size."""
+    return not _head_obstacle(width, fused_attention().compute_capability)
 
 
 def _pattern(softmax: ir.Node, compute_capability: int) -> AttentionSite | None:
