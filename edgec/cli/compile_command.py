@@ -128,14 +128,12 @@ def _print_tokens(tokens: dict[str, Any], *, scored: bool) -> None:
     beside = f", {baseline['ratio']:.2f} × the same engine with all" if baseline else ""
     print(f"tokens    {tokens['before']} to {tokens['after']}, --tokens {tokens['name']}{beside}")
     if not tokens["gated"]:
-        loss = (
-            "" if scored else f", and cosine {tokens['agreement']['cosine']:.5f} to the source on the samples"
-        )
-        print(f"          no budget was set: nothing gated what it costs{loss}")
+        near = f", cosine {tokens['agreement']['cosine']:.5f} to the source on the samples"
+        print(f"          no budget was set: nothing gated what it costs{'' if scored else near}")
     if padding:
         print(
-            f"          the data fills at most {padding['longest']} of {padding['of']} tokens; inputs that fill "
-            f"all have a mean cosine of {padding['cosine']:.4f} to the source"
+            f"          the data fills at most {padding['longest']} of {padding['of']} tokens; inputs that "
+            f"fill all have a mean cosine of {padding['cosine']:.4f} to the source"
         )
 
 

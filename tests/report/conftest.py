@@ -202,3 +202,70 @@ def build_sample() -> dict[str, Any]:
         "tools": {"onnx": "1.23.0", "onnxruntime": "1.32.0", "openvino": "2026.4.1", "torch": "2.13.0"},
         "files": {name: hashlib.sha256(name.encode()).hexdigest() for name in files},
     }
+
+
+@pytest.fixture
+def sample_tokens() -> dict[str, Any]:
+    """Token reduction as a search leaves it: a frontier of three, one look that failed and one that held."""
+
+    def point(name: str, ratio: float, score: float, *, chosen: bool = False) -> dict[str, Any]:
+        return {
+            "name": name,
+            "ratio": ratio,
+            "p50": 12.1 * ratio,
+            "score": score,
+            "drop": 0.98 - score,
+            "error": 0.002,
+            "damage": (1 - ratio) / 50,
+            "chosen": chosen,
+        }
+
+    sites = [
+        {
+            "site": index,
+            "layer": f"blocks.{index}.attn",
+            "r": r,
+            "before": 197,
+            "after": 197 - r,
+            "protected": 1,
+        }
+        for index, r in enumerate((0, 0, 98, 0))
+    ]
+    return {
+        "asked": "auto",
+        "name": "prune:2:98",
+        "method": "prune",
+        "meaning": "the least attended tokens are averaged into the most alike others",
+        "schedule": "2:98",
+        "before": 197,
+        "after": 99,
+        "sites": sites,
+        "refused": [{"node": "n", "source": "blocks.4.attn", "reason": "it is windowed"}],
+        "work": 0.58,
+        "baseline": {"engine": "openvino", "precision": "fp32", "form": "sdpa", "p50": 12.1, "ratio": 0.61},
+        "frontier": [
+            point("prune:2:118", 0.52, 0.955),
+            point("prune:2:98", 0.61, 0.978, chosen=True),
+            point("none", 1.0, 0.98),
+        ],
+        "methods": [{"method": "prune", "ratio": 0.8, "damage": 1e-4}],
+        "searched_on": {
+            "data": "flowers.npz, searched",
+            "samples": 256,
+            "metric": "top-1 accuracy",
+            "engine": "openvino fp32 (sdpa)",
+            "engines_built": 30,
+            "seconds": 81.0,
+        },
+        "held_out": {
+            "data": "flowers.npz, held out",
+            "samples": 512,
+            "looks": [
+                {"name": "prune:2:118", "drop": 0.031, "kept": False, "milliseconds": 6.3},
+                {"name": "prune:2:98", "drop": 0.002, "kept": True, "milliseconds": 7.4},
+            ],
+        },
+        "agreement": {"cosine": 0.998, "samples": 3, "output": "logits"},
+        "padding": {"longest": 72, "of": 128, "cosine": 0.93, "least": 0.88, "samples": 32},
+        "gated": True,
+    }

@@ -136,7 +136,7 @@ def test_a_missing_section_does_not_hinder_the_others(
     assert links <= page.ids
 
 
-def test_texts_of_the_model_are_escaped(sample_report: dict[str, Any]) -> None:
+def test_texts_of_the_model_are_escaped(sample_report: dict[str, Any], sample_tokens: dict[str, Any]) -> None:
     nasty = "<script>alert(1)</script>\"'&"
     sample_report["layers"][0] |= {"layer": nasty, "source": nasty, "op": nasty, "microseconds": 1e9}
     sample_report["passes"][0] |= {"sites": [nasty], "matched": 1, "name": f"fuse.{nasty}"}
@@ -145,7 +145,10 @@ def test_texts_of_the_model_are_escaped(sample_report: dict[str, Any]) -> None:
     sample_report["latency"]["entries"][0] |= {"name": nasty, "why": nasty}
     sample_report["latency"]["predicted"][0] |= {"name": nasty, "device": nasty}
     sample_report["fallbacks"] = [nasty, {nasty: nasty}]
-    sample_report["tokens"] = {nasty: nasty}
+    sample_tokens |= {"name": nasty, "meaning": nasty, "refused": [{"source": nasty, "reason": nasty}]}
+    sample_tokens["frontier"][0]["name"] = nasty
+    sample_tokens["sites"][0]["layer"] = nasty
+    sample_report["tokens"] = sample_tokens
     sample_report |= {"command": nasty, "target": nasty, "files": {nasty: nasty}}
     sample_report["device"]["name"] = nasty
     text = render(sample_report)
