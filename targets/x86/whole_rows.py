@@ -105,7 +105,8 @@ class _Padding:
         ahead = _between(root, product)
         uses = list(root.uses())
         dtype = root.dtype or ir.DataType.FLOAT
-        zeros = np.zeros((batch, padded - real, sizes(root)[2]), dtype.numpy())  # type: ignore[index]
+        channels = (sizes(root) or (None,))[-1] or 1
+        zeros = np.zeros((batch, padded - real, channels), dtype.numpy())
         held = self._editor.initializer(zeros, f"{product.name}/rows")
         grown = self._editor.node(
             "Concat",
