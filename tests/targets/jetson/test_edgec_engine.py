@@ -230,6 +230,17 @@ def test_shapes_outside_the_profiles_are_refused_with_the_ranges(bundle: Path, t
     assert fields["error"]["fix"] == "feed x [1..4, 16]"
 
 
+def test_a_fixed_shape_is_held_to_without_profiles(tmp_path: Path) -> None:
+    inputs = [{"name": "x", "shape": [2, 16], "dtype": "float32"}]
+    bundle = write_bundle(tmp_path / "b.edgec", batch=2, profiles=[], inputs=inputs)
+    assert edgec_engine(bundle, "build")[0] == 0
+    assert edgec_engine(bundle, "verify")[0] == 0
+    np.savez(tmp_path / "x.npz", x=np.zeros((1, 16), np.float32))
+    status, fields, _ = edgec_engine(bundle, "run", "--input", str(tmp_path / "x.npz"))
+    assert status == 2
+    assert fields["error"]["fix"] == "feed x [2, 16]"
+
+
 def test_the_profile_that_fits_is_chosen(tmp_path: Path) -> None:
     shapes = ([1, 16], [3, 16])
     buckets = [{"inputs": {"x": {"min": shape, "opt": shape, "max": shape}}} for shape in shapes]

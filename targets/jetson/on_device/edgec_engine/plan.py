@@ -85,6 +85,14 @@ class Plan:
         """For each profile, input name → `min`, `opt` and `max` shape."""
         return [profile["inputs"] for profile in self.fields["profiles"]]
 
+    def fixed_shapes(self) -> dict[str, dict[str, list[int]]]:
+        """The inputs whose shape the model fixes, written as a profile."""
+        return {
+            entry["name"]: dict.fromkeys(("min", "opt", "max"), entry["shape"])
+            for entry in self.fields["inputs"]
+            if all(size >= 0 for size in entry["shape"])
+        }
+
     @property
     def sources(self) -> Mapping[str, str]:
         """ONNX node → the layer of the source that it came from."""

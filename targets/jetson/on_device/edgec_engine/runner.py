@@ -230,20 +230,19 @@ class Runner:
         return {name: _converted(name, feeds[name], dtype) for name, dtype in self._inputs.items()}
 
     def _choose_profile(self, arrays: Mapping[str, np.ndarray]) -> None:
-        profiles = self.plan.profiles
-        # An input that a profile leaves out has one shape only, which TensorRT itself holds it to.
+        profiles = self.plan.profiles or [self.plan.fixed_shapes()]
         fitting = [
             index
             for index, shapes in enumerate(profiles)
             if all(_within(arrays[name].shape, ranges) for name, ranges in shapes.items() if name in arrays)
         ]
-        if profiles and not fitting:
+        if not fitting:
             fed = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
             allowed = " or ".join(
                 ", ".join(_range(name, ranges) for name, ranges in shapes.items()) for shapes in profiles
             )
             raise DeviceError(f"{fed}: outside the engine's profiles", f"feed {allowed}", 2)
-        if fitting and self._profile not in fitting:
+        if self._profile not in fitting:
             self._context.set_optimization_profile_async(fitting[0], self._stream.handle)
             self._stream.synchronize()
             self._profile = fitting[0]
