@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import shutil
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from edgec.core.graph import Graph
 from edgec.core.progress import Progress
 from edgec.core.timing import Latency, measure
 from edgec.runtime.engine import Engine
+from edgec.sensitivity import ranked
 from edgec.targets.base import Candidate, Quantising, Target
 from edgec.trials import (
     BLOCK_SECONDS,
@@ -50,6 +52,12 @@ SLOWER = 1.05
 """A candidate this much slower than the fastest so far is dropped: more than blocks that ran side by side
 differ by chance."""
 
+
+SAME_SLOWER = 1.03
+"""Likewise in another scheme of the same precision."""
+
+MOST_RANKING = 0.6
+"""Share of the time left that ranking layers may take; the rest is for building with some of them kept."""
 
 FORM_SLOWER = 1.15
 """A form this much slower than another of its engine is not tried in the next lower precision."""
@@ -127,6 +135,8 @@ class _Search:
         self.trials: list[Trial] = []
         self.best: Trial | None = None
         self.stopped: str | None = None
+        self.sensitivity: list[dict[str, Any]] = []
+        self._over: Trial | None = None
         # Latency of each candidate over that of the first one timed: a chain of ratios of neighbours.
         self._pace: dict[str, float] = {}
         self._first: float | None = None
@@ -135,19 +145,53 @@ class _Search:
     def _left(self) -> float:
         return self._seconds - (time.monotonic() - self._started)
 
+    @property
+    def _time_over(self) -> str:
+        return f"the search's {self._seconds:.0f} s were over"
+
+    def _new_folder(self) -> Path:
+        return self._scratch / f"candidate-{len(self.trials)}"
+
     def run(self) -> None:
         """Try the candidates in the target's order."""
         assert isinstance(self._target, Quantising)
         for offer in self._target.lossy_candidates(self._neutral, self._precision):
-            trial = Trial(offer.candidate, self._scratch / f"candidate-{len(self.trials)}")
+            trial = Trial(offer.candidate, self._new_folder())
             self.trials.append(trial)
             if offer.refused:
                 trial.why = f"skipped: {offer.refused}"
             elif self._left <= 0 and self.best is not None:
-                self.stopped = f"the search's {self._seconds:.0f} s were over"
+                self.stopped = self._time_over
                 trial.why = "not tried: the search's time was over"
             else:
                 self._try(trial)
+        self._mix()
+
+    def _mix(self) -> None:
+        """Keep layers of the fastest candidate over the budget unquantised, until it is within.
+
+        As many as needed, by doubling: one more layer costs little, one more build costs seconds. It ends
+        when the budget holds, when the result is no faster than the best so far, or with the time.
+        """
+        over = self._over
+        if over is None or over.scores is None or self._left <= 0:
+            return
+        assert isinstance(self._target, Quantising)
+        groups = ranked(
+            self._target, over.folder, self._budget.search, self._progress, MOST_RANKING * self._left
+        )
+        self.sensitivity = [{"layers": list(group.layers), "relief": group.relief} for group in groups]
+        groups = [group for group in groups if group.relief > 0]
+        for count in _doubling(len(groups)):
+            if self._left <= 0:
+                self.stopped = self._time_over
+                return
+            kept = tuple(layer for group in groups[:count] for layer in group.layers)
+            trial = Trial(dataclasses.replace(over.candidate, kept=kept), self._new_folder())
+            self.trials.append(trial)
+            self._try(trial)
+            if not trial.why or trial.scores is None:
+                return
 
     def close(self) -> None:
         """Close the engine that is kept open to compare with."""
@@ -188,6 +232,7 @@ class _Search:
             "searched_on": data.name,
             "samples": data.samples,
             "calibrated_on": len(self._neutral.calibration),
+            "sensitivity": self.sensitivity,
         }
 
     def _try(self, trial: Trial) -> None:
@@ -209,7 +254,7 @@ class _Search:
             # Half built or half judged: it must not be taken for one that passed.
             trial.why = trial.why or "not finished"
             raise
-        if trial.why:
+        if trial.why and trial is not self._over:
             shutil.rmtree(trial.folder, ignore_errors=True)
 
     def _judge(self, trial: Trial, engine: Engine, form: _Form) -> None:
@@ -232,9 +277,19 @@ class _Search:
                     f"{trial.scores.metric} drops by {trial.scores.drop:.2%}, more than "
                     f"{self._budget.max_drop:.2%}"
                 )
+                if candidate.is_lossy and not candidate.kept:
+                    self._keep_over(trial)
                 return
         if ratio < 1:
             self._take(trial)
+
+    def _keep_over(self, trial: Trial) -> None:
+        """Remember the fastest candidate over the budget: it is what layers are kept of."""
+        if self._over is not None and self._pace_of(self._over) <= self._pace_of(trial):
+            return
+        if self._over is not None:
+            shutil.rmtree(self._over.folder, ignore_errors=True)
+        self._over = trial
 
     def _take(self, trial: Trial) -> None:
         self.best = trial
@@ -275,7 +330,8 @@ class _Search:
         same = [other for (engine, _), other in self._forms.items() if engine == candidate.engine]
         for precision, pace in reversed(form.pace.items()):
             best = min(other.pace[precision] for other in same if precision in other.pace)
-            if pace > FORM_SLOWER * best:
+            allowed = SAME_SLOWER if precision == candidate.precision else FORM_SLOWER
+            if pace > allowed * best:
                 return (
                     f"in {precision} its form takes {pace / best:.2f} times what another of the engine takes"
                 )
@@ -298,6 +354,11 @@ class _Search:
             f"no engine keeps the budget of {self._budget.max_drop:.2%}: {reasons}",
             fix="allow a larger --max-drop, give more calibration data, or take a higher --precision",
         )
+
+
+def _doubling(most: int) -> list[int]:
+    counts = list(itertools.takewhile(lambda count: count < most, (2**power for power in itertools.count())))
+    return [*counts, most] if most else []
 
 
 def _undisturbed(latency: Latency) -> float:

@@ -12,6 +12,7 @@ from edgec.plugins.native_build import OPENVINO_OPS
 from edgec.targets.base import Candidate
 from edgec.targets.x86.blocked_linear import linear_layers
 from edgec.targets.x86.layers import LayerNames
+from edgec.targets.x86.separate_projections import packed_projections
 from edgec.targets.x86.whole_rows import ragged
 
 EXPORTED = "exported"
@@ -26,12 +27,16 @@ BLOCKED = "blocked"
 WHOLE_ROWS = "whole rows"
 """`decomposed`, with token streams padded to a number of rows that OpenVINO's bf16 product likes."""
 
+PACKED = "packed projections"
+"""`decomposed`, with queries, keys and values still made by one product: better where it is int8 and wide."""
+
 _OPENVINO = (
     "decompose.plugins",
     "decompose.attention",
     "decompose.norm_affine",
     "x86.flat_norm",
     "x86.separate_projections",
+    "x86.flat_linear",
 )
 
 _PIPELINES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -39,6 +44,7 @@ _PIPELINES: dict[tuple[str, str], tuple[str, ...]] = {
     ("openvino", DECOMPOSED): _OPENVINO,
     ("openvino", BLOCKED): (*_OPENVINO, "x86.blocked_linear"),
     ("openvino", WHOLE_ROWS): ("x86.whole_rows", *_OPENVINO),
+    ("openvino", PACKED): tuple(name for name in _OPENVINO if name != "x86.separate_projections"),
 }
 
 
@@ -57,6 +63,8 @@ def forms(graph: Graph, engine: str, precision: str, *, alone: bool) -> list[str
         found.insert(0, BLOCKED)
     if engine == "openvino" and precision != "fp32" and ragged(graph.model):
         found.insert(0, WHOLE_ROWS)
+    if engine == "openvino" and precision == "int8" and packed_projections(graph.model):
+        found.append(PACKED)
     # The exporter's graph computes with all tokens: it is no form of a graph that has fewer.
     if graph.exported is not None and (engine == "openvino" or alone) and not reduces_tokens(graph.model):
         found.append(EXPORTED)
@@ -72,7 +80,14 @@ def lowered(graph: Graph, candidate: Candidate) -> Graph:
     """The neutral graph in a form; the given graph is left as it is."""
     from edgec.passes.decompose import load_passes
     from edgec.passes.decompose.plugins import DecomposePlugins
-    from edgec.targets.x86 import flat_norm, separate_projections, size_bias, whole_rows, wide_bias  # noqa: F401
+    from edgec.targets.x86 import (  # noqa: F401 - each registers its pass
+        flat_linear,
+        flat_norm,
+        separate_projections,
+        size_bias,
+        whole_rows,
+        wide_bias,
+    )
 
     load_passes()
     copy = graph.clone()

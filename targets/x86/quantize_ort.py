@@ -27,7 +27,7 @@ DYNAMIC = "dynamic"
 WEIGHTS = "weights of 4 bits"
 """Weights of linear layers in int4, in blocks of 32, by ONNX Runtime's MatMulNBits; the rest stays fp32."""
 
-LARGE = 2 * 2**20
+LARGE = 8 * 2**20
 """Bytes of the largest weight, in fp32, from which quantising weights alone is worth a try."""
 
 SCHEMES = {STATIC: 0, DYNAMIC: 0, WEIGHTS: LARGE}
