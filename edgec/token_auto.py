@@ -20,9 +20,11 @@ from edgec.core.graph import Graph
 from edgec.core.progress import Progress
 from edgec.core.timing import Latency, measure
 from edgec.inspection import inspect_model
+from edgec.passes.tokens.schedule import Schedule
+from edgec.passes.tokens.sites import Site
 from edgec.runtime.engine import Engine
 from edgec.targets.base import Candidate, Target
-from edgec.token_methods import Plan
+from edgec.token_methods import DEFAULT, METHODS, Plan
 from edgec.token_reduction import (
     Choose,
     Reduction,
@@ -48,6 +50,7 @@ class EngineTrials:
     Args:
         neutral: the neutral graph.
         target: the target.
+        unreduced: the engine without reduction: the best there is.
         candidate: what is built of every plan.
         judge: scores on the search's data.
         scratch: an existing folder.
@@ -58,6 +61,7 @@ class EngineTrials:
         self,
         neutral: Graph,
         target: Target,
+        unreduced: Candidate,
         candidate: Candidate,
         judge: Judge,
         scratch: Path,
@@ -65,6 +69,7 @@ class EngineTrials:
     ) -> None:
         self._neutral = neutral
         self._target = target
+        self._unreduced = unreduced
         self._candidate = candidate
         self._judge = judge
         self._few = judge.first(DAMAGE_SAMPLES)
@@ -76,10 +81,12 @@ class EngineTrials:
 
     def build(self, plan: Plan) -> Engine:
         """The engine of the network under a plan."""
-        graph = apply(self._neutral, plan).graph if plan.schedule.rates else self._neutral
+        graph, candidate = self._neutral, self._unreduced
+        if plan.schedule.rates:
+            graph, candidate = apply(self._neutral, plan).graph, self._candidate
         self._built += 1
         folder = self._scratch / f"tokens-{self._built}"
-        engine = built(self._target, graph, self._candidate, folder)
+        engine = built(self._target, graph, candidate, folder)
         self._folders[id(engine)] = folder
         return engine
 
@@ -170,8 +177,9 @@ def reduce_by_search(
     """
     started = time.monotonic()
     sites, log = sites_of(neutral)
-    candidate, scale = _tried_with(neutral, goal, choose, choose_exact, scratch)
-    trials = EngineTrials(neutral, target, candidate, budget.search, scratch, scale)
+    unreduced, scale = _tried_with(neutral, goal, choose, choose_exact, scratch)
+    candidate = reduced_form(target, neutral, unreduced, sites)
+    trials = EngineTrials(neutral, target, unreduced, candidate, budget.search, scratch, scale)
     found = search(sites, trials, goal, progress=progress)
     looks: list[_Look] = []
     for place, point in enumerate(_stepping(found, goal, looks)):
@@ -219,6 +227,16 @@ def _tried_with(
     if ships.latency is None or exact.latency is None:
         return exact.candidate, 1.0
     return exact.candidate, ships.latency.p50 / exact.latency.p50
+
+
+def reduced_form(target: Target, neutral: Graph, unreduced: Candidate, sites: list[Site]) -> Candidate:
+    """The candidate for plans: the unreduced network's, or its like where there is no such form of them."""
+    milder = Plan(METHODS[DEFAULT], Schedule({sites[0].index: 1}))
+    offered = target.candidates(apply(neutral, milder).graph, unreduced.precision)
+    if unreduced in offered:
+        return unreduced
+    alike = [each for each in offered if each.engine == unreduced.engine]
+    return (alike or offered)[0]
 
 
 def _chosen(choose: Choose, graph: Graph, folder: Path) -> Any:

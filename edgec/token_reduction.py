@@ -88,9 +88,16 @@ def apply(neutral: Graph, plan: Plan) -> Reduced:
 
     Raises:
         RequestError: a site does not exist, or its tokens do not allow the r.
+        JobError: the method cannot reduce one of the sites.
     """
     graph = neutral.clone()
     [report] = Pipeline([plan.step()]).run(graph.model)
+    if report.matched < sum(1 for r in plan.schedule.rates.values() if r):
+        reasons = "; ".join(f"{miss.source}: {miss.reason}" for miss in report.missed)
+        raise JobError(
+            f"{plan.method.name} cannot reduce every layer of {plan.name} ({reasons})",
+            fix="choose other layers, or another method",
+        )
     return Reduced(graph, plan, report)
 
 

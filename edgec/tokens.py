@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from edgec.core.errors import JobError
+from edgec.core.errors import EdgecError, JobError
 from edgec.core.progress import Progress, Silent
 from edgec.core.timing import Latency
 from edgec.passes.tokens.schedule import Schedule, even
@@ -277,8 +277,10 @@ def search(
     sites = [site for site in sites if site.length == length]
     bench = _Bench(trials, progress)
     try:
-        probes = [bench.probe(Plan(method, _probe(sites))) for method in methods]
-        method = min(probes, key=_price).plan.method if probes else METHODS[DEFAULT]
+        probes = [point for method in methods if (point := bench.able(Plan(method, _probe(sites))))]
+        if not probes:
+            raise JobError("no method can reduce the graph's tokens", fix="leave --tokens off")
+        method = min(probes, key=_price).plan.method
         table = []
         for site in _spread(sites, TABLE_SITES):
             for fraction in TABLE_FRACTIONS[method.most]:
@@ -305,6 +307,14 @@ class _Bench:
         latency = trials.measure({BASELINE: self._unreduced})[BASELINE]
         judged, damage = trials.judge(self._unreduced), trials.damage(self._unreduced)
         self.baseline = Point(unreduced, latency.p50, 1.0, 1.0, damage, judged)
+
+    def able(self, plan: Plan) -> Point | None:
+        """A point without a score; None where the method cannot reduce this graph."""
+        try:
+            return self.probe(plan)
+        except EdgecError as error:
+            self._progress.note(f"tokens: {error}")
+            return None
 
     def probe(self, plan: Plan) -> Point:
         """A point without a score."""

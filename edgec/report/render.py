@@ -123,7 +123,8 @@ def render(report: Mapping[str, Any]) -> str:
 
 def _frontier(report: Report) -> list[tuple[float, float, str, str]]:
     """The chart's points: latency, score, class, title."""
-    points = (report["tokens"] or {}).get("frontier", [])
+    tokens = report["tokens"]
+    points = tokens["frontier"] if tokens else []
     return [
         (
             point["p50"],
