@@ -85,32 +85,37 @@ class Scores:
         return {**dataclasses.asdict(self), "drop": self.drop}
 
 
-def evaluation_data(graph: Graph, path: str | Path | None) -> EvaluationData | None:
+def evaluation_data(graph: Graph, path: str | Path | None, most: int | None = None) -> EvaluationData | None:
     """The data to score on: the user's file, else what a zoo model brings, else None.
+
+    Args:
+        graph: the loaded graph.
+        path: the user's file.
+        most: samples to take of a zoo model's data at most; a file is taken whole.
 
     Raises:
         RequestError: the file does not fit the model; says which array and how.
     """
-    return _data(graph, path, "held out")
+    return _data(graph, path, "held out", most)
 
 
-def calibration_data(graph: Graph, path: str | Path | None) -> EvaluationData | None:
+def calibration_data(graph: Graph, path: str | Path | None, most: int | None = None) -> EvaluationData | None:
     """The data that searches and calibration look at, likewise.
 
     Raises:
         RequestError: the file does not fit the model; says which array and how.
     """
-    return _data(graph, path, "calibration")
+    return _data(graph, path, "calibration", most)
 
 
 def _data(
-    graph: Graph, path: str | Path | None, part: Literal["held out", "calibration"]
+    graph: Graph, path: str | Path | None, part: Literal["held out", "calibration"], most: int | None
 ) -> EvaluationData | None:
     data: EvaluationData | None = None
     if path is not None:
         data = _from_file(Path(path))
     elif graph.source.kind == "zoo":
-        data = _from_zoo(graph, part)
+        data = _from_zoo(graph, part, most)
     if data is not None:
         _check_fit(graph, data)
     return data
@@ -160,11 +165,13 @@ def _from_file(path: Path) -> EvaluationData:
     return EvaluationData(path.name, arrays, labels)
 
 
-def _from_zoo(graph: Graph, part: Literal["held out", "calibration"]) -> EvaluationData | None:
+def _from_zoo(
+    graph: Graph, part: Literal["held out", "calibration"], most: int | None
+) -> EvaluationData | None:
     from edgec import zoo
 
     draw = zoo.evaluation if part == "held out" else zoo.calibration
-    data = draw(graph.source.spec.removeprefix("zoo:"))
+    data = draw(graph.source.spec.removeprefix("zoo:"), count=most)
     return None if data is None else EvaluationData(f"{graph.source.spec}, {part}", data.inputs, data.labels)
 
 

@@ -22,6 +22,13 @@ DEFAULT_DROP = 0.01
 """The drop that a lossy step may cost where the user asks for one and names no drop: one point of
 accuracy, or a mean cosine of 0.99 to the source where there are no labels."""
 
+CALIBRATION_SAMPLES = 64
+"""Most samples that tell the ranges of values."""
+
+PLAIN_SAMPLES = 256
+"""Samples of a zoo model that an exact compile is scored on: drawing them and running the source takes longer
+than all else, and the score only confirms what the gates have shown."""
+
 SEARCH_SAMPLES = 256
 """Most samples that a search looks at: a search scores some tens of engines."""
 
@@ -137,18 +144,20 @@ def budget_of(
     return Budget(drop, Judge(graph, seen), Judge(graph, given.part(slice(1, None, 2), "held out")))
 
 
-def calibration_feeds(graph: Graph, calibration: EvaluationData, most: int = 64) -> tuple[Arrays, ...]:
+def calibration_feeds(
+    graph: Graph, calibration: EvaluationData, most: int = CALIBRATION_SAMPLES
+) -> tuple[Arrays, ...]:
     """Calibration data as feeds of the model's own batch size, at most `most` samples."""
     return tuple(feeds for feeds, _ in accuracy.batches(graph.inputs, calibration.first(most)))
 
 
-def calibration_data(graph: Graph, path: str | Path | None) -> EvaluationData | None:
-    """The data to calibrate on: the user's file, else what a zoo model brings, else None.
+def calibration_data(graph: Graph, path: str | Path | None, most: int | None = None) -> EvaluationData | None:
+    """The data to calibrate on: the user's file, else what a zoo model brings, at most `most` samples of it.
 
     Raises:
         RequestError: the file does not fit the model, or cannot tell ranges: constant or NaN.
     """
-    data = accuracy.calibration_data(graph, path)
+    data = accuracy.calibration_data(graph, path, most)
     if data is None:
         return None
     for name, array in data.inputs.items():

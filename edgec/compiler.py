@@ -229,10 +229,12 @@ def compile_graph(
     target = request.target
     folder = request.output or Path(f"{graph.source.name}.{target.name}.edgec")
     bundles.check_writable(folder)
-    evaluation = accuracy.evaluation_data(graph, eval_data)
-    calibration = budgets.calibration_data(graph, calib)
+    lossy = request.is_lossy
+    evaluation = accuracy.evaluation_data(graph, eval_data, None if lossy else budgets.PLAIN_SAMPLES)
+    enough = budgets.SEARCH_SAMPLES if lossy else budgets.CALIBRATION_SAMPLES
+    calibration = budgets.calibration_data(graph, calib, enough)
     budget = None
-    if request.is_lossy:
+    if lossy:
         budget = budgets.budget_of(graph, evaluation, calibration, request.max_drop)
     seen = calibration or (budget.search.data if budget else None)
     if seen is not None:
