@@ -25,10 +25,10 @@ HEADROOM = 2.0
 SUBNORMAL = 2.0**-17
 """Under this typical magnitude fp16's steps of 6e-8 are coarser than one part in 256."""
 
-SHARE = 0.45
+SHARE = 0.4
 """Nodes are kept until the error is at most this part of plain fp16's."""
 
-NEAR = 1.1
+NEAR = 1.05
 """An error within this factor of what no keeping can undo is near enough."""
 
 SMALL = 2e-4

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
+from edgec.passes.decompose.gelu import DecomposeGelu
 from edgec.passes.decompose.layer_norm import DecomposeLayerNorm
 from edgec.passes.decompose.rms_norm import DecomposeRmsNorm
 from edgec.passes.editing import Editor, attribute
@@ -15,14 +16,14 @@ from edgec.passes.precision.judge import evaluable
 
 
 def plain_half(model: ir.Model) -> ir.Model:
-    """A copy of an fp32 model with every primitive op in fp16, those inside norms and softmax as well.
+    """A copy of an fp32 model with every primitive op in fp16, those inside norms, GELU and softmax as well.
 
-    This is what an engine computes whose fp16 mode covers all layers and whose norms and softmax come in
-    parts, as exporters wrote them before opset 17 and older TensorRT runs them. Attention is in parts too.
+    This is what an engine computes whose fp16 mode covers all layers of a graph in parts, as exporters wrote
+    it before opset 17 and older TensorRT runs it.
     """
     copy = evaluable(model).clone()
     _modern_reductions(copy)
-    Pipeline([DecomposeLayerNorm(), DecomposeRmsNorm()]).run(copy)
+    Pipeline([DecomposeLayerNorm(), DecomposeRmsNorm(), DecomposeGelu()]).run(copy)
     _softmax_in_parts(copy)
     Pipeline([HalfPrecision()]).run(copy)
     return copy

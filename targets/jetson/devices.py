@@ -65,7 +65,7 @@ def device(name: str | None) -> Device:
     wanted, _, release = (name or DEFAULT).lower().partition(":")
     wanted = wanted.removeprefix(_PREFIX)
     if wanted not in known:
-        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
         raise RequestError(
             f"no Jetson profile is named {wanted!r}",
             fix=f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(known)}",

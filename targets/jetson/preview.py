@@ -11,6 +11,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -145,11 +146,12 @@ def _parser_errors(errors: Sequence[Sequence[str]], model: ir.Model) -> list[str
 
 
 def _builder_errors(messages: Sequence[str], model: ir.Model) -> list[str]:
-    """The builder's messages, with the source layers of the nodes that they name."""
-    named = sorted((node for node in model.graph if node.name), key=lambda node: -len(node.name or ""))
+    """The builder's messages, with the source layers of the nodes, or at least of the ops, that they name."""
+    nodes = sorted((node for node in model.graph if node.name), key=lambda node: -len(node.name or ""))
     found = []
     for message in messages:
-        node = next((node for node in named if (node.name or "") in message), None)
-        layer = "" if node is None else f"{node.op_type} {node.name!r} (layer {source_layer(node)}): "
-        found.append(f"{layer}{message.strip()}")
+        named = [node for node in nodes if (node.name or "") in message][:1]
+        named = named or [node for node in nodes if re.search(rf"\b{node.op_type} operation", message)]
+        layers = ", ".join(f"{node.op_type} {node.name!r} (layer {source_layer(node)})" for node in named)
+        found.append(f"{layers}: {message.strip()}" if layers else message.strip())
     return list(dict.fromkeys(found))

@@ -1,0 +1,197 @@
+"""Lowering by TensorRT version: the same numbers, only ops that the parser knows, attention as it fuses."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from jetson_graphs import block, drawn, graph, model
+
+from edgec.core.dialect import is_op
+from edgec.core.errors import UnsupportedError
+from edgec.core.evaluation import Evaluator
+from edgec.core.numerics import compare
+from edgec.targets.jetson.lowering import lower
+from edgec.targets.jetson.sites import attention_sites
+from edgec.targets.jetson.versions import dialect, dialects
+
+VERSIONS = list(dialects())
+
+
+def lowered_difference(given, version, **options):
+    """The lowered fp32 graph against the neutral one, and the lowered model."""
+    found = lower(given.model, dialects()[version], native_attention=False, **options)
+    onnx.checker.check_model(ir.to_proto(found), full_check=True)
+    with Evaluator(found) as evaluator:
+        return compare(given.references, [evaluator.run(feed) for feed in given.examples]), found
+
+
+def ops(found):
+    return {node.op_type for node in found.graph}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("mask", [False, True])
+def test_every_version_computes_the_same(version, mask):
+    difference, found = lowered_difference(block(mask=mask), version)
+    # Reordered sums in fp32; a wrong scale or epsilon is a thousand times this.
+    assert difference.scaled < 1e-5
+    assert found.opset_imports[""] == dialects()[version].opset
+    assert ops(found) <= dialects()[version].ops
+    assert len(attention_sites(found, 87)) == 1
+
+
+def test_attention_stays_whole_only_where_it_is_known_and_will_be_half():
+    given = block().model
+    assert not any(
+        "Attention" in ops(lower(given, one, native_attention=False)) for one in dialects().values()
+    )
+    native = [
+        name
+        for name, one in dialects().items()
+        if "Attention" in ops(lower(given, one, native_attention=True))
+    ]
+    assert native == ["10.16", "11.0"]
+
+
+def test_the_scale_is_in_front_of_the_first_product():
+    found = lower(block().model, dialects()["10.3"], native_attention=False)
+    softmax = next(node for node in found.graph if is_op(node, "Softmax"))
+    assert softmax.inputs[0].producer().op_type == "MatMul"
+    [reader] = [use.node for use in softmax.outputs[0].uses()]
+    assert reader.op_type == "MatMul"
+
+
+@pytest.mark.parametrize(
+    ("size", "obstacle"), [(16, ""), (8, "not within"), (20, "multiple"), (512, "not within")]
+)
+def test_head_sizes_without_a_kernel_are_named(size, obstacle):
+    kind = f"float[1, 2, 6, {size}]"
+    text = f"attend ({kind} q, {kind} k, {kind} v) => ({kind} y) {{ y = Attention (q, k, v) }}"
+    for version in ("10.3", "11.0"):
+        found = lower(model(text), dialects()[version], native_attention=True)
+        [site] = attention_sites(found, 87)
+        assert obstacle in site.obstacle
+        assert site.kind == ("native" if version == "11.0" and not obstacle else "pattern")
+    assert (
+        "7.2" in attention_sites(lower(model(text), dialects()["8.5"], native_attention=True), 72)[0].obstacle
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "one (float[1, 2, 1, 32] q, float[1, 2, 6, 32] k) => (float[1, 2, 1, 32] y) "
+        "{ y = Attention (q, k, k) }",
+        "same (float[1, 2, 6, 32] q) => (float[1, 2, 6, 32] y) { y = Attention (q, q, q) }",
+        "wide (float[1, 2, 6, 32] q, float[1, 2, 6, 64] v) => (float[1, 2, 6, 64] y) "
+        "{ k = Neg (q) y = Attention (q, k, v) }",
+        "cap (float[1, 2, 6, 32] q) => (float[1, 2, 6, 32] y) "
+        "{ k = Neg (q) y = Attention <softcap = 2.0> (q, k, k) }",
+    ],
+)
+def test_attentions_that_the_builder_refuses_are_decomposed(text):
+    found = lower(model(text), dialects()["11.0"], native_attention=True)
+    assert "Attention" not in ops(found)
+    assert len(attention_sites(found, 87)) >= 1 or "Tanh" in ops(found)
+
+
+OLD = {
+    "reductions": "r (float[2, 3, 4] x) => (float[2, 1, 1] y, float[2, 3] z) "
+    "{ a = Constant <value_ints = [1, -1]> () y = ReduceL2 (x, a) b = Constant <value_ints = [2]> () "
+    "z = ReduceMean <keepdims = 0> (x, b) }",
+    "split": "s (float[2, 7] x) => (float[2, 3] y, float[2, 3] z, float[2, 1] w) "
+    "{ y, z, w = Split <axis = 1, num_outputs = 3> (x) }",
+    "pad": "p (float[2, 3] x) => (float[2, 6] y) { n = Constant <value_ints = [1, 2]> () "
+    "v = Constant <value_float = 0.5> () a = Constant <value_ints = [-1]> () y = Pad (x, n, v, a) }",
+    "resize": "z (float[1, 2, 4, 4] x) => (float[1, 2, 8, 6] y) { "
+    'n = Constant <value_ints = [8, 6]> () y = Resize <axes = [2, 3], mode = "linear"> (x, , , n) }',
+    "grid": "g (float[1, 2, 4, 4] x, float[1, 3, 3, 2] h) => (float[1, 2, 3, 3] y) "
+    '{ y = GridSample <mode = "linear"> (x, h) }',
+    "any": "a (float[2, 5] x) => (bool[2, 1] y) { zero = Constant <value_float = 1.5> () "
+    "m = Greater (x, zero) n = Constant <value_ints = [1]> () y = ReduceMax (m, n) }",
+    "mish": "m (float[2, 5] x) => (float[2, 5] y) { y = Mish (x) }",
+    "gelu tanh": 't (float[2, 5] x) => (float[2, 5] y) { y = Gelu <approximate = "tanh"> (x) }',
+    "swish parts": "w (float[2, 5] x) => (float[2, 5] y) { y = HardSwish (x) }",
+    "group norm": "n (float[2, 6, 4] x) => (float[2, 6, 4] y) { "
+    "s = Constant <value_floats = [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]> () "
+    "b = Constant <value_floats = [0.0, 0.5, 1.0, 0.0, 0.5, 1.0]> () "
+    "y = GroupNormalization <num_groups = 3> (x, s, b) }",
+    "rms norm": "n (float[2, 6] x) => (float[2, 6] y) { "
+    "s = Constant <value_floats = [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]> () "
+    "y = RMSNormalization (x, s) }",
+    "integers": "i (float[2, 6] x) => (int64[2] y, int64[2] z) { n = Cast <to = 7> (x) "
+    "y = ArgMax <axis = 1, keepdims = 0> (n) a = Constant <value_ints = [1]> () "
+    "z = ReduceSum <keepdims = 0> (n, a) }",
+    "float64 inside": "d (float[2, 6] x) => (float[2, 6] y) "
+    "{ w = Cast <to = 11> (x) e = Exp (w) y = Cast <to = 1> (e) }",
+}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", list(OLD))
+def test_newer_forms_are_written_in_older_ones(name, version):
+    built = model(OLD[name])
+    shapes = {value.name: tuple(value.shape) for value in built.graph.inputs}
+    feeds = [{key: drawn(*shape, seed=seed) for key, shape in shapes.items()} for seed in (1, 2)]
+    difference, found = lowered_difference(graph(built, *feeds), version)
+    assert difference.scaled < 1e-5
+    assert ops(found) <= dialects()[version].ops
+
+
+def test_everything_without_a_form_is_listed_with_its_layer():
+    text = """bad (float[3, 3] x, int64[3, 3] i, double[2] d) => (float[3, 3] y, float z, double[2] e) {
+        y = ScatterElements <reduction = "add"> (x, i, x)
+        z = Det (x)
+        e = Identity (d)
+    }"""
+    with pytest.raises(UnsupportedError) as caught:
+        lower(model(text), dialects()["10.3"], native_attention=True)
+    said = "\n".join(caught.value.reasons)
+    assert "scatter" in said
+    assert "layers.y" in said
+    assert "Det 'node_z' (layer layers.z): the parser does not know the op" in said
+    assert "input 'd' is double" in said
+
+
+def test_an_op_of_edgec_without_a_plugin_becomes_its_body():
+    importlib.import_module("edgec.plugins.token_merge.op")
+    text = """tokens (float[1, 8, 4] x, float[1, 1, 8, 4] m, float[1, 8, 1] s) => (float[1, 6, 4] y) {
+        y, t, a = ai.edgec.TokenMerge <r = 2, protected = 0> (x, m, s)
+    }"""
+    built = model(text)
+    assert "TokenMerge" not in ops(lower(built, dialects()["10.3"], native_attention=True))
+    kept = lower(built, dialects()["10.3"], native_attention=True, keep=frozenset({"TokenMerge"}))
+    assert ops(kept) == {"TokenMerge"}
+
+
+def test_a_version_takes_the_newest_dialect_that_is_not_newer():
+    assert dialect("8.5.2").version == "8.5"
+    assert dialect("10.9").version == "10.3"
+    assert dialect("12.0").version == "11.0"
+    with pytest.raises(ValueError, match="older"):
+        dialect("7.2")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
+def test_the_newest_dialect_has_only_ops_that_the_parser_knows():
+    import tensorrt_rtx as rtx
+
+    logger = rtx.Logger(rtx.Logger.ERROR)
+    network = rtx.Builder(logger).create_network(1 << int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = rtx.OnnxParser(network, logger)
+    # DeformConv is a plugin there, and TensorRT-RTX has none.
+    assert {op for op in dialects()["11.0"].ops if not parser.supports_operator(op)} == {"DeformConv"}
+
+
+def test_the_graph_that_is_lowered_stays_as_it_is():
+    given = block()
+    before = ir.to_proto(given.model).SerializeToString(deterministic=True)
+    for one in dialects().values():
+        lower(given.model, one, native_attention=True)
+    assert ir.to_proto(given.model).SerializeToString(deterministic=True) == before
+    assert np.isfinite(given.references[0]["y"]).all()
