@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ def publish(name: str, title: str, body: str) -> None:
     """Print a result and keep it as `results/NAME.md` with the command, the machine and the versions."""
     host = host_profile()
     tools = ", ".join(f"{tool} {version}" for tool, version in tool_versions().items())
-    command = f"python benchmarks/{Path(sys.argv[0]).name}"
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     text = (
         f"# {title}\n\n"
         f"Command: `{command}`\n\n"

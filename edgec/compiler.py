@@ -270,7 +270,6 @@ def compile_graph(
                 reduction.report["agreement"] = agreement(graph, engine)
                 judged = None if budget is None else budget.held_out.data
                 reduction.report["padding"] = padding_report(graph, engine, judged)
-                reduction.report["gated"] = request.is_gated or request.tokens == "auto"
         finally:
             engine.close()
         progress.step("writing the bundle")
@@ -385,7 +384,9 @@ def _reduce_tokens(
     """
     choose_engine = functools.partial(_choose, request, budget if request.is_gated else None, progress)
     if request.tokens != "auto":
-        return reduce_tokens(neutral, request.tokens, request.target, choose_engine, scratch, progress)
+        named = reduce_tokens(neutral, request.tokens, request.target, choose_engine, scratch, progress)
+        named.report["gated"] = request.is_gated
+        return named
     if budget is None:
         raise RequestError(
             "--tokens auto needs data to search on",

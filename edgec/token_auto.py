@@ -204,6 +204,7 @@ def reduce_by_search(
         choice.chosen.folder = choice.chosen.folder.rename(scratch / "chosen")
         shutil.rmtree(attempt)
         fields = describe(neutral, reduced, sites, log, asked="auto")
+        fields["gated"] = goal.max_drop is not None
         fields |= _search_fields(found, point, candidate, budget, looks, time.monotonic() - started)
         if point.plan.schedule.rates:
             fields["baseline"] = beside_unreduced(neutral, choice, target, scratch, progress)

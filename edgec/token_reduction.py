@@ -208,6 +208,8 @@ def describe(
         "searched_on": None,
         "held_out": None,
         "agreement": None,
+        "padding": None,
+        "gated": False,
     }
 
 
