@@ -105,3 +105,14 @@ def prepare(
             raise ValueError(f"{op_type} refused r={r} of {held[0].shape[1]} tokens, {protected} protected")
 
     return call, outputs
+
+
+def restore(tokens: np.ndarray, assignment: np.ndarray) -> np.ndarray | None:
+    """`TokenRestore`, (B, M, C) and (B, N) to (B, N, C); None where the kernel refuses an assignment."""
+    tokens, places = _float32(tokens), np.ascontiguousarray(assignment, dtype=np.int32)
+    batch, kept, channels = tokens.shape
+    length = places.shape[1]
+    restored = np.full((batch, length, channels), np.nan, np.float32)
+    sizes = (ctypes.c_int64(size) for size in (batch, kept, length, channels))
+    arrays = (_pointer(array) for array in (tokens, places, restored))
+    return None if _library().edgec_token_restore(*sizes, *arrays) else restored

@@ -122,3 +122,31 @@ def test_kernel_equals_body(op_type: str) -> None:
             assert_same(op_type, *case, isa, exact=False)
 
     check()
+
+
+@st.composite
+def assignments(draw) -> dict[str, np.ndarray]:
+    batch, kept, channels = (
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 12)),
+        draw(st.sampled_from([1, 5, 16, 37])),
+    )
+    length = draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    tokens = rng.normal(size=(batch, kept, channels))
+    if draw(st.booleans()):
+        tokens[:, rng.integers(0, kept)] = draw(st.sampled_from([np.nan, np.inf, -np.inf]))
+    places = rng.integers(0, kept, (batch, length))
+    return {"tokens": tokens.astype(np.float32), "assignment": places.astype(np.int32)}
+
+
+@CASES
+@given(assignments())
+def test_restoring_copies_as_the_body_does(feeds: dict[str, np.ndarray]) -> None:
+    [expected] = run_body("TokenRestore", feeds)
+    np.testing.assert_array_equal(token_native.restore(**feeds), expected)
+
+
+@pytest.mark.parametrize("place", [-1, 3])
+def test_a_place_that_does_not_exist_is_refused(place: int) -> None:
+    assert token_native.restore(np.zeros((1, 3, 2)), np.array([[0, place, 2]])) is None

@@ -59,6 +59,55 @@ def test_openvino_computes_the_definition(core, op_type: str, shape: tuple, prec
     np.testing.assert_allclose(actual[0], expected[0], atol=1e-5)
 
 
+POOL = [(0, 0), (0, 2), (1, 0), (1, 1), (2, 3), (5, 1), (8, 0), (13, 1)]
+"""r and protected tokens; each is one model, for all shapes."""
+
+
+@pytest.mark.parametrize("op_type", ["TokenMerge", "TokenMergeEnergy", "TokenPrune", "TokenRestore"])
+def test_openvino_equals_the_body_on_drawn_cases(core, op_type: str) -> None:  # type: ignore[no-untyped-def]
+    """500 an op: odd lengths, r of 0 and of the maximum, ties, equal tokens, padding, batches."""
+    rng = np.random.default_rng(5)
+    pool = [None] if op_type == "TokenRestore" else POOL
+    for place, pair in enumerate(pool):
+        attributes = {} if pair is None else {"r": pair[0], "protected": pair[1]}
+        if op_type == "TokenPrune":
+            attributes["merge"] = place % 2
+        proto = model(op_type, attributes)
+        del proto.functions[:]
+        compiled = core.compile_model(
+            core.read_model(proto.SerializeToString()), "CPU", {"INFERENCE_NUM_THREADS": 1}
+        )
+        for _ in range(-(-500 // len(pool))):
+            feeds = _drawn(rng, op_type, pair)
+            expected = run_body(op_type, feeds, **attributes)
+            actual = [np.array(value) for value in compiled(feeds).values()]
+            for one, other in zip(actual[1:], expected[1:], strict=True):
+                np.testing.assert_array_equal(one, other)
+            np.testing.assert_allclose(actual[0], expected[0], rtol=1e-5, atol=1e-5)
+
+
+def _drawn(rng: np.random.Generator, op_type: str, pair: tuple[int, int] | None) -> dict[str, np.ndarray]:
+    batch, channels = rng.integers(1, 4), rng.choice([1, 5, 16, 33])
+    if pair is None:
+        tokens = rng.normal(size=(batch, rng.integers(1, 12), channels)).astype(np.float32)
+        places = rng.integers(0, tokens.shape[1], (batch, rng.integers(1, 30))).astype(np.int32)
+        return {"tokens": tokens, "assignment": places}
+    r, protected = pair
+    least = max(2, r + 1 if op_type == "TokenPrune" else 2 * r)
+    length = protected + least + rng.choice([0, 1, 2, 7])
+    metric = rng.integers(-2, 3, (batch, rng.integers(1, 4), length, rng.choice([1, 3, 16])))
+    if rng.random() < 0.3:
+        metric[:] = metric[:, :, :1]
+    feeds = {
+        "tokens": rng.normal(size=(batch, length, channels)),
+        "metric": metric,
+        "sizes": rng.integers(int(rng.random() < 0.5), 4, (batch, length, 1)),
+    }
+    if op_type == "TokenPrune":
+        feeds["score"] = rng.integers(-3, 4, (batch, length))
+    return {name: array.astype(np.float32) for name, array in feeds.items()}
+
+
 def test_openvino_restores(core) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(4)
     feeds = {

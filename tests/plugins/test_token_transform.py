@@ -20,7 +20,7 @@ def by_loops(feeds: dict, r: int, protected: int, temperature: float) -> tuple[n
     made: tuple[list, list, list] = ([], [], [])
     for tokens, score, metric, size in zip(*feeds.values(), strict=True):
         count = len(tokens)
-        keys = metric.astype(np.float64).sum(0)
+        keys = metric.astype(np.float64).sum(0) * (size > 0)
         unit = keys / np.maximum(np.linalg.norm(keys, axis=-1, keepdims=True), 1e-15)
         order = sorted(
             range(protected, count), key=lambda n: (size[n, 0] > 0, score[n] if size[n, 0] > 0 else 0, -n)
