@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from edgec.accuracy import EvaluationData
-from edgec.budget import DEFAULT_DROP, budget_of, calibration_data, calibration_feeds
+from edgec.budget import DEFAULT_DROP, Judge, budget_of, calibration_data, calibration_feeds
 from edgec.core.errors import NumericsError, RequestError
 from edgec.core.graph import Graph, Source, TensorSpec
 
@@ -88,3 +88,20 @@ def test_calibration_data_of_one_value_is_refused(graph, tmp_path):
 def test_feeds_have_the_models_batch(graph):
     feeds = calibration_feeds(graph, _data(5, labels=False))
     assert [feed["x"].shape for feed in feeds] == [(2, CLASSES)] * 3
+
+
+def test_a_judge_on_fewer_samples_does_not_run_the_source_again(graph):
+    runs = []
+
+    def source(feeds):
+        runs.append(1)
+        return _source(feeds)
+
+    judge = Judge(dataclasses.replace(graph, run_source=source), _data(20, labels=False))
+    whole = judge.expected
+    before = len(runs)
+    fewer = judge.first(6)
+    assert fewer.data.samples == 6
+    np.testing.assert_array_equal(fewer.expected, 2.0 * fewer.data.inputs["x"])
+    assert len(runs) == before
+    assert {tuple(row) for row in fewer.expected} <= {tuple(row) for row in whole}
