@@ -1,0 +1,222 @@
+"""The search within a budget, on a target whose engines' latency and error are formulas."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgec import precision_search, trials
+from edgec.accuracy import EvaluationData
+from edgec.budget import Budget, Judge
+from edgec.choice import choose
+from edgec.core.errors import JobError, NumericsError
+from edgec.core.graph import Graph, Source, TensorSpec
+from edgec.core.progress import Silent
+from edgec.sensitivity import grouped
+from edgec.targets.base import Candidate, Offer
+
+WIDTH = 64
+LAYERS = ("stem", "blocks.0.fc1", "blocks.0.fc2", "head")
+
+EXACT = Candidate("fast", "fp32", "plain")
+HALF = Candidate("fast", "bf16", "plain")
+INT8 = Candidate("fast", "int8", "plain", rest="bf16", scheme="static")
+SLOW = Candidate("slow", "fp32", "plain")
+
+
+def _source(feeds):
+    return {"y": np.tanh(feeds["x"])}
+
+
+class Engine:
+    """Waits, and answers with the source's outputs and an error of a size."""
+
+    def __init__(self, milliseconds: float, error: float) -> None:
+        self._seconds, self._error = milliseconds / 1e3, error
+
+    def run(self, feeds):
+        time.sleep(self._seconds)
+        right = _source(feeds)["y"]
+        noise = np.random.default_rng(0).standard_normal(right.shape).astype(np.float32)
+        return {"y": right + self._error * noise}
+
+    def close(self):
+        pass
+
+
+@dataclasses.dataclass
+class Formulas:
+    """A target: latency in milliseconds and error by candidate; kept layers take their share of both."""
+
+    milliseconds: dict[Candidate, float]
+    errors: dict[Candidate, float]
+    harm: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(LAYERS, 0.25))
+    refused: dict[Candidate, str] = dataclasses.field(default_factory=dict)
+    interrupt_at: Candidate | None = None
+    built: list[Candidate] = dataclasses.field(default_factory=list)
+    name: str = "formulas"
+    runs_here: bool = True
+
+    def candidates(self, graph, precision):
+        return [EXACT]
+
+    def lossy_candidates(self, graph, precision):
+        return [Offer(candidate, self.refused.get(candidate, "")) for candidate in self.milliseconds]
+
+    def lower(self, graph, candidate):
+        return graph
+
+    def build(self, graph, candidate, folder):
+        if candidate == self.interrupt_at:
+            raise KeyboardInterrupt
+        self.built.append(candidate)
+        whole = dataclasses.replace(candidate, kept=())
+        if whole not in self.milliseconds:
+            raise JobError("no such engine")
+        cost = self.milliseconds[whole] + 0.3 * len(candidate.kept)
+        fields = {"milliseconds": cost, "error": self._error(whole, candidate.kept)}
+        (folder / "engine.json").write_text(json.dumps(fields))
+
+    def open(self, folder):
+        return Engine(**json.loads((folder / "engine.json").read_text()))
+
+    def open_keeping(self, folder, layers):
+        return Engine(0.0, self._error(INT8, layers))
+
+    def quantised_layers(self, folder):
+        return LAYERS
+
+    def profile(self, engine, feeds):
+        return []
+
+    def _error(self, candidate, kept):
+        share = 1.0 - sum(self.harm[layer] for layer in kept) if candidate.scheme else 1.0
+        return self.errors.get(candidate, 0.0) * share
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch):
+    for module in (precision_search, trials):
+        monkeypatch.setattr(module, "BLOCK_SECONDS", 0.004)
+
+
+@pytest.fixture
+def graph() -> Graph:
+    drawn = np.random.default_rng(1).standard_normal((2, 1, WIDTH)).astype(np.float32)
+    model = ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 23}), ir_version=10)
+    examples = [{"x": row} for row in drawn]
+    references = [_source(feeds) for feeds in examples]
+    specs = (TensorSpec("x", (1, WIDTH), "float32"),)
+    return Graph(model, Source("m", "onnx", "m", "0"), specs, examples, references, run_source=_source)
+
+
+@pytest.fixture
+def budget(graph) -> Budget:
+    drawn = np.random.default_rng(2).standard_normal((20, WIDTH)).astype(np.float32)
+    judge = Judge(graph, EvaluationData("drawn", {"x": drawn}, None))
+    return Budget(0.01, judge, judge)
+
+
+def _search(target, graph, budget, tmp_path, precision="auto", seconds=60.0):
+    return choose(target, graph, precision, tmp_path, Silent(), budget, seconds)
+
+
+def _why(choice, candidate):
+    return next(trial.why for trial in choice.trials if trial.candidate == candidate)
+
+
+def test_the_fastest_within_the_budget_wins(graph, budget, tmp_path):
+    target = Formulas({EXACT: 6.0, HALF: 4.0, INT8: 2.0}, {HALF: 1e-3, INT8: 0.02})
+    choice = _search(target, graph, budget, tmp_path)
+    assert choice.chosen.candidate == INT8
+    assert choice.chosen.scores.drop < 0.01
+    assert {trial.folder.exists() for trial in choice.trials if trial is not choice.chosen} == {False}
+    assert choice.search["stopped"] is None
+    assert [entry["role"] for entry in choice.entries()].count("chosen") == 1
+
+
+def test_what_is_slower_than_the_best_is_not_scored(graph, budget, tmp_path):
+    target = Formulas({EXACT: 2.0, HALF: 5.0}, {HALF: 1e-3})
+    choice = _search(target, graph, budget, tmp_path)
+    assert choice.chosen.candidate == EXACT
+    assert "times the latency of the fastest so far" in _why(choice, HALF)
+    assert next(trial.scores for trial in choice.trials if trial.candidate == HALF) is None
+
+
+def test_layers_that_break_the_budget_stay_unquantised(graph, budget, tmp_path):
+    harm = {"stem": 0.02, "blocks.0.fc1": 0.02, "blocks.0.fc2": 0.95, "head": 0.01}
+    target = Formulas({EXACT: 6.0, INT8: 2.0}, {INT8: 0.6}, harm)
+    choice = _search(target, graph, budget, tmp_path)
+    assert choice.chosen.candidate.kept == ("blocks.0.fc2",)
+    assert choice.search["sensitivity"][0]["layers"] == ["blocks.0.fc2"]
+    assert "more than 1.00%" in _why(choice, INT8)
+    assert "1 layer kept" in choice.chosen.candidate.name
+
+
+def test_a_form_that_fails_in_fp32_is_not_quantised(graph, budget, tmp_path):
+    wrong = Candidate("fast", "int8", "wrong", rest="bf16", scheme="static")
+    target = Formulas({EXACT: 4.0, wrong.exact: 2.0, wrong: 1.0}, {wrong.exact: 0.1})
+    choice = _search(target, graph, budget, tmp_path)
+    assert choice.chosen.candidate == EXACT
+    assert wrong not in target.built
+    assert "its gate" in _why(choice, wrong.exact)
+
+
+def test_what_the_machine_lacks_is_named_and_not_built(graph, budget, tmp_path):
+    target = Formulas({EXACT: 4.0, INT8: 1.0}, {}, refused={INT8: "int8 needs avx512_vnni"})
+    choice = _search(target, graph, budget, tmp_path)
+    assert INT8 not in target.built
+    assert _why(choice, INT8) == "skipped: int8 needs avx512_vnni"
+
+
+def test_an_interrupt_keeps_the_best_so_far(graph, budget, tmp_path):
+    target = Formulas({EXACT: 4.0, HALF: 2.0, INT8: 1.0}, {}, interrupt_at=INT8)
+    choice = _search(target, graph, budget, tmp_path)
+    assert choice.chosen.candidate == HALF
+    assert choice.search["stopped"].startswith("interrupted")
+    assert choice.chosen.latency is not None
+    assert _why(choice, INT8) == "not finished"
+
+
+def test_an_interrupt_before_anything_passed_is_the_callers(graph, budget, tmp_path):
+    target = Formulas({EXACT: 4.0}, {}, interrupt_at=EXACT)
+    with pytest.raises(KeyboardInterrupt):
+        _search(target, graph, budget, tmp_path)
+
+
+def test_the_time_is_kept_and_the_rest_named(graph, budget, tmp_path):
+    target = Formulas({EXACT: 4.0, HALF: 2.0, INT8: 1.0}, {})
+    choice = _search(target, graph, budget, tmp_path, seconds=0.0)
+    assert choice.chosen.candidate == EXACT
+    assert _why(choice, INT8) == "not tried: the search's time was over"
+    assert "0 s were over" in choice.search["stopped"]
+
+
+def test_int8_alone_takes_no_other_and_says_what_each_lost(graph, budget, tmp_path):
+    target = Formulas({EXACT: 1.0, INT8: 3.0}, {INT8: 0.01})
+    assert _search(target, graph, budget, tmp_path, "int8").chosen.candidate == INT8
+    hopeless = Formulas({EXACT: 1.0, INT8: 3.0}, {INT8: 5.0}, dict.fromkeys(LAYERS, 0.0))
+    (tmp_path / "again").mkdir()
+    with pytest.raises(NumericsError, match=r"no engine keeps the budget of 1.00%.*drops by") as caught:
+        _search(hopeless, graph, budget, tmp_path / "again", "int8")
+    assert caught.value.exit_status == 1
+
+
+def test_a_slower_engine_is_tried_too(graph, budget, tmp_path):
+    target = Formulas({EXACT: 5.0, SLOW: 2.0}, {})
+    assert _search(target, graph, budget, tmp_path).chosen.candidate == SLOW
+
+
+def test_layers_are_grouped_by_the_beginning_of_their_names():
+    layers = [f"blocks.{block}.{part}" for block in range(12) for part in ("qkv", "fc1", "fc2")]
+    groups = grouped(["stem", *layers, "head"], most=14)
+    assert len(groups) == 14
+    assert groups[1] == ("blocks.0.qkv", "blocks.0.fc1", "blocks.0.fc2")
+    apart = grouped([f"layer{index}" for index in range(50)], most=10)
+    assert len(apart) <= 10
+    assert sum(map(len, apart)) == 50
