@@ -65,7 +65,7 @@ class Jetson:
             graph.model, self.device.dialect, native_attention=wanted != "fp32", keep=_kept_plugins()
         )
         self._shipped = wanted
-        form = f"TensorRT {self.device.tensorrt}"
+        form = f"TensorRT {self.device.tensorrt} of JetPack {self.device.jetpack}, {self.device.name}"
         if wanted != "int8":
             return [Candidate(ENGINE, wanted, form)]
         return int8_candidates(ENGINE, form, model, graph)
