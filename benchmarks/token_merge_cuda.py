@@ -3,7 +3,8 @@
 In two steps, because the machine with the GPU need not have edgec installed::
 
     python benchmarks/token_merge_cuda.py prepare FOLDER   # here: compiles, draws 500 cases an op
-    python FOLDER/token_merge_cuda.py run FOLDER           # there: needs torch and a GPU
+    python FOLDER/token_merge_cuda.py run FOLDER           # there: needs torch and a GPU; writes its results
+    cp FOLDER/token_merge_cuda.md benchmarks/results/      # what it printed, as a table
 
 The cases are drawn small, with odd lengths, r of 0 and the maximum, ties, equal tokens and padding, and
 their expected results are those of the function bodies in ONNX Runtime. The time is that of batch 8, 197
@@ -23,6 +24,7 @@ import numpy as np
 
 CASES = 500
 OPS = {"TokenMerge": "merge", "TokenMergeEnergy": "merge_energy", "TokenPrune": "prune"}
+RESTORE = "TokenRestore"
 MARGIN = 0.5
 
 
@@ -74,6 +76,15 @@ def prepare(folder: Path) -> None:
             for index, array in enumerate(expected):
                 arrays[f"{len(meta)}_expected{index}"] = array
             meta.append({"op": op_type, **attributes})
+    rng = np.random.default_rng(1)
+    for _ in range(CASES):
+        kept, batch = int(rng.integers(1, 40)), int(rng.integers(1, 4))
+        tokens = rng.normal(size=(batch, kept, int(rng.choice([1, 5, 16, 40])))).astype(np.float16)
+        places = rng.integers(0, kept, (batch, int(rng.integers(1, 99)))).astype(np.int32)
+        feeds = {"tokens": tokens.astype(np.float32), "assignment": places}
+        arrays |= {f"{len(meta)}_{name}": array for name, array in feeds.items()}
+        arrays[f"{len(meta)}_expected0"] = run_body(RESTORE, feeds)[0]
+        meta.append({"op": RESTORE})
     np.savez_compressed(folder / "cases.npz", meta=json.dumps(meta), **arrays)
     print(f"{len(meta)} cases in {folder}")
 
@@ -129,9 +140,23 @@ class Kernels:
 
         return call, (merged, sizes, assignment)
 
+    def restore(self, tokens, places):  # type: ignore[no-untyped-def]
+        """`TokenRestore`."""
+        torch = self.torch
+        (batch, kept, channels), length = tokens.shape, places.shape[1]
+        restored = torch.full((batch, length, channels), float("nan"), dtype=tokens.dtype, device="cuda")
+        sizes = [ctypes.c_int64(size) for size in (batch, kept, length, channels)]
+        half = ctypes.c_int(int(tokens.dtype == torch.float16))
+        arrays = [ctypes.c_void_p(each.data_ptr()) for each in (tokens, places, restored)]
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        status = self.library.edgec_cuda_token_restore(*sizes, half, *arrays, stream)
+        if status:
+            raise RuntimeError(f"{RESTORE} returned {status}")
+        return restored
 
-def check(kernels: Kernels, folder: Path) -> None:
-    """Compare every case, in fp32 and fp16."""
+
+def check(kernels: Kernels, folder: Path) -> list[list[object]]:
+    """Compare every case, in fp32 and fp16; a row an op and precision."""
     torch = kernels.torch
     stored = np.load(folder / "cases.npz")
     meta = json.loads(str(stored["meta"]))
@@ -139,6 +164,17 @@ def check(kernels: Kernels, folder: Path) -> None:
     worst: dict[str, float] = {}
     for index, attributes in enumerate(meta):
         op_type = attributes["op"]
+        if op_type == RESTORE:
+            expected = stored[f"{index}_expected0"]
+            tokens, places = (
+                torch.from_numpy(stored[f"{index}_{name}"]).cuda() for name in ("tokens", "assignment")
+            )
+            for dtype in (torch.float32, torch.float16):
+                restored = kernels.restore(tokens.to(dtype), places).float().cpu().numpy()
+                tally = counts.setdefault(f"{RESTORE} {str(dtype).removeprefix('torch.')}", [0, 0])
+                tally[0] += bool(np.array_equal(restored, expected))
+                tally[1] += 1
+            continue
         names = ["tokens", "metric", "sizes", *(["score"] if op_type == "TokenPrune" else [])]
         expected = [stored[f"{index}_expected{place}"] for place in range(3)]
         for dtype in (torch.float32, torch.float16):
@@ -157,8 +193,9 @@ def check(kernels: Kernels, folder: Path) -> None:
                 # One rounding of values up to 4: 2^-10 in fp16; a few of fp32's otherwise.
                 same = error <= (2.0e-3 if dtype == torch.float16 else 2.0e-6)
             tally[0] += same
-    for key, (same, total) in counts.items():
-        print(f"{key}: {same} of {total} cases equal, largest difference {worst.get(key, 0.0):.1e}")
+    return [
+        [key, f"{same} of {total}", f"{worst.get(key, 0.0):.1e}"] for key, (same, total) in counts.items()
+    ]
 
 
 def torch_merge(torch, tokens, metric, sizes, r: int):  # type: ignore[no-untyped-def]
@@ -214,15 +251,20 @@ def graphed(torch, call):  # type: ignore[no-untyped-def]
     return graph.replay
 
 
-def bench(kernels: Kernels) -> None:
-    """Times and bytes at batch 8, 197 tokens, 384 channels."""
+def bench(kernels: Kernels) -> tuple[str, list[list[object]], list[list[object]]]:
+    """The machine, times, and bytes against the copy bandwidth, at batch 8, 197 tokens, 384 channels."""
     torch = kernels.torch
     batch, length, channels, heads, depth, r = 8, 197, 384, 6, 64, 13
     big = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_()
     other = torch.empty_like(big)
     seconds = milliseconds(torch, lambda: other.copy_(big), repeats=20, inner=3) / 1e3
     bandwidth = 2 * big.numel() / seconds
-    print(f"{torch.cuda.get_device_name()}: copy {bandwidth / 1e9:.0f} GB/s, read and written")
+    machine = (
+        f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, torch {torch.__version__}; a copy of "
+        f"1 GiB on the device moves {bandwidth / 1e9:.0f} GB/s, read and written"
+    )
+    timed: list[list[object]] = []
+    bytes_moved: list[list[object]] = []
     for dtype in (torch.float32, torch.float16):
         feeds = {
             "tokens": torch.randn(batch, length, channels, device="cuda", dtype=dtype),
@@ -248,14 +290,27 @@ def bench(kernels: Kernels) -> None:
             times[f"{op_type} graph"] = milliseconds(torch, graphed(torch, call))
         again = kernels.prepare("TokenMerge", feeds, {"r": r, "protected": 1})[0]
         times["TokenMerge again"] = milliseconds(torch, again)
-        print(str(dtype), {name: f"{value * 1e3:.1f} us" for name, value in times.items()})
+        kind = str(dtype).removeprefix("torch.")
+        timed += [[name, kind, f"{value * 1e3:.1f}"] for name, value in times.items()]
         merge, graph = times["TokenMerge"], times["TokenMerge graph"]
-        print(
-            f"  TokenMerge: {times['torch'] / merge:.1f}x torch eager, "
-            f"{times['torch graph'] / graph:.1f}x torch graph against graph; "
-            f"{moved / 1e6:.2f} MB at {moved / graph / 1e6:.0f} GB/s, "
-            f"{moved / graph * 1e3 / bandwidth:.0%} of the copy bandwidth"
-        )
+        timed.append(["torch / TokenMerge", kind, f"{times['torch'] / merge:.1f}x"])
+        timed.append(["torch graph / TokenMerge graph", kind, f"{times['torch graph'] / graph:.1f}x"])
+        rate = moved / graph * 1e3
+        row = [
+            kind,
+            f"{moved / 1e6:.2f}",
+            f"{rate / 1e9:.0f}",
+            f"{bandwidth / 1e9:.0f}",
+            f"{rate / bandwidth:.0%}",
+        ]
+        bytes_moved.append(row)
+    return machine, timed, bytes_moved
+
+
+def table(headers: list[str], rows: list[list[object]]) -> str:
+    """A Markdown table: this file runs where edgec is not installed."""
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def main() -> None:
@@ -264,8 +319,32 @@ def main() -> None:
         prepare(folder)
         return
     kernels = Kernels(folder)
-    check(kernels, folder)
-    bench(kernels)
+    equal = check(kernels, folder)
+    machine, timed, bytes_moved = bench(kernels)
+    moved = [
+        "precision",
+        "MB that TokenMerge must move",
+        "GB/s in a graph",
+        "copy GB/s",
+        "of the copy bandwidth",
+    ]
+    text = "\n\n".join(
+        [
+            "# The CUDA token kernels",
+            "Commands: `python benchmarks/token_merge_cuda.py prepare FOLDER`, then "
+            "`python FOLDER/token_merge_cuda.py run FOLDER` on the machine with the GPU.",
+            f"Machine: {machine}. Batch 8, 197 tokens, 384 channels, 6 heads of 64, r = 13, one protected "
+            "token; random data; medians of 300 times 20 calls by device events.",
+            "Drawn cases equal to the function body: assignment, sizes and restored tokens bit for bit, "
+            "merged tokens to one rounding.",
+            table(["op and precision", "equal", "largest difference"], equal),
+            "Microseconds a call; `graph` is a replay of a CUDA graph.",
+            table(["what", "precision", "µs"], timed),
+            table(moved, bytes_moved),
+        ]
+    )
+    print(text)
+    (folder / "token_merge_cuda.md").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
