@@ -1,8 +1,8 @@
 """Reduced encoders in OpenVINO's bf16, with the compiled kernels, against the same graphs in float32.
 
 bf16 has 8 bits of a number. Keys are rounded to it before a kernel sees them, whatever the kernel computes
-in, so where two likenesses are as near as that, another token can be merged. Both are measured here: how often,
-and what it does to the result.
+in, so where two likenesses are as near as that, another token can be merged. Both are measured here: how
+often, and what it does to the result.
 """
 
 from __future__ import annotations
