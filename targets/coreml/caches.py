@@ -81,8 +81,8 @@ def _cache(past: ir.Value, outputs: dict[ir.Value, str]) -> Cache | None:
     if joined is None:
         return None
     present = _as_output(joined.present, outputs)
-    # A present that nothing else reads is no memory, and a new part made of this past is no new token's.
-    if present is None or not joined.is_read or any(_depends(value, past) for value in joined.new):
+    # A present that the model itself does not read is no memory.
+    if present is None or not joined.is_read:
         return None
     grown = _sizes(present)
     apart = [axis for axis, (old, new) in enumerate(zip(shape, grown, strict=False)) if old != new]
@@ -102,14 +102,12 @@ class _Joined:
 
     Attributes:
         present: what comes out.
-        new: the new parts.
         grows: whether the present is longer than the past.
         is_read: whether the model itself reads the present.
         place: where the new part goes, if that is computed.
     """
 
     present: ir.Value
-    new: list[ir.Value]
     grows: bool
     is_read: bool
     place: ir.Value | None = None
@@ -123,7 +121,11 @@ def _readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
 
 
 def _joined(past: ir.Value) -> _Joined | None:
-    """Follow the past, transposed or not, to the node that puts the new part to it."""
+    """Follow the past, transposed or not, to the node that puts the new part to it.
+
+    Nothing else may read the past: what a cache holds comes back in the present, and a tensor that other
+    layers read too (a skip that is concatenated with what they made of it) is none.
+    """
     readers = _readers(past)
     while len(readers) == 1 and is_op(readers[0][0], *_MOVES):
         past = readers[0][0].outputs[0]
@@ -131,21 +133,18 @@ def _joined(past: ir.Value) -> _Joined | None:
     if len(readers) != 1:
         return None
     node, index = readers[0]
-    others = [value for place, value in enumerate(node.inputs) if place != index and value is not None]
     if is_op(node, "Concat") and index == 0:
-        return _Joined(node.outputs[0], others, True, _is_read(node.outputs[0]))
+        return _Joined(node.outputs[0], True, _is_read(node.outputs[0]))
     if is_op(node, "Attention") and index in (4, 5) and len(node.outputs) > index - 3:
-        new = node.inputs[index - 3]
-        return _Joined(node.outputs[index - 3], [] if new is None else [new], True, True)
+        return _Joined(node.outputs[index - 3], True, True)
     if is_op(node, *_UPDATES) and index == 0:
         place = node.inputs[2 if is_op(node, "TensorScatter") and len(node.inputs) > 2 else 1]
-        return _Joined(node.outputs[0], others, False, _is_read(node.outputs[0]), place)
+        return _Joined(node.outputs[0], False, _is_read(node.outputs[0]), place)
     if is_op(node, "Slice") and index == 0 and len(node.outputs[0].uses()) == 1:
         # The past less its oldest part, and the new part behind it: the model slides the window itself.
         joint, place = _readers(node.outputs[0])[0]
         if is_op(joint, "Concat") and place == 0:
-            new_parts = [value for value in joint.inputs[1:] if value is not None]
-            return _Joined(joint.outputs[0], new_parts, False, _is_read(joint.outputs[0]))
+            return _Joined(joint.outputs[0], False, _is_read(joint.outputs[0]))
     return None
 
 
@@ -163,11 +162,6 @@ def _as_output(present: ir.Value, outputs: dict[ir.Value, str]) -> ir.Value | No
 def _is_read(present: ir.Value) -> bool:
     """Whether a node of the model computes with the present."""
     return any(_is_read(node.outputs[0]) if is_op(node, *_MOVES) else True for node, _ in _readers(present))
-
-
-def _depends(value: ir.Value, past: ir.Value) -> bool:
-    """Whether a value is computed from the past itself; its shape alone does not count."""
-    return any(source is past for source in _sources(value))
 
 
 def _integer_inputs(value: ir.Value) -> tuple[str, ...]:
