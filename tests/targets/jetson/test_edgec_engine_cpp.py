@@ -79,6 +79,9 @@ def test_it_builds_runs_and_measures(program: Path, bundle: Path, tmp_path: Path
     done = call(program, "run", bundle, engine, *given, "--output", tmp_path)
     assert done.returncode == 0, done.stderr
     assert np.array_equal(np.load(tmp_path / "y.npy"), 2 * np.load(tmp_path / "x.npy"))
+    # A record that edgec_engine wrote has more in it, and all four numbers of the version.
+    record = {**record, "tensorrt": "10.3.0.30", "plugins": {}, "notes": [], "kept": False, "seconds": 1.5}
+    (tmp_path / "model.engine.json").write_text(json.dumps(record))
     done = call(program, "bench", bundle, engine, *given, "--blocks", "3", "--runs", "5")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

@@ -127,8 +127,8 @@ class Runner:
                 raise DeviceError(
                     f"the shape of output {name!r} depends on the data", "compile the model again"
                 )
-            array = self._host.get(name)
-            if array is None or array.shape != shape:
+            kept = self._host.get(name)
+            if kept is None or kept.shape != shape:
                 self._host[name] = np.empty(shape, dtype)
             buffer = self._buffer(name)
             buffer.reserve(self._host[name].nbytes)
