@@ -21,7 +21,18 @@ from pathlib import Path
 from edgec.core.errors import JobError, MissingExtraError
 
 SOURCES = Path(__file__).parent
-OPENVINO_OPS = frozenset({"SizeBias", "TokenMerge", "TokenMergeEnergy", "TokenPrune", "TokenRestore"})
+OPENVINO_OPS = frozenset(
+    {
+        "PackTokens",
+        "SizeBias",
+        "TokenMerge",
+        "TokenMergeEnergy",
+        "TokenPrune",
+        "TokenRestore",
+        "UnpackTokens",
+        "VarlenAttention",
+    }
+)
 """The ops of `ai.edgec` that the OpenVINO extension implements."""
 
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fno-math-errno")
@@ -30,7 +41,9 @@ _INSTRUCTIONS = {
     "avx2": ("-mavx2", "-mfma"),
     "baseline": (),
 }
-_KERNELS = ("token_kernels.h", "token_kernels.cpp", "token_kernels_isa.cpp")
+_HEADERS = ("vectors.h", "token_kernels.h", "varlen_kernels.h")
+_PER_ISA = ("token_kernels_isa.cpp", "varlen_kernels_isa.cpp")
+_PLAIN = ("token_kernels.cpp", "varlen_kernels.cpp")
 _EXTENSION = "openvino_extension.cpp"
 
 
@@ -58,12 +71,12 @@ def compiler() -> str:
 
 
 def kernel_library() -> Path:
-    """The plain C entries of `token_kernels.h` as a shared library; compiled at the first call.
+    """The plain C entries of the kernels' headers as a shared library; compiled at the first call.
 
     Raises:
         JobError: no compiler, or it failed.
     """
-    return _library("edgec_tokens", _KERNELS, (), (), salt="")
+    return _library("edgec_kernels", (), (), salt="")
 
 
 def openvino_library() -> Path:
@@ -84,7 +97,6 @@ def openvino_library() -> Path:
     include = (f"-isystem{root / 'include'}",)
     return _library(
         "edgec_openvino",
-        _KERNELS,
         include,
         [str(path) for path in libraries],
         salt=importlib.metadata.version("openvino"),
@@ -105,7 +117,6 @@ def _one(folder: Path, name: str) -> Path:
 
 def _library(
     stem: str,
-    kernels: Sequence[str],
     include: Sequence[str],
     link: Sequence[str],
     *,
@@ -117,7 +128,7 @@ def _library(
     version = subprocess.run([cxx, "--version"], capture_output=True, check=False).stdout
     for part in (version, salt.encode(), repr((_FLAGS, _INSTRUCTIONS)).encode()):
         digest.update(part)
-    for name in (*kernels, *([extension] if extension else [])):
+    for name in (*_HEADERS, *_PER_ISA, *_PLAIN, *([extension] if extension else [])):
         digest.update((SOURCES / name).read_bytes())
     target = cache_folder() / f"{stem}-{digest.hexdigest()[:16]}.so"
     if target.exists():
@@ -127,10 +138,11 @@ def _library(
         folder = Path(work)
         objects = []
         for isa, flags in _INSTRUCTIONS.items():
-            objects.append(folder / f"{isa}.o")
-            source = SOURCES / "token_kernels_isa.cpp"
-            _run([cxx, *_FLAGS, *flags, f"-DEDGEC_ISA={isa}", "-c", str(source), "-o", str(objects[-1])])
-        for name in ("token_kernels.cpp", *([extension] if extension else [])):
+            for name in _PER_ISA:
+                objects.append(folder / f"{name}-{isa}.o")
+                source = str(SOURCES / name)
+                _run([cxx, *_FLAGS, *flags, f"-DEDGEC_ISA={isa}", "-c", source, "-o", str(objects[-1])])
+        for name in (*_PLAIN, *([extension] if extension else [])):
             objects.append(folder / f"{name}.o")
             _run([cxx, *_FLAGS, *include, "-c", str(SOURCES / name), "-o", str(objects[-1])])
         made = folder / "library.so"

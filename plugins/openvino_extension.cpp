@@ -15,6 +15,7 @@
 #include "openvino/frontend/onnx/extension/conversion.hpp"
 #include "openvino/op/op.hpp"
 #include "token_kernels.h"
+#include "varlen_kernels.h"
 
 namespace {
 
@@ -279,6 +280,147 @@ private:
     float m_floor = 1.0e-20f;
 };
 
+// Whether a tensor may be float32 or bf16, as the kernels take both.
+bool real(const ov::element::Type& type) {
+    return type.is_dynamic() || type == ov::element::f32 || type == ov::element::bf16;
+}
+
+// A boolean, or the bytes that the CPU plugin makes of booleans.
+bool mask(const ov::element::Type& type) {
+    return type.is_dynamic() || type == ov::element::boolean || type == ov::element::u8;
+}
+
+class VarlenAttention : public ov::op::Op {
+public:
+    OPENVINO_OP("VarlenAttention", DOMAIN_NAME);
+    VarlenAttention() = default;
+    VarlenAttention(const ov::OutputVector& inputs, float scale) : ov::op::Op(inputs), m_scale(scale) {
+        constructor_validate_and_infer_types();
+    }
+
+    void validate_and_infer_types() override {
+        for (size_t index = 0; index < 3; ++index) {
+            NODE_VALIDATION_CHECK(this, real(get_input_element_type(index)), "input ", index, " must be f32 or bf16");
+            NODE_VALIDATION_CHECK(this, get_input_element_type(index).compatible(get_input_element_type(0)),
+                                  "query, key and value must have one type");
+        }
+        NODE_VALIDATION_CHECK(this,
+                              get_input_element_type(3).is_dynamic() || get_input_element_type(3) == ov::element::i32,
+                              "cu_seqlens must be i32");
+        set_output_type(0, get_input_element_type(0), get_input_partial_shape(0));
+    }
+
+    bool visit_attributes(ov::AttributeVisitor& visitor) override {
+        visitor.on_attribute("scale", m_scale);
+        return true;
+    }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        return std::make_shared<VarlenAttention>(inputs, m_scale);
+    }
+
+    bool has_evaluate() const override { return true; }
+
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
+        const ov::Shape shape = inputs[0].get_shape();
+        outputs[0].set_shape(shape);
+        const edgec_varlen_shape given{static_cast<int64_t>(inputs[3].get_size()) - 1,
+                                       static_cast<int64_t>(shape[1]), static_cast<int64_t>(shape[2]), m_scale,
+                                       inputs[0].get_element_type() == ov::element::bf16};
+        edgec_varlen_attention(&given, inputs[0].data(), inputs[1].data(), inputs[2].data(),
+                               inputs[3].data<int32_t>(), outputs[0].data(), on_tbb, scratch);
+        return true;
+    }
+
+private:
+    float m_scale = 0.0f;
+};
+
+class PackTokens : public ov::op::Op {
+public:
+    OPENVINO_OP("PackTokens", DOMAIN_NAME);
+    PackTokens() = default;
+    explicit PackTokens(const ov::OutputVector& inputs) : ov::op::Op(inputs) {
+        constructor_validate_and_infer_types();
+    }
+
+    void validate_and_infer_types() override {
+        NODE_VALIDATION_CHECK(this, real(get_input_element_type(0)), "tokens must be f32 or bf16");
+        NODE_VALIDATION_CHECK(this, mask(get_input_element_type(1)), "visible must be boolean");
+        ov::PartialShape tokens = get_input_partial_shape(0);
+        if (tokens.rank().is_dynamic()) tokens = ov::PartialShape::dynamic(3);
+        set_output_type(0, get_input_element_type(0), ov::PartialShape{1, ov::Dimension::dynamic(), tokens[2]});
+        const ov::Dimension ends =
+            tokens[0].is_static() ? ov::Dimension(tokens[0].get_length() + 1) : ov::Dimension::dynamic();
+        set_output_type(1, ov::element::i32, ov::PartialShape{ends});
+    }
+
+    bool visit_attributes(ov::AttributeVisitor&) override { return true; }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        return std::make_shared<PackTokens>(inputs);
+    }
+
+    bool has_evaluate() const override { return true; }
+
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
+        const ov::Shape shape = inputs[0].get_shape();
+        const char* visible = static_cast<const char*>(inputs[1].data());
+        outputs[1].set_shape({shape[0] + 1});
+        int32_t* ends = outputs[1].data<int32_t>();
+        ends[0] = 0;
+        for (size_t sample = 0; sample < shape[0]; ++sample) {
+            const char* mine = visible + sample * shape[1];
+            const auto count = std::count_if(mine, mine + shape[1], [](char each) { return each != 0; });
+            ends[sample + 1] = ends[sample] + static_cast<int32_t>(count);
+        }
+        outputs[0].set_shape({1, static_cast<size_t>(ends[shape[0]]), shape[2]});
+        const size_t bytes = shape[2] * inputs[0].get_element_type().size();
+        edgec_pack_rows(static_cast<int64_t>(shape[0] * shape[1]), static_cast<int64_t>(bytes), visible,
+                        static_cast<const char*>(inputs[0].data()), static_cast<char*>(outputs[0].data()));
+        return true;
+    }
+};
+
+class UnpackTokens : public ov::op::Op {
+public:
+    OPENVINO_OP("UnpackTokens", DOMAIN_NAME);
+    UnpackTokens() = default;
+    explicit UnpackTokens(const ov::OutputVector& inputs) : ov::op::Op(inputs) {
+        constructor_validate_and_infer_types();
+    }
+
+    void validate_and_infer_types() override {
+        NODE_VALIDATION_CHECK(this, real(get_input_element_type(0)), "packed must be f32 or bf16");
+        NODE_VALIDATION_CHECK(this, mask(get_input_element_type(1)), "visible must be boolean");
+        ov::PartialShape packed = get_input_partial_shape(0), visible = get_input_partial_shape(1);
+        if (packed.rank().is_dynamic()) packed = ov::PartialShape::dynamic(3);
+        if (visible.rank().is_dynamic()) visible = ov::PartialShape::dynamic(2);
+        set_output_type(0, get_input_element_type(0), ov::PartialShape{visible[0], visible[1], packed[2]});
+    }
+
+    bool visit_attributes(ov::AttributeVisitor&) override { return true; }
+
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        return std::make_shared<UnpackTokens>(inputs);
+    }
+
+    bool has_evaluate() const override { return true; }
+
+    bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
+        const ov::Shape places = inputs[1].get_shape(), packed = inputs[0].get_shape();
+        outputs[0].set_shape({places[0], places[1], packed[2]});
+        const size_t bytes = packed[2] * inputs[0].get_element_type().size();
+        const char* visible = static_cast<const char*>(inputs[1].data());
+        const auto count =
+            std::count_if(visible, visible + inputs[1].get_size(), [](char each) { return each != 0; });
+        if (static_cast<size_t>(count) != packed[1]) return false;
+        edgec_unpack_rows(static_cast<int64_t>(places[0] * places[1]), static_cast<int64_t>(bytes), visible,
+                          static_cast<const char*>(inputs[0].data()), static_cast<char*>(outputs[0].data()));
+        return true;
+    }
+};
+
 using Context = ov::frontend::NodeContext;
 
 ov::Extension::Ptr converter(const std::string& op_type, const ov::frontend::CreatorFunction& create) {
@@ -304,6 +446,18 @@ OPENVINO_CREATE_EXTENSIONS(std::vector<ov::Extension::Ptr>({
     std::make_shared<ov::OpExtension<TokenPrune>>(),
     std::make_shared<ov::OpExtension<TokenRestore>>(),
     std::make_shared<ov::OpExtension<SizeBias>>(),
+    std::make_shared<ov::OpExtension<VarlenAttention>>(),
+    std::make_shared<ov::OpExtension<PackTokens>>(),
+    std::make_shared<ov::OpExtension<UnpackTokens>>(),
+    converter("VarlenAttention",
+              [](const Context& node) {
+                  const float scale = node.get_attribute<float>("scale", 0.0f);
+                  return std::make_shared<VarlenAttention>(inputs_of(node), scale)->outputs();
+              }),
+    converter("PackTokens",
+              [](const Context& node) { return std::make_shared<PackTokens>(inputs_of(node))->outputs(); }),
+    converter("UnpackTokens",
+              [](const Context& node) { return std::make_shared<UnpackTokens>(inputs_of(node))->outputs(); }),
     converter("TokenMerge",
               [](const Context& node) {
                   return std::make_shared<TokenMerge>(inputs_of(node), integer(node, "r", 0),

@@ -7,63 +7,13 @@
 // copy that the linker keeps for everyone.
 
 #include "token_kernels.h"
+#include "vectors.h"
 
 #define CONCAT_(a, b) a##b
 #define CONCAT(a, b) CONCAT_(a, b)
 #define ENTRY(name) CONCAT(CONCAT(edgec_, name##_), EDGEC_ISA)
 
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int W = 16;
-#elif defined(__AVX2__)
-constexpr int W = 8;
-#else
-constexpr int W = 4;
-#endif
-
-typedef float Vec __attribute__((vector_size(W * 4)));
-typedef int32_t Int __attribute__((vector_size(W * 4)));
-typedef float VecU __attribute__((vector_size(W * 4), aligned(4), may_alias));
-typedef int32_t IntU __attribute__((vector_size(W * 4), aligned(4), may_alias));
-
-inline Vec load(const float* p) { return *reinterpret_cast<const VecU*>(p); }
-inline Int load(const int32_t* p) { return *reinterpret_cast<const IntU*>(p); }
-inline void store(float* p, Vec v) { *reinterpret_cast<VecU*>(p) = v; }
-inline void store(int32_t* p, Int v) { *reinterpret_cast<IntU*>(p) = v; }
-
-// bf16 is the upper half of a float32; stores round to nearest, half to even.
-typedef uint16_t Half __attribute__((vector_size(W * 2)));
-typedef uint16_t HalfU __attribute__((vector_size(W * 2), aligned(2), may_alias));
-typedef uint32_t Bits __attribute__((vector_size(W * 4)));
-
-inline Vec load(const uint16_t* p) {
-    return reinterpret_cast<Vec>(__builtin_convertvector(static_cast<Half>(*reinterpret_cast<const HalfU*>(p)), Bits)
-                                 << 16);
-}
-inline void store(uint16_t* p, Vec v) {
-    const Bits bits = reinterpret_cast<Bits>(v);
-    const Bits even = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    const Int number = v == v;
-    *reinterpret_cast<HalfU*>(p) =
-        __builtin_convertvector(number ? even : ((bits >> 16) | 0x40u), Half);  // NaN stays NaN
-}
-inline float number(float x) { return x; }
-inline float number(uint16_t x) {
-    const uint32_t bits = static_cast<uint32_t>(x) << 16;
-    float value;
-    __builtin_memcpy(&value, &bits, sizeof value);
-    return value;
-}
-inline void put(float* p, float x) { *p = x; }
-inline void put(uint16_t* p, float x) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &x, sizeof bits);
-    *p = static_cast<uint16_t>(x == x ? (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16 : (bits >> 16) | 0x40u);
-}
-
-inline Vec splat(float x) { return x - Vec{}; }
-inline Int splat(int32_t x) { return x - Int{}; }
 
 constexpr int64_t PAD = 16;       // the widest vector: one layout for all instruction sets
 constexpr float BOUND = 1.0e15f;  // metrics are clipped here, as in the definition

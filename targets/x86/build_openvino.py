@@ -22,8 +22,15 @@ from edgec.targets.x86.quantize_openvino import quantised
 _KERNELS = "edgec_kernels.so"
 _MODEL = "model.xml"
 
-_BF16_INPUTS = {"TokenMerge": (0, 1), "TokenMergeEnergy": (0, 1), "TokenPrune": (0, 2)}
-"""Of each kernel that takes bf16: the inputs that may be, its tokens and its metric."""
+_BF16_INPUTS = {
+    "PackTokens": (0,),
+    "TokenMerge": (0, 1),
+    "TokenMergeEnergy": (0, 1),
+    "TokenPrune": (0, 2),
+    "UnpackTokens": (0,),
+    "VarlenAttention": (0, 1, 2),
+}
+"""Of each kernel that takes bf16: the inputs that may be."""
 
 
 def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
@@ -51,7 +58,7 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
             _rename(model, names)
             layers = _layers(model, names)
             if "bf16" in (candidate.precision, candidate.rest):
-                _reduce_in_bf16(model)
+                _kernels_in_bf16(model)
             if candidate.scheme:
                 model = quantised(model, graph, candidate, layers)
                 layers |= _layers(model, names)
@@ -75,8 +82,8 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
     ).write(folder)
 
 
-def _reduce_in_bf16(model: Any) -> None:
-    """Give the kernels that reduce tokens bf16 tensors, as they lie between OpenVINO's own bf16 kernels.
+def _kernels_in_bf16(model: Any) -> None:
+    """Give edgec's own kernels bf16 tensors, as they lie between OpenVINO's own bf16 kernels.
 
     OpenVINO keeps the types that a custom op declares, and would convert to float32 and back around it.
     """

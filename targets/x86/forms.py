@@ -12,6 +12,7 @@ from edgec.plugins.native_build import OPENVINO_OPS
 from edgec.targets.base import Candidate
 from edgec.targets.x86.blocked_linear import linear_layers
 from edgec.targets.x86.layers import LayerNames
+from edgec.targets.x86.pack_tokens import packable
 from edgec.targets.x86.separate_projections import packed_projections
 from edgec.targets.x86.whole_rows import ragged
 
@@ -30,6 +31,9 @@ WHOLE_ROWS = "whole rows"
 PACKED = "packed projections"
 """`decomposed`, with queries, keys and values still made by one product: better where it is int8 and wide."""
 
+PADDING_FREE = "padding-free"
+"""`decomposed`, with everything that works token by token on the real tokens of a padded batch only."""
+
 _OPENVINO = (
     "decompose.plugins",
     "decompose.attention",
@@ -44,6 +48,7 @@ _PIPELINES: dict[tuple[str, str], tuple[str, ...]] = {
     ("openvino", DECOMPOSED): _OPENVINO,
     ("openvino", BLOCKED): (*_OPENVINO, "x86.blocked_linear"),
     ("openvino", WHOLE_ROWS): ("x86.whole_rows", *_OPENVINO),
+    ("openvino", PADDING_FREE): ("x86.pack_tokens", *_OPENVINO),
     ("openvino", PACKED): tuple(name for name in _OPENVINO if name != "x86.separate_projections"),
 }
 
@@ -63,6 +68,8 @@ def forms(graph: Graph, engine: str, precision: str, *, alone: bool) -> list[str
         found.insert(0, BLOCKED)
     if engine == "openvino" and precision != "fp32" and ragged(graph.model):
         found.insert(0, WHOLE_ROWS)
+    if engine == "openvino" and packable(graph.model):
+        found.insert(0, PADDING_FREE)
     if engine == "openvino" and precision == "int8" and packed_projections(graph.model):
         found.append(PACKED)
     # The exporter's graph computes with all tokens: it is no form of a graph that has fewer.
@@ -83,6 +90,7 @@ def lowered(graph: Graph, candidate: Candidate) -> Graph:
     from edgec.targets.x86 import (  # noqa: F401 - each registers its pass
         flat_linear,
         flat_norm,
+        pack_tokens,
         separate_projections,
         size_bias,
         whole_rows,

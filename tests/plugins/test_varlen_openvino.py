@@ -1,0 +1,124 @@
+"""Batches without padding as OpenVINO runs them, against the definitions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+from varlen_bodies import run_body
+
+import edgec.plugins.pack_tokens.op  # noqa: F401 - registers the ops
+from edgec.plugins import native_build
+from edgec.plugins.infra import plugins
+
+openvino = pytest.importorskip("openvino")
+
+FLOAT, INT32, BOOL = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32, onnx.TensorProto.BOOL
+
+
+@pytest.fixture(scope="module")
+def core():  # type: ignore[no-untyped-def]
+    made = openvino.Core()
+    made.add_extension(str(native_build.openvino_library()))
+    return made
+
+
+def proto_of(op_type: str, inputs: dict, outputs: dict) -> onnx.ModelProto:
+    """A model of one op; `inputs` and `outputs` are element type and rank by name."""
+    function = ir.to_proto(plugins()[op_type].function())
+    given = [
+        onnx.helper.make_tensor_value_info(name, element, [f"{name}{axis}" for axis in range(rank)])
+        for name, (element, rank) in inputs.items()
+    ]
+    made = [onnx.helper.make_tensor_value_info(name, element, None) for name, (element, _) in outputs.items()]
+    node = onnx.helper.make_node(op_type, list(inputs), list(outputs), domain="ai.edgec")
+    graph = onnx.helper.make_graph([node], op_type, given, made)
+    opsets = [onnx.helper.make_opsetid("", 23), onnx.helper.make_opsetid("ai.edgec", 1)]
+    return onnx.helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=11)
+
+
+ATTENTION = proto_of(
+    "VarlenAttention",
+    {"query": (FLOAT, 3), "key": (FLOAT, 3), "value": (FLOAT, 3), "cu_seqlens": (INT32, 1)},
+    {"output": (FLOAT, 3)},
+)
+PACK = proto_of(
+    "PackTokens",
+    {"tokens": (FLOAT, 3), "visible": (BOOL, 2)},
+    {"packed": (FLOAT, 3), "cu_seqlens": (INT32, 1)},
+)
+UNPACK = proto_of("UnpackTokens", {"packed": (FLOAT, 3), "visible": (BOOL, 2)}, {"tokens": (FLOAT, 3)})
+
+
+@pytest.fixture(scope="module")
+def compiled(core):  # type: ignore[no-untyped-def]
+    """Each op in OpenVINO, shapes open, and its body in ONNX Runtime."""
+
+    def both(proto: onnx.ModelProto):  # type: ignore[no-untyped-def]
+        bare = onnx.ModelProto()
+        bare.CopyFrom(proto)
+        del bare.functions[:]
+        ours = core.compile_model(
+            core.read_model(bare.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        return ours, session
+
+    return {"pack": both(PACK), "unpack": both(UNPACK), "attention": both(ATTENTION)}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    lengths=st.lists(
+        st.one_of(st.integers(0, 9), st.sampled_from([63, 64, 65, 130])), min_size=1, max_size=4
+    ),
+    heads=st.integers(1, 3),
+    depth=st.sampled_from([1, 3, 8, 16, 20, 32, 64, 80]),
+    spread=st.sampled_from([0.3, 1.0, 20.0]),
+    seed=st.integers(0, 999),
+)
+def test_attention_is_the_definition(compiled, lengths, heads, depth, spread, seed) -> None:  # type: ignore[no-untyped-def]
+    ends = np.cumsum([0, *lengths]).astype(np.int32)
+    if not ends[-1]:
+        return
+    drawn = np.random.default_rng(seed)
+    feeds = {
+        name: (spread * drawn.normal(size=(ends[-1], heads, depth))).astype(np.float32)
+        for name in ("query", "key", "value")
+    }
+    feeds["cu_seqlens"] = ends
+    [found] = compiled["attention"][0](feeds).values()
+    # Logits of some thousands cost their last places: fp32 against fp32.
+    np.testing.assert_allclose(found, run_body(feeds), rtol=2e-4, atol=2e-4 * spread)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 4), length=st.integers(1, 9), channels=st.integers(1, 5), seed=st.integers(0, 999)
+)
+def test_packing_and_unpacking_are_the_definitions(compiled, batch, length, channels, seed) -> None:  # type: ignore[no-untyped-def]
+    drawn = np.random.default_rng(seed)
+    tokens = drawn.normal(size=(batch, length, channels)).astype(np.float32)
+    visible = drawn.random((batch, length)) < drawn.choice([0.2, 0.6, 1.0])
+    packed, ends = compiled["pack"][0]({"tokens": tokens, "visible": visible}).values()
+    expected = compiled["pack"][1].run(None, {"tokens": tokens, "visible": visible})
+    np.testing.assert_array_equal(packed, expected[0])
+    np.testing.assert_array_equal(ends, expected[1])
+    np.testing.assert_array_equal(packed[0], tokens[visible])
+    feeds = {"packed": np.ascontiguousarray(packed), "visible": visible}
+    [back] = compiled["unpack"][0](feeds).values()
+    np.testing.assert_array_equal(back, compiled["unpack"][1].run(None, feeds)[0])
+    np.testing.assert_array_equal(back, np.where(visible[..., None], tokens, 0))
