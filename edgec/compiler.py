@@ -27,7 +27,7 @@ from edgec.precision_search import SECONDS
 from edgec.targets.base import Annotates, PreparesGraphs, Ships, Target
 from edgec.token_auto import reduce_by_search
 from edgec.token_methods import check_words
-from edgec.token_padding import padding_report
+from edgec.token_padding import padding_report, typical_first
 from edgec.token_reduction import Reduction, agreement, reduce_tokens
 from edgec.tokens import Goal
 from edgec.verification import GateResult, check_neutral
@@ -242,6 +242,8 @@ def compile_graph(
 
     if isinstance(target, PreparesGraphs):
         graph = target.prepared(graph)
+    if request.tokens == "auto" and budget is not None:
+        graph = typical_first(graph, budget.search.data)
     neutral = to_neutral(graph, request.pipeline, progress)
     with bundles.writing(folder, needed=_needed_bytes(neutral.graph)) as scratch:
         reduction = None
@@ -439,7 +441,7 @@ def _report(
 
     inspection: Inspection = inspect_model(neutral.graph.model)
     candidate = choice.chosen.candidate
-    steps = [*neutral.reports, *([] if reduction is None else [reduction.reduced.report])]
+    steps = [*neutral.reports, *(() if reduction is None else reduction.reduced.reports)]
     device = host_profile().to_dict()
     return {
         "schema": bundles.SCHEMA,

@@ -6,13 +6,14 @@ short texts can cost long ones much. That is measured too, on inputs that fill e
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
-from edgec.accuracy import EvaluationData
+from edgec.accuracy import EvaluationData, batches
 from edgec.budget import Judge
-from edgec.core.graph import Arrays, Graph
+from edgec.core.graph import Arrays, Graph, TensorSpec
 from edgec.runtime.engine import Engine
 
 FILLED = 32
@@ -31,7 +32,7 @@ def padding_report(graph: Graph, engine: Engine, data: EvaluationData | None) ->
         None where no input is a mask of tokens, or some input is as long as can be already; else `longest`
         and `of` in tokens, and the `cosine` (mean) and `least` (smallest) over `samples` filled inputs.
     """
-    mask = next((spec for spec in graph.inputs if spec.semantics == "mask" and len(spec.shape) == 2), None)
+    mask = _mask(graph)
     if mask is None or graph.run_source is None or not isinstance(mask.shape[1], int):
         return None
     inputs = data.inputs if data is not None else stacked(graph.examples)
@@ -51,6 +52,29 @@ def padding_report(graph: Graph, engine: Engine, data: EvaluationData | None) ->
         "least": float(cosines.min()),
         "samples": len(cosines),
     }
+
+
+def typical_first(graph: Graph, data: EvaluationData) -> Graph:
+    """The graph with an input of the data's median length as its first example, which latencies are taken on.
+
+    An engine that skips padding is as fast as its input is short. A graph without a mask of tokens is
+    returned as it is.
+    """
+    mask = _mask(graph)
+    if mask is None or graph.run_source is None:
+        return graph
+    lengths = (data.inputs[mask.name] != 0).sum(axis=1)
+    row = int(np.argsort(lengths, kind="stable")[len(lengths) // 2])
+    [(feeds, _)] = batches(graph.inputs, data.part(slice(row, row + 1), "typical"))
+    return dataclasses.replace(
+        graph,
+        examples=[feeds, *graph.examples],
+        references=[graph.run_source(feeds), *graph.references],
+    )
+
+
+def _mask(graph: Graph) -> TensorSpec | None:
+    return next((spec for spec in graph.inputs if spec.semantics == "mask" and len(spec.shape) == 2), None)
 
 
 def stacked(examples: list[Arrays]) -> Arrays:

@@ -23,6 +23,7 @@ from edgec.inspection import inspect_model
 from edgec.passes.decompose import load_passes
 from edgec.passes.infra import MatchLog
 from edgec.passes.manager import PassReport, Pipeline
+from edgec.passes.tokens.restore import RestoreTokens
 from edgec.passes.tokens.sites import Site, find_sites
 from edgec.runtime.engine import Engine
 from edgec.targets.base import Candidate, Target
@@ -41,12 +42,12 @@ class Reduced:
         graph: its references are its own outputs in fp32, evaluated as written, not the source's: what an
             engine of it must compute. What it costs to be another graph is the budget's affair.
         plan: what was done.
-        report: of the pass that did it.
+        reports: of the passes that did it: the reduction, and the restoring of what needs all tokens.
     """
 
     graph: Graph
     plan: Plan
-    report: PassReport
+    reports: tuple[PassReport, ...]
 
 
 @dataclasses.dataclass
@@ -91,14 +92,15 @@ def apply(neutral: Graph, plan: Plan) -> Reduced:
         JobError: the method cannot reduce one of the sites.
     """
     graph = neutral.clone()
-    [report] = Pipeline([plan.step()]).run(graph.model)
+    reports = Pipeline([plan.step(), RestoreTokens()]).run(graph.model)
+    report = reports[0]
     if report.matched < sum(1 for r in plan.schedule.rates.values() if r):
         reasons = "; ".join(f"{miss.source}: {miss.reason}" for miss in report.missed)
         raise JobError(
             f"{plan.method.name} cannot reduce every layer of {plan.name} ({reasons})",
             fix="choose other layers, or another method",
         )
-    return Reduced(graph, plan, report)
+    return Reduced(graph, plan, tuple(reports))
 
 
 def with_references(reduced: Reduced) -> Reduced:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from edgec.core.numerics import GATES, Difference, compare
 from edgec.passes.tokens.schedule import Schedule
 from edgec.token_auto import sample_losses
 from edgec.token_methods import METHODS, Plan, check_words, read_plan
-from edgec.token_padding import filled
+from edgec.token_padding import filled, typical_first
 from edgec.token_reduction import apply, coarse_gates, describe, sites_of, with_references
 from edgec.verification import check
 
@@ -80,7 +81,7 @@ def test_any_words_are_a_plan_or_refused_and_nothing_else_happens(text: str) -> 
 def test_the_reduced_graph_is_its_own_reference_and_not_the_sources(graph: Graph) -> None:
     sites, log = sites_of(graph)
     reduced = with_references(apply(graph, read_plan("0:6+1:3", sites)))
-    assert reduced.report.matched == 2
+    assert reduced.reports[0].matched == 2
     own = check(
         reduced.graph, lambda feeds: {"result": run(reduced.graph.model, feeds)}, stage="", precision="fp32"
     )
@@ -154,3 +155,19 @@ def test_bodies_are_what_a_reduced_graph_means(graph: Graph) -> None:
     with Evaluator(graph.model) as evaluator:
         source = evaluator.run(graph.examples[0])["result"]
     assert np.abs(source - reduced.graph.references[0]["result"]).max() > 1e-3
+
+
+def test_latencies_are_taken_on_an_input_of_the_datas_median_length() -> None:
+    encoder = Encoder(patches=16, learned=0, masked=True, head="mean")
+    graph = _graph(encoder)
+    masked = dataclasses.replace(graph.inputs[1], semantics="mask")
+    graph = dataclasses.replace(graph, inputs=(graph.inputs[0], masked))
+    graph.run_source = lambda feeds: {"result": run(graph.model, dict(feeds))}
+    feeds = [encoder.feeds(seed, padding=padding) for seed, padding in enumerate((15, 12, 9, 3, 1))]
+    data = EvaluationData(
+        "d", {name: np.concatenate([each[name] for each in feeds]) for name in feeds[0]}, None
+    )
+    first = typical_first(graph, data)
+    np.testing.assert_array_equal(first.examples[0]["patches"], feeds[2]["patches"])
+    assert len(first.references) == len(first.examples) == 4
+    assert typical_first(dataclasses.replace(graph, inputs=graph.inputs[:1]), data).examples == graph.examples
