@@ -50,7 +50,7 @@ class Definitions(Pass):
                 body = _definition(node)
                 if body is None:
                     continue
-                _splice(editor, node, body)
+                splice(editor, node, body)
                 log.matched(node)
                 editor.prune(node)
         editor.remove_dead()
@@ -87,7 +87,8 @@ def _definition(node: ir.Node) -> ir.Graph | None:
     return ir.from_proto(inlined).graph
 
 
-def _splice(editor: Editor, node: ir.Node, body: ir.Graph) -> None:
+def splice(editor: Editor, node: ir.Node, body: ir.Graph) -> None:
+    """Put a body's nodes in front of a node and let its readers read theirs; values are in one order."""
     given = [value for value in node.inputs if value is not None]
     values: dict[ir.Value, ir.Value] = dict(zip(body.inputs, given, strict=True))
     for initializer in body.initializers.values():

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.core.errors import IntegrityError
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Arrays
-from edgec.passes.decompose.plugins import DecomposePlugins
-from edgec.passes.manager import Pipeline
 from edgec.passes.precision.judge import spelled_out
 from edgec.runtime.engine import EngineDescription, LayerTime
+from edgec.targets.jetson.bodies import with_bodies
 
 KINDS = ("tensorrt", "tensorrt-rtx")
 
@@ -60,7 +58,4 @@ class CheckedGraph:
 
 def runnable(model: ir.Model) -> ir.Model:
     """A lowered model as ONNX Runtime can judge it: plugins by their bodies, fp16 as fp32 with roundings."""
-    if any(node.domain == EDGEC_DOMAIN for node in model.graph.all_nodes()):
-        model = model.clone()
-        Pipeline([DecomposePlugins()]).run(model)
-    return spelled_out(model)
+    return spelled_out(with_bodies(model))

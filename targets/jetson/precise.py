@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import onnx_ir as ir
 
-from edgec.core.dialect import source_layer
+from edgec.core.dialect import is_op, source_layer
 from edgec.core.errors import RequestError
 from edgec.core.graph import Arrays, Graph
 from edgec.passes.manager import Pipeline
@@ -17,6 +17,7 @@ from edgec.passes.precision.judge import evaluable
 from edgec.passes.precision.quantize import SCHEMES, QuantizeProducts, activation_limits, noisiest, products
 from edgec.passes.precision.ranges import calibrate
 from edgec.targets.base import Candidate
+from edgec.targets.jetson.bodies import with_bodies
 from edgec.targets.jetson.lowering import lower, split_attention
 from edgec.targets.jetson.sites import attention_sites
 from edgec.targets.jetson.versions import Dialect
@@ -60,9 +61,9 @@ def write_half(model: ir.Model, feeds: Sequence[Arrays], compute_capability: int
         compute_capability: of the device, times ten.
     """
     clamp_masks(model)
-    split_attention(model, set(hot_attentions(model, feeds)))
+    split_attention(model, _hot(model, feeds))
     fused = _fused(model, compute_capability)
-    decision = decide(model, feeds, fused=fused)
+    decision = decide(with_bodies(model), feeds, fused=fused)
     _mark(model, decision.keep)
     Pipeline([HalfPrecision(frozenset(decision.keep))]).run(model)
     plain = decision.plain_error if decision.plain_error < float("inf") else None
@@ -90,10 +91,10 @@ def write_int8(
             fp32 around its Q/DQ pairs, whose ONNX knows fp32 only, and the plan's flags say the rest.
     """
     clamp_masks(model)
-    split_attention(model, set(hot_attentions(model, feeds)))
-    limits = activation_limits(evaluable(model), feeds, scheme)
+    split_attention(model, _hot(model, feeds))
+    limits = activation_limits(evaluable(with_bodies(model)), feeds, scheme)
     fused = _fused(model, compute_capability)
-    decision = decide(model, feeds[:FEEDS], fused=fused, measure=False)
+    decision = decide(with_bodies(model), feeds[:FEEDS], fused=fused, measure=False)
     _mark(model, decision.keep)
     full = {source_layer(one.node) for one in products(model) if one.node.name in decision.keep}
     Pipeline([QuantizeProducts(limits, {*layers, *full})]).run(model)
@@ -118,7 +119,7 @@ def int8_candidates(engine: str, form: str, model: ir.Model, graph: Graph) -> li
             "int8 needs inputs as the model will meet them, to take the ranges from",
             fix="give --calib F.npz, or --eval-data F.npz",
         )
-    layers = noisiest(model, calibrate(model, graph.calibration[:FEEDS]))
+    layers = noisiest(model, calibrate(with_bodies(model), graph.calibration[:FEEDS]))
     found = [Candidate(engine, "int8", form, "fp16", scheme) for scheme in SCHEMES]
     for share in SHARES:
         kept = tuple(layers[: max(1, round(share * len(layers)))])
@@ -157,6 +158,11 @@ def lowered(
     elif half:
         write_half(model, decision_feeds(graph), compute_capability)
     return model
+
+
+def _hot(model: ir.Model, feeds: Sequence[Arrays]) -> set[ir.Node]:
+    names = {node.name for node in hot_attentions(with_bodies(model), feeds)}
+    return {node for node in model.graph if is_op(node, "Attention") and node.name in names}
 
 
 def _fused(model: ir.Model, compute_capability: int) -> set[str]:

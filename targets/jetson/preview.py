@@ -21,11 +21,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgec.core.dialect import EDGEC_DOMAIN, source_layer
+from edgec.core.dialect import source_layer
 from edgec.core.errors import MissingExtraError, UnsupportedError
 from edgec.core.evaluation import save_model
-from edgec.passes.decompose.plugins import DecomposePlugins
-from edgec.passes.manager import Pipeline
+from edgec.targets.jetson.bodies import with_bodies
 from edgec.targets.jetson.plan import ShapeProfile
 
 CAPABILITIES = (75, 80, 86, 89, 120, 121)
@@ -82,9 +81,7 @@ def preview(
         MissingExtraError: tensorrt-rtx is not installed.
     """
     rtx_version()
-    if any(node.domain == EDGEC_DOMAIN for node in model.graph.all_nodes()):
-        model = model.clone()
-        Pipeline([DecomposePlugins()]).run(model)
+    model = with_bodies(model)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="edgec-preview-") as scratch:
         folder = Path(scratch)

@@ -9,9 +9,11 @@ import onnx_ir as ir
 
 from edgec.core.bundle import file_sha256, write_json
 from edgec.core.dialect import EDGEC_DOMAIN, source_layer
+from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph
-from edgec.core.numerics import GATES
+from edgec.core.numerics import GATES, compare
 from edgec.targets.jetson.devices import Device
+from edgec.targets.jetson.engine import runnable
 from edgec.targets.jetson.lowering import plugin_libraries
 from edgec.targets.jetson.plan import (
     MODEL,
@@ -75,7 +77,7 @@ def write_plan(graph: Graph, device: Device, precision: str, folder: Path, weigh
         needs=Needs(_BUILDER_BYTES + workspace + 3 * size, 3 * size + 64 * 2**20),
         inputs=_tensors(list(model.graph.inputs), narrow=dialect.narrow_integers),
         outputs=_tensors(list(model.graph.outputs), narrow=dialect.narrow_integers),
-        tolerance=_tolerance(precision),
+        tolerance=_tolerance(graph, precision),
         sources={node.name: source_layer(node) for node in model.graph if node.name},
     )
     plan.write(folder)
@@ -123,6 +125,11 @@ def _tensors(values: list[ir.Value], *, narrow: bool) -> tuple[PlanTensor, ...]:
     return tuple(found)
 
 
-def _tolerance(precision: str) -> Tolerance:
-    gate = GATES.get(precision, GATES["fp16"])
-    return Tolerance(gate.scaled, gate.cosine)
+def _tolerance(graph: Graph, precision: str) -> Tolerance:
+    """The precision's gate; what int8 shows here, twice, with as much again as bf16 may be off."""
+    if precision in GATES:
+        return Tolerance(GATES[precision].scaled, GATES[precision].cosine)
+    with Evaluator(runnable(graph.model)) as evaluator:
+        found = compare(graph.references, [evaluator.run(feeds) for feeds in graph.examples])
+    rest = GATES["bf16"]
+    return Tolerance(2 * found.scaled + rest.scaled, max(-1.0, 2 * found.cosine - 2 + rest.cosine))

@@ -15,7 +15,9 @@ from edgec.core.dialect import is_op
 from edgec.core.errors import UnsupportedError
 from edgec.core.evaluation import Evaluator
 from edgec.core.numerics import compare
+from edgec.targets.jetson.engine import runnable
 from edgec.targets.jetson.lowering import lower
+from edgec.targets.jetson.precise import write_half
 from edgec.targets.jetson.sites import attention_sites
 from edgec.targets.jetson.versions import dialect, dialects
 
@@ -195,3 +197,28 @@ def test_the_graph_that_is_lowered_stays_as_it_is():
         lower(given.model, one, native_attention=True)
     assert ir.to_proto(given.model).SerializeToString(deterministic=True) == before
     assert np.isfinite(given.references[0]["y"]).all()
+
+
+@pytest.mark.parametrize("version", ["8.5", "10.3", "11.0"])
+def test_an_op_that_a_plugin_runs_is_judged_by_its_body(version):
+    importlib.import_module("edgec.plugins.token_merge.op")
+    text = """tokens (float[1, 8, 4] x, float[1, 1, 8, 4] m, float[1, 8, 1] s) => (float[1, 6, 4] y) {
+        d = Mul (x, x)
+        z, t, a = ai.edgec.TokenMerge <r = 2, protected = 0> (d, m, s)
+        y = Tanh (z)
+    }"""
+    feeds = [
+        {
+            "x": drawn(1, 8, 4, seed=seed),
+            "m": drawn(1, 1, 8, 4, seed=seed),
+            "s": np.ones((1, 8, 1), np.float32),
+        }
+        for seed in range(2)
+    ]
+    exact = lower(model(text), dialects()["11.0"], native_attention=False)
+    kept = lower(model(text), dialects()[version], native_attention=True, keep=frozenset({"TokenMerge"}))
+    write_half(kept, feeds, 87)
+    assert "TokenMerge" in ops(kept)
+    with Evaluator(exact) as one, Evaluator(runnable(kept)) as other:
+        for feed in feeds:
+            assert np.abs(one.run(feed)["y"] - other.run(feed)["y"]).max() < 2e-3

@@ -176,6 +176,8 @@ def test_int8_is_taken_within_the_budget(file, tmp_path):
     )
     found = onnx.load(bundle.engine_folder / "model.onnx")
     assert sum(node.op_type == "QuantizeLinear" for node in found.graph.node) == 4
+    # int8 is off by more than rounding is: the device is told how far.
+    assert Plan.read(bundle.engine_folder).tolerance.scaled > 0.25
     assert bundle.report()["accuracy"]["source"] - bundle.report()["accuracy"]["engine"] <= 0.05
     with pytest.raises(JobError, match="budget"):
         edgec.compile(
