@@ -214,6 +214,10 @@ class _Search:
             precisions = ["fp32"] + (
                 ["bf16"] if any("bf16" in trial.candidate.name for trial in close) else []
             )
+            for trial in passed:
+                if trial not in close:
+                    slower = self._pace_of(trial) / self._pace_of(self.best)
+                    trial.why = f"{slower:.2f} times the latency of the fastest"
             finalists, baselines, best_baseline = measure_field(
                 self._target, self._neutral, close, precisions
             )
