@@ -138,7 +138,8 @@ class _Device:
         if not missing:
             return
         there = self._hashes()
-        self._remove(name for name in there if name.endswith(".part"))
+        # What is partial of a file that is whole now; others may still be gone on with.
+        self._remove(name for name in there if name.endswith(".part") and name[: -len(".part")] in names)
         wrong = [name for name in missing if there.get(name) != recorded[name]]
         if wrong:
             raise JobError(
