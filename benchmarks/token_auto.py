@@ -25,6 +25,7 @@ from tables import markdown, publish
 from edgec.accuracy import EvaluationData, run_all
 from edgec.budget import Judge
 from edgec.compiler import Request, compile_graph, load, to_neutral
+from edgec.core.errors import JobError
 from edgec.core.graph import Arrays, Graph
 from edgec.core.progress import Silent
 from edgec.core.timing import measure
@@ -122,7 +123,14 @@ def sentences(precision: str) -> list[list[object]]:
             plain = trials.build(NOTHING)
             held_out = Judge(graph, EvaluationData(searched, data["held_out"], None))
             looks = 0
-            for point in search(sites, trials, goal).wanted(goal):
+            searching = search(sites, trials, goal)
+            try:
+                wanted = searching.wanted(goal)
+            except JobError as error:
+                trials.close(plain)
+                rows.append(["minilm", searched, "none", candidate.name, "", "", "", "", str(error)])
+                continue
+            for point in wanted:
                 looks += 1
                 reduced = trials.build(point.plan)
                 if held_out.scores(reduced.run).drop <= MAX_DROP:
