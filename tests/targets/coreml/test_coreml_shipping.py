@@ -110,8 +110,8 @@ def test_the_other_sources_parse(template: str) -> None:
 
 def test_the_parser_would_notice() -> None:
     text = rendered(odd_values())
-    assert faults(text.replace("public init(model: MLModel) {", "public init(model: MLModel {")) != []
-    assert faults(text.replace("`class`", "class")) != []
+    assert faults(text.replace("public init(model: MLModel) {", "public init(model: MLModel) {{")) != []
+    assert faults(text.replace('quo\\"te', 'quo"te')) != []
 
 
 def test_a_tensor_input_is_normalised_as_declared() -> None:
