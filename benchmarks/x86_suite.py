@@ -48,7 +48,17 @@ def _body(rows: dict[str, dict[str, Any]], order: tuple[str, ...], fields: dict[
     known = [rows[name] for name in order if name in rows]
     labels = list(dict.fromkeys(label for row in known for label in row["peers_ms"]))
     table = markdown(
-        ["model", "edgec ms", "spread", "share of roofline", *labels, "over the best peer", "cosine", "engine", "at"],
+        [
+            "model",
+            "edgec ms",
+            "spread",
+            "share of roofline",
+            *labels,
+            "over the best peer",
+            "cosine",
+            "engine",
+            "at",
+        ],
         [
             [
                 row["name"],
@@ -69,8 +79,8 @@ def _body(rows: dict[str, dict[str, Any]], order: tuple[str, ...], fields: dict[
     return (
         f"{table}\n\nGeometric mean over the best peer: {mean:.3f} over {len(known)} models"
         f"{'; not measured: ' + ', '.join(missing) if missing else ''}.\n\n"
-        f"Milliseconds a run, batch 1, {BLOCKS} alternating blocks, each model with its peers in one process; "
-        f"peers with their share of the roofline. A peer in brackets does not keep a mean cosine of "
+        f"Milliseconds a run, batch 1, {BLOCKS} alternating blocks, each model with its peers in one "
+        f"process; peers with their share of the roofline. A peer in brackets does not keep a mean cosine of "
         f"{fields['bound']} to the source and does not count. {fields['data']}."
     )
 

@@ -56,6 +56,9 @@ differ by chance."""
 SAME_SLOWER = 1.03
 """Likewise in another scheme of the same precision."""
 
+MIXING = 0.5
+"""Share of the search's time that is left to keeping layers, once something has broken the budget."""
+
 MOST_RANKING = 0.6
 """Share of the time left that ranking layers may take; the rest is for building with some of them kept."""
 
@@ -137,6 +140,8 @@ class _Search:
         self.stopped: str | None = None
         self.sensitivity: list[dict[str, Any]] = []
         self._over: Trial | None = None
+        # By what was quantised how, in whatever form: the drop that broke the budget.
+        self._broken: dict[Candidate, float] = {}
         # Latency of each candidate over that of the first one timed: a chain of ratios of neighbours.
         self._pace: dict[str, float] = {}
         self._first: float | None = None
@@ -163,6 +168,8 @@ class _Search:
             elif self._left <= 0 and self.best is not None:
                 self.stopped = self._time_over
                 trial.why = "not tried: the search's time was over"
+            elif self._over is not None and self._left < MIXING * self._seconds:
+                trial.why = "not tried: the time left is for keeping layers of what broke the budget"
             else:
                 self._try(trial)
         self._mix()
@@ -282,6 +289,7 @@ class _Search:
                     f"{self._budget.max_drop:.2%}"
                 )
                 if candidate.is_lossy and not candidate.kept:
+                    self._broken[dataclasses.replace(candidate, form="")] = trial.scores.drop
                     self._keep_over(trial)
                 return
         if ratio < 1:
@@ -330,6 +338,10 @@ class _Search:
             return f"its form fails the fp32 gate: {form.exact}"
         if candidate.exact == candidate:
             return ""
+        if (
+            broken := self._broken.get(dataclasses.replace(candidate, form="", kept=()))
+        ) and not candidate.kept:
+            return f"the same quantisation loses {broken:.2%} in another form"
         # What a form is slower by in one precision, it is about slower by in the next one of the same engine.
         same = [other for (engine, _), other in self._forms.items() if engine == candidate.engine]
         for precision, pace in reversed(form.pace.items()):

@@ -219,6 +219,7 @@ def _prepare(name: str, tokens: str, short: bool, folder: Path, progress: Progre
         "prepared_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "short_search": short,
         "engine": entry["name"],
+        "valid_tokens": _valid_tokens(graph),
         "precision": report["precision"],
         "accuracy": report["accuracy"],
         "cosine": cosine,
@@ -253,6 +254,15 @@ def _prepare_peer(
         # A peer's tool raises whatever it raises: it has no figure then, and the reason is shown.
         return {"error": str(error).splitlines()[0] if str(error) else type(error).__name__}
     return {"path": str(path.relative_to(folder)), "cosine": cosine, "counts": cosine >= BOUND}
+
+
+def _valid_tokens(graph: Graph) -> float | None:
+    """The share of tokens that the measured input's mask says are real; None without a mask.
+
+    An engine that leaves padding out is as fast as this share allows, its peers compute all of it.
+    """
+    masks = [graph.examples[0][spec.name] for spec in graph.inputs if spec.semantics == "mask"]
+    return float(np.mean(masks[0] != 0)) if masks else None
 
 
 def measured(entry: Entry, blocks: int, rates: Rates, progress: Progress) -> dict[str, Any]:
@@ -301,6 +311,7 @@ def _row(fields: Mapping[str, Any], latencies: Mapping[str, Latency], rates: Rat
         "roofline_share": own / mine.p50,
         "peers_roofline_share": {label: limit[label] / latency.p50 for label, latency in peers.items()},
         "cosine": fields["cosine"],
+        "valid_tokens": fields.get("valid_tokens"),
         "accuracy": fields["accuracy"],
         "search_seconds": fields["search_seconds"],
         "prepared_at": fields["prepared_at"],

@@ -220,3 +220,11 @@ def test_layers_are_grouped_by_the_beginning_of_their_names():
     apart = grouped([f"layer{index}" for index in range(50)], most=10)
     assert len(apart) <= 10
     assert sum(map(len, apart)) == 50
+
+
+def test_another_form_is_not_tried_where_the_same_quantisation_broke_the_budget(graph, budget, tmp_path):
+    other = Candidate("fast", "int8", "other", rest="bf16", scheme="static")
+    target = Formulas({EXACT: 6.0, INT8: 2.0, other.exact: 6.0, other: 2.0}, {INT8: 5.0, other: 5.0})
+    choice = _search(target, graph, budget, tmp_path)
+    assert other not in target.built
+    assert "the same quantisation loses" in _why(choice, other)

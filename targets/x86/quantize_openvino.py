@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgec.core.errors import MissingExtraError
+from edgec.core.errors import JobError, MissingExtraError
 from edgec.core.graph import Graph
 from edgec.targets.base import Candidate
 
@@ -37,8 +37,8 @@ SCHEMES = {SYMMETRIC: 0, STATIC: 0, WEIGHTS: LARGE, WEIGHTS4: LARGE}
 def quantised(model: Any, graph: Graph, candidate: Candidate, layers: Mapping[str, str]) -> Any:
     """Quantise an OpenVINO model on the graph's calibration feeds.
 
-    Post-training quantisation of NNCF for transformers: per channel weights, activations by percentile
-    ranges, SmoothQuant (Xiao et al., 2022, arXiv 2211.10438) in front of linear layers, and fast bias
+    Post-training quantisation of NNCF for transformers: per channel weights, activations by the
+    ranges that NNCF estimates, SmoothQuant (Xiao et al., 2022, arXiv 2211.10438) in front of linear layers, and fast bias
     correction (Nagel et al., 2019, arXiv 1906.04721). Norms, softmaxes and residual sums are not quantised.
 
     Args:
@@ -49,39 +49,55 @@ def quantised(model: Any, graph: Graph, candidate: Candidate, layers: Mapping[st
 
     Raises:
         MissingExtraError: NNCF is not installed.
+        JobError: NNCF does not take the model.
     """
     with _quiet():
         try:
             import nncf
         except ImportError as error:
             raise MissingExtraError("nncf", "openvino") from error
-        kept = frozenset(candidate.kept)
-        ignored = [
-            operation.get_friendly_name()
-            for operation in model.get_ordered_ops()
-            if operation.get_type_name() not in ("Constant", "Parameter", "Result")
-            and (layers.get(operation.get_friendly_name()) in kept or _is_left(operation))
-        ]
-        scope = nncf.IgnoredScope(names=ignored, validate=False)
-        if candidate.scheme in (WEIGHTS, WEIGHTS4):
-            four = candidate.scheme == WEIGHTS4
-            mode = nncf.CompressWeightsMode.INT4_SYM if four else nncf.CompressWeightsMode.INT8_ASYM
-            return nncf.compress_weights(
-                model,
-                mode=mode,
-                ignored_scope=scope,
-                **({"group_size": 64, "all_layers": True} if four else {}),
-            )
-        preset = nncf.QuantizationPreset.PERFORMANCE if candidate.scheme == SYMMETRIC else None
-        return nncf.quantize(
-            model,
-            nncf.Dataset([_by_place(sample, graph) for sample in graph.calibration]),
-            subset_size=len(graph.calibration),
-            model_type=nncf.ModelType.TRANSFORMER,
-            preset=preset or nncf.QuantizationPreset.MIXED,
-            ignored_scope=scope,
-            fast_bias_correction=True,
+        try:
+            return _quantised(nncf, model, graph, candidate, layers)
+        except Exception as error:
+            # NNCF raises classes of its own and whatever OpenVINO raises beneath it.
+            gist = next(filter(None, str(error).splitlines()), type(error).__name__)
+            raise JobError(f"NNCF does not take the lowered graph ({gist})") from error
+
+
+def _quantised(nncf: Any, model: Any, graph: Graph, candidate: Candidate, layers: Mapping[str, str]) -> Any:
+    kept = frozenset(candidate.kept)
+    ignored = [
+        operation.get_friendly_name()
+        for operation in model.get_ordered_ops()
+        if operation.get_type_name() not in ("Constant", "Parameter", "Result")
+        and (layers.get(operation.get_friendly_name()) in kept or _is_left(operation))
+    ]
+    scope = nncf.IgnoredScope(names=ignored, validate=False)
+    if candidate.scheme == WEIGHTS:
+        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=scope)
+    if candidate.scheme == WEIGHTS4:
+        # Rows that 64 does not divide take the largest power of two that does.
+        adjust = nncf.AdvancedCompressionParameters(
+            group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST
         )
+        return nncf.compress_weights(
+            model,
+            mode=nncf.CompressWeightsMode.INT4_SYM,
+            group_size=64,
+            all_layers=True,
+            ignored_scope=scope,
+            advanced_parameters=adjust,
+        )
+    preset = nncf.QuantizationPreset.PERFORMANCE if candidate.scheme == SYMMETRIC else None
+    return nncf.quantize(
+        model,
+        nncf.Dataset([_by_place(sample, graph) for sample in graph.calibration]),
+        subset_size=len(graph.calibration),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=preset or nncf.QuantizationPreset.MIXED,
+        ignored_scope=scope,
+        fast_bias_correction=True,
+    )
 
 
 def _is_left(operation: Any) -> bool:

@@ -1,0 +1,233 @@
+"""int8 engines of x86: what they compute, what is left alone, and where they are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from x86_graphs import LENGTH, WIDTH, block_proto, graph_of
+
+from edgec.core.errors import JobError
+from edgec.core.evaluation import Evaluator
+from edgec.passes.infra import MatchLog
+from edgec.runtime.engine import EngineDescription
+from edgec.targets import target_named
+from edgec.targets.base import Candidate, Quantising
+from edgec.targets.x86 import cpu, quantize_openvino, quantize_ort
+from edgec.targets.x86.flat_linear import FlatLinear
+from edgec.targets.x86.forms import DECOMPOSED
+
+pytest.importorskip("nncf")
+
+OPENVINO = Candidate("openvino", "int8", DECOMPOSED, rest="fp32", scheme=quantize_openvino.SYMMETRIC)
+ORT = Candidate("ort", "int8", DECOMPOSED, rest="fp32", scheme=quantize_ort.STATIC)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("EDGEC_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def block(tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "block.onnx"
+    onnx.save(block_proto(), path)
+    graph = graph_of(block_proto(), exported=str(path))
+    drawn = np.random.default_rng(5)
+    shape = graph.examples[0]["x"].shape
+    feeds = tuple({"x": drawn.standard_normal(shape).astype(np.float32)} for _ in range(8))
+    return dataclasses.replace(graph, calibration=feeds)
+
+
+def _engine(block, candidate, folder):
+    folder.mkdir(exist_ok=True)
+    x86 = target_named("x86")
+    x86.build(x86.lower(block, candidate), candidate, folder)
+    return x86.open(folder)
+
+
+def _cosine(block, engine):
+    found = np.concatenate([engine.run(feeds)["y"].ravel() for feeds in block.examples])
+    expected = np.concatenate([reference["y"].ravel() for reference in block.references])
+    return float(found @ expected / np.linalg.norm(found) / np.linalg.norm(expected))
+
+
+@pytest.fixture(scope="module")
+def quantised(block, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quantised")
+    _engine(block, OPENVINO, folder).close()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        ORT,
+        dataclasses.replace(ORT, scheme=quantize_ort.DYNAMIC),
+        dataclasses.replace(OPENVINO, scheme=quantize_openvino.STATIC),
+        dataclasses.replace(OPENVINO, scheme=quantize_openvino.WEIGHTS),
+    ],
+    ids=lambda candidate: f"{candidate.engine} {candidate.scheme}",
+)
+def test_every_scheme_is_near_the_source_and_not_equal(block, candidate, tmp_path):
+    engine = _engine(block, candidate, tmp_path / "engine")
+    assert 0.98 < _cosine(block, engine) < 1.0 - 1e-9
+    assert engine.description.precision == "int8"
+    assert engine.description.rest == "fp32"
+    engine.close()
+
+
+def test_weights_of_four_bits_lose_more_than_of_eight(block, tmp_path):
+    eight, four = (
+        _engine(block, dataclasses.replace(OPENVINO, scheme=scheme), tmp_path / scheme.replace(" ", "-"))
+        for scheme in (quantize_openvino.WEIGHTS, quantize_openvino.WEIGHTS4)
+    )
+    assert _cosine(block, four) < _cosine(block, eight)
+    four.close()
+    eight.close()
+
+
+def test_norms_softmaxes_and_residual_sums_are_not_quantised(quantised):
+    import openvino
+
+    model = openvino.Core().read_model(str(quantised / "model.xml"))
+    readers = {
+        target.get_node().get_type_name()
+        for operation in model.get_ordered_ops()
+        if operation.get_type_name() == "FakeQuantize"
+        for target in operation.output(0).get_target_inputs()
+    }
+    assert "MatMul" in readers
+    assert not readers & {"MVN", "Softmax", "Add"}
+
+
+def test_kept_layers_are_left_alone_in_a_build(block, quantised, tmp_path):
+    x86 = target_named("x86")
+    layers = x86.quantised_layers(quantised)
+    assert len(layers) > 2
+    kept = dataclasses.replace(OPENVINO, kept=layers[:2])
+    _engine(block, kept, tmp_path / "kept").close()
+    assert not set(layers[:2]) & set(x86.quantised_layers(tmp_path / "kept"))
+
+
+@pytest.mark.parametrize("candidate", [OPENVINO, ORT], ids=["openvino", "ort"])
+def test_keeping_all_layers_takes_most_of_the_damage_away(block, candidate, tmp_path):
+    folder = tmp_path / "engine"
+    whole = _engine(block, candidate, folder)
+    x86 = target_named("x86")
+    assert isinstance(x86, Quantising)
+    kept = x86.open_keeping(folder, frozenset(x86.quantised_layers(folder)))
+    assert 1 - _cosine(block, kept) < 0.7 * (1 - _cosine(block, whole))
+    kept.close()
+    whole.close()
+
+
+def test_a_quantised_engine_keeps_its_layers_names(quantised, block):
+    known = set(EngineDescription.read(quantised).layers.values())
+    assert set(target_named("x86").quantised_layers(quantised)) <= known
+
+
+def test_without_calibration_nothing_is_quantised(block):
+    bare = dataclasses.replace(block, calibration=())
+    offers = target_named("x86").lossy_candidates(bare, "auto")
+    assert {offer.candidate.precision for offer in offers} == {"fp32", "bf16"}
+
+
+def _processor(monkeypatch, *isa):
+    real = cpu.read_processor()
+    plain = dataclasses.replace(real, isa=isa, model="An old one")
+    monkeypatch.setattr(cpu, "read_processor", lambda: plain)
+
+
+def test_a_processor_without_vnni_skips_int8_by_name(block, monkeypatch):
+    _processor(monkeypatch, "avx2", "fma", "avx512_bf16")
+    offers = target_named("x86").lossy_candidates(block, "auto")
+    refused = {offer.candidate.precision for offer in offers if offer.refused}
+    assert refused == {"int8"}
+    said = next(offer.refused for offer in offers if offer.refused)
+    assert "avx512_vnni" in said
+    assert "An old one" in said
+    with pytest.raises(JobError, match="--precision int8 needs a processor with avx512_vnni"):
+        target_named("x86").lossy_candidates(block, "int8")
+
+
+def test_a_processor_without_bf16_computes_the_rest_in_fp32(block, monkeypatch):
+    _processor(monkeypatch, "avx2", "avx512_vnni")
+    offers = target_named("x86:openvino").lossy_candidates(block, "auto")
+    assert {offer.candidate.precision for offer in offers if offer.refused} == {"bf16"}
+    int8 = [offer.candidate for offer in offers if offer.candidate.precision == "int8"]
+    assert {candidate.rest for candidate in int8} == {"fp32"}
+
+
+def _image_mlp() -> ir.Model:
+    """x [1,4,5,C] through two linear layers with bias and GELU, and a sum with x."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    drawn = np.random.default_rng(3)
+    constants = {
+        "w1": drawn.standard_normal((WIDTH, 2 * WIDTH)).astype(np.float32) / 10,
+        "b1": drawn.standard_normal((1, 1, 1, 2 * WIDTH)).astype(np.float32),
+        "w2": drawn.standard_normal((2 * WIDTH, WIDTH)).astype(np.float32) / 10,
+        "b2": drawn.standard_normal(WIDTH).astype(np.float32),
+    }
+    shape = [1, 4, 5, WIDTH]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["m1"], name="fc1"),
+        helper.make_node("Add", ["m1", "b1"], ["a1"], name="bias1"),
+        helper.make_node("Gelu", ["a1"], ["g"], name="gelu"),
+        helper.make_node("MatMul", ["g", "w2"], ["m2"], name="fc2"),
+        helper.make_node("Add", ["b2", "m2"], ["a2"], name="bias2"),
+        helper.make_node("Add", ["x", "a2"], ["y"], name="residual"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mlp",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(model))
+
+
+def test_linear_layers_over_images_run_in_rank_three_and_mean_the_same():
+    model = _image_mlp()
+    feeds = {"x": np.random.default_rng(4).standard_normal((1, 4, 5, WIDTH)).astype(np.float32)}
+    with Evaluator(model) as evaluator:
+        expected = evaluator.run(feeds)["y"]
+    log = MatchLog()
+    FlatLinear().apply(model, log)
+    with Evaluator(model) as evaluator:
+        np.testing.assert_allclose(evaluator.run(feeds)["y"], expected, atol=1e-5)
+    assert len(log.matches) == 2
+    ranks = {node.op_type: len(node.outputs[0].shape) for node in model.graph if node.op_type != "Reshape"}
+    assert (ranks["MatMul"], ranks["Gelu"]) == (3, 3)
+    # One Reshape in front and one behind: the layers between share them.
+    assert sum(node.op_type == "Reshape" for node in model.graph) == 2
+
+
+def test_a_value_that_others_read_too_is_given_back_in_its_own_shape():
+    model = _image_mlp()
+    gelu = next(node.outputs[0] for node in model.graph if node.op_type == "Gelu")
+    model.graph.outputs.append(gelu)
+    feeds = {"x": np.random.default_rng(4).standard_normal((1, 4, 5, WIDTH)).astype(np.float32)}
+    with Evaluator(model) as evaluator:
+        expected = evaluator.run(feeds)["g"]
+    FlatLinear().apply(model, MatchLog())
+    with Evaluator(model) as evaluator:
+        np.testing.assert_allclose(evaluator.run(feeds)["g"], expected, atol=1e-5)
+
+
+def test_sequences_are_left_as_they_are(block):
+    model = block.clone().model
+    log = MatchLog()
+    FlatLinear().apply(model, log)
+    assert LENGTH
+    assert not log.matches
