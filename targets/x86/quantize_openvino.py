@@ -37,8 +37,8 @@ SCHEMES = {SYMMETRIC: 0, STATIC: 0, WEIGHTS: LARGE, WEIGHTS4: LARGE}
 def quantised(model: Any, graph: Graph, candidate: Candidate, layers: Mapping[str, str]) -> Any:
     """Quantise an OpenVINO model on the graph's calibration feeds.
 
-    Post-training quantisation of NNCF for transformers: per channel weights, activations by the
-    ranges that NNCF estimates, SmoothQuant (Xiao et al., 2022, arXiv 2211.10438) in front of linear layers, and fast bias
+    Post-training quantisation of NNCF for transformers: per channel weights, activations by the ranges that
+    NNCF estimates, SmoothQuant (Xiao et al., 2022, arXiv 2211.10438) in front of linear layers, and fast bias
     correction (Nagel et al., 2019, arXiv 1906.04721). Norms, softmaxes and residual sums are not quantised.
 
     Args:
