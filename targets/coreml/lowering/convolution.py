@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from edgec.targets.coreml.lowering.site import Operand, Refusal, Site, rank_of, shape_of
+from edgec.targets.coreml.lowering.site import Operand, Refusal, Site, dtype_of, rank_of, shape_of
 from edgec.targets.coreml.lowering.table import lowers
 
 
@@ -143,3 +144,46 @@ def _transpose_pads(
         begins = [max(0, value) for value in begins]
         ends = [total[axis] - begins[axis] for axis in range(count)]
     return begins, ends
+
+
+@lowers("Col2Im")
+def fold(site: Site) -> Operand:
+    """Blocks (B, C · block, L) added up where they lie in the image: a transposed convolution.
+
+    Each channel is a group whose kernel has a single one in each of its inputs.
+    """
+    x = site.operand(0)
+    image = [int(size) for size in site.constant(1, "the image's shape")]
+    block = [int(size) for size in site.constant(2, "the block's shape")]
+    count = len(image)
+    if not 1 <= count <= 3:
+        raise Refusal(f"a convolution over {count} spatial axes does not exist in Core ML")
+    strides, dilations = _window(site, count)
+    pads = [int(pad) for pad in site.attribute("pads", [0] * (2 * count))]
+    begins, ends = pads[:count], pads[count:]
+    spans = [
+        image[axis] + begins[axis] + ends[axis] - (block[axis] - 1) * dilations[axis] - 1
+        for axis in range(count)
+    ]
+    blocks = [span // stride + 1 for span, stride in zip(spans, strides, strict=True)]
+    # What the last block does not reach keeps zeros.
+    unreached = [span % stride for span, stride in zip(spans, strides, strict=True)]
+    cut = [max(0, end - rest) for end, rest in zip(ends, unreached, strict=True)]
+    added = [max(0, rest - end) for end, rest in zip(ends, unreached, strict=True)]
+    places = math.prod(block)
+    batch, features, _ = shape_of(x)
+    kernel = np.tile(np.eye(places).reshape(places, 1, *block), (features // places, *[1] * (count + 1)))
+    result = site.emit(
+        "conv_transpose",
+        x=site.reshape(x, (batch, features, *blocks)),
+        weight=kernel.astype(dtype_of(x)),
+        strides=np.array(strides, np.int32),
+        pad_type="custom",
+        pad=interleaved([*begins, *cut]),
+        dilations=np.array(dilations, np.int32),
+        groups=features // places,
+    )
+    if any(added):
+        around = np.array([0] * 4 + [size for more in added for size in (0, more)], np.int32)
+        result = site.emit("pad", x=result, pad=around, mode="constant", constant_val=site.like(x, 0))
+    return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgec.targets.coreml.lowering.rank import by_element
 from edgec.targets.coreml.lowering.site import Operand, Refusal, Site, dtype_of
 from edgec.targets.coreml.lowering.table import lowers
 
@@ -27,18 +28,21 @@ _UNARY = {
 
 
 @lowers(*_UNARY)
+@by_element
 def unary(site: Site) -> Operand:
     """One float op with the same name in MIL."""
     return site.in_float(_UNARY[site.op], site.operand(0))
 
 
 @lowers("Abs", "Sign")
+@by_element
 def sign_or_magnitude(site: Site) -> Operand:
     """`abs` and `sign` know int32 as well."""
     return site.emit(site.op.lower(), x=site.operand(0))
 
 
 @lowers("Neg")
+@by_element
 def negate(site: Site) -> Operand:
     """X · -1."""
     x = site.operand(0)
@@ -86,6 +90,7 @@ _BINARY = {
 
 
 @lowers(*_BINARY)
+@by_element
 def binary(site: Site) -> Operand:
     """One op with numpy's broadcasting, the same in both."""
     x, y = site.operand(0), site.operand(1)
@@ -95,12 +100,14 @@ def binary(site: Site) -> Operand:
 
 
 @lowers("Not")
+@by_element
 def logical_not(site: Site) -> Operand:
     """Logical negation."""
     return site.emit("logical_not", x=site.operand(0))
 
 
 @lowers("Div")
+@by_element
 def divide(site: Site) -> Operand:
     """Floats divide; integers divide towards zero in ONNX, where MIL's floor_div goes down."""
     x, y = site.operand(0), site.operand(1)
@@ -122,6 +129,7 @@ def modulo(site: Site) -> Operand:
 
 
 @lowers("Pow")
+@by_element
 def power(site: Site) -> Operand:
     """The result has the base's type."""
     x, y = site.operand(0), site.operand(1)
@@ -178,6 +186,7 @@ def clip(site: Site) -> Operand:
 
 
 @lowers("Where")
+@by_element
 def where(site: Site) -> Operand:
     """`select` with numpy's broadcasting."""
     return site.select(cond=site.operand(0), a=site.operand(1), b=site.operand(2))
@@ -206,6 +215,7 @@ _ONNX_TYPES = {1: np.float32, 6: np.int32, 7: np.int32, 9: np.bool_, 10: np.floa
 
 
 @lowers("Cast")
+@by_element
 def cast(site: Site) -> Operand:
     """Between float32, float16, int32 (int64 too) and bool; floats are cut towards zero."""
     return _cast(site, site.operand(0), int(site.attribute("to")))
@@ -236,6 +246,7 @@ def _cast(site: Site, x: Operand, onnx_type: int) -> Operand:
 
 
 @lowers("Identity", "Dropout")
+@by_element
 def identity(site: Site) -> Operand:
     """The value itself; dropout does nothing at inference."""
     if site.op == "Dropout":

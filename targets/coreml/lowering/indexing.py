@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from edgec.targets.coreml.lowering.rank import sizes_in_view, taken
 from edgec.targets.coreml.lowering.site import (
+    MAX_RANK,
+    Folded,
     Operand,
     Refusal,
     Site,
@@ -35,6 +38,12 @@ def _as_number(site: Site, x: Operand) -> tuple[Operand, np.dtype]:
 @lowers("Gather")
 def gather(site: Site) -> Operand:
     """Rows of an axis; a scalar index drops the axis."""
+    view = site.raw(0)
+    rank = len(sizes_in_view(view)) if isinstance(view, Folded) else rank_of(view)
+    if isinstance(view, Folded) or rank + rank_of(site.operand(1)) - 1 > MAX_RANK:
+        along = positive_axis(int(site.attribute("axis", 0)), rank)
+        places = _counted_from_front(site, site.operand(1), sizes_in_view(view)[along])
+        return taken(site, view, along, places)
     x, dtype = _as_number(site, site.operand(0))
     axis = positive_axis(int(site.attribute("axis", 0)), rank_of(x))
     if isinstance(site.operand(1), np.ndarray) and isinstance(x.shape[axis], (int, np.integer)):
@@ -101,6 +110,15 @@ def gather_nd(site: Site) -> Operand:
     x, dtype = _as_number(site, site.operand(0))
     batch = int(site.attribute("batch_dims", 0))
     indices = _nd_indices(site, x, site.operand(1), batch)
+    if batch == 0 and isinstance(indices, np.ndarray) and dtype != np.bool_:
+        # Places known now are rows of the flattened axes that they count along.
+        depth = indices.shape[-1]
+        sizes = shape_of(x)
+        rows = np.ravel_multi_index(tuple(np.moveaxis(indices, -1, 0)), sizes[:depth]).astype(np.int32)
+        flat = site.reshape(x, (int(np.prod(sizes[:depth])), *sizes[depth:]))
+        if rows.ndim + len(sizes) - depth > MAX_RANK:
+            return taken(site, flat, 0, rows)
+        return site.cast(site.emit("gather", x=flat, indices=rows, axis=0), dtype)
     return site.cast(site.emit("gather_nd", x=x, indices=indices, batch_dims=batch), dtype)
 
 
@@ -116,7 +134,7 @@ def _nd_indices(site: Site, x: Operand, indices: Operand, batch: int) -> Operand
 _SCATTER_MODES = {"none": "update", "add": "add", "mul": "mul", "max": "max", "min": "min"}
 
 
-@lowers("ScatterElements")
+@lowers("ScatterElements", "Scatter")
 def scatter_elements(site: Site) -> Operand:
     """`scatter_along_axis`."""
     data, dtype = _as_number(site, site.operand(0))

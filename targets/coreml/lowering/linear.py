@@ -6,14 +6,18 @@ from collections import Counter
 
 import numpy as np
 
-from edgec.targets.coreml.lowering.site import Operand, Refusal, Site, dtype_of, rank_of, shape_of
+from edgec.targets.coreml.lowering.rank import product
+from edgec.targets.coreml.lowering.site import Folded, Operand, Refusal, Site, dtype_of, rank_of, shape_of
 from edgec.targets.coreml.lowering.table import lowers
 
 
 @lowers("MatMul")
 def matmul(site: Site) -> Operand:
     """A constant rank-2 right side makes `linear` (weight transposed); vectors are raised to matrices."""
-    x, y = site.operand(0), site.operand(1)
+    y = site.operand(1)
+    if isinstance(site.raw(0), Folded) and isinstance(y, np.ndarray) and y.ndim == 2:
+        return product(site, site.raw(0), y)
+    x = site.operand(0)
     if isinstance(y, np.ndarray) and y.ndim == 2 and rank_of(x) >= 2 and not isinstance(x, np.ndarray):
         return site.emit("linear", x=x, weight=y.T)
     vector_x, vector_y = rank_of(x) == 1, rank_of(y) == 1

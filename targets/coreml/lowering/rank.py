@@ -8,10 +8,22 @@ out, axes that stay neighbours count as one, and what is left over is moved in s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
-from edgec.targets.coreml.lowering.site import MAX_RANK, Folded, Operand, Site
+import numpy as np
+
+from edgec.targets.coreml.lowering.site import (
+    MAX_RANK,
+    Folded,
+    Operand,
+    Refusal,
+    Rule,
+    Site,
+    broadcast_shape,
+    shape_of,
+)
 
 
 def folded(x: Operand, sizes: Sequence[int]) -> Folded:
@@ -76,3 +88,91 @@ def apart(site: Site, x: Folded, axes: Sequence[int]) -> Operand:
     rows = math.prod(x.sizes[axis] for axis in axes)
     flat = flattened(site, transposed(x, [*axes, *others]))
     return site.reshape(flat, (rows, math.prod(x.sizes) // rows))
+
+
+def settled(site: Site, x: Folded) -> Operand:
+    """The view itself where its rank is above 5, a tensor where it is not."""
+    return x if len(x.sizes) > MAX_RANK else site.reshape(flattened(site, x), x.sizes)
+
+
+def by_element(rule: Rule) -> Rule:
+    """Let a rule that works element by element, with broadcasting, take views too."""
+
+    @functools.wraps(rule)
+    def on_views(site: Site) -> Operand:
+        operands = site.raw_operands()
+        if not any(isinstance(value, Folded) for value in operands):
+            return rule(site)
+        given = [value for value in operands if value is not None]
+        whole = broadcast_shape([sizes_in_view(value) for value in given])
+        groups = _groups(whole, [sizes_in_view(value) for value in given])
+        if len(groups) > MAX_RANK:
+            raise Refusal(
+                f"its operands of rank {len(whole)} broadcast along {len(groups)} groups of axes, "
+                f"and Core ML stops at {MAX_RANK}"
+            )
+        fewer = [None if value is None else _in_groups(site, value, groups) for value in operands]
+        return folded(rule(site.with_operands(fewer)), whole)
+
+    return on_views
+
+
+def sizes_in_view(x: Operand) -> tuple[int, ...]:
+    """The sizes that the graph means."""
+    return x.sizes if isinstance(x, Folded) else shape_of(x)
+
+
+def _groups(whole: tuple[int, ...], shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Neighbouring axes, counted from behind, along which each operand is full or has size one."""
+    groups: list[list[int]] = []
+    last: tuple[bool, ...] | None = None
+    for axis in range(-len(whole), 0):
+        if whole[axis] == 1:
+            continue
+        full = tuple(-axis <= len(sizes) and sizes[axis] != 1 for sizes in shapes)
+        if full == last:
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+        last = full
+    return [tuple(group) for group in groups]
+
+
+def _in_groups(site: Site, x: Operand, groups: Sequence[tuple[int, ...]]) -> Operand:
+    sizes = sizes_in_view(x)
+    shape = [math.prod(sizes[axis] for axis in group if -axis <= len(sizes)) for group in groups]
+    return site.reshape(flattened(site, x) if isinstance(x, Folded) else x, shape)
+
+
+def expanded(site: Site, x: Operand, target: Sequence[int]) -> Operand:
+    """A value broadcast to a shape of rank above 5."""
+    sizes = sizes_in_view(x)
+    groups = _groups(tuple(target), [sizes])
+    if len(groups) > MAX_RANK:
+        raise Refusal(f"it broadcasts along {len(groups)} groups of axes, and Core ML stops at {MAX_RANK}")
+    fewer = _in_groups(site, x, groups)
+    reps = [
+        math.prod(target[axis] for axis in group) // size
+        for group, size in zip(groups, shape_of(fewer), strict=True)
+    ]
+    tiled = fewer if set(reps) <= {1} else site.emit("tile", x=fewer, reps=np.array(reps, np.int32))
+    return settled(site, folded(tiled, target))
+
+
+def taken(site: Site, x: Operand, axis: int, indices: Operand) -> Operand:
+    """Elements of an axis, where the operand or the result has a rank above 5."""
+    view = x if isinstance(x, Folded) else folded(x, shape_of(x))
+    others = [size for at, size in enumerate(view.sizes) if at != axis]
+    picks = shape_of(indices)
+    flat = site.reshape(indices, (math.prod(picks),))
+    rows = site.emit("gather", x=apart(site, view, [axis]), indices=flat, axis=0)
+    found = folded(rows, (*picks, *others))
+    count = len(picks)
+    order = [*range(count, count + axis), *range(count), *range(count + axis, count + len(others))]
+    return settled(site, transposed(found, order))
+
+
+def product(site: Site, x: Folded, weight: Operand) -> Operand:
+    """A view times a constant matrix."""
+    rows = apart(site, x, range(len(x.sizes) - 1))
+    return folded(site.emit("linear", x=rows, weight=weight.T), (*x.sizes[:-1], weight.shape[1]))

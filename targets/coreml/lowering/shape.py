@@ -8,13 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from edgec.targets.coreml.lowering.rank import flattened, folded, transposed
+from edgec.targets.coreml.lowering.rank import (
+    apart,
+    expanded,
+    flattened,
+    folded,
+    settled,
+    sizes_in_view,
+    transposed,
+)
 from edgec.targets.coreml.lowering.site import (
     MAX_RANK,
     Folded,
     Operand,
     Refusal,
     Site,
+    broadcast_shape,
     dtype_of,
     is_fixed,
     positive_axis,
@@ -148,6 +157,8 @@ def concat(site: Site) -> Operand:
 @lowers("Split")
 def split(site: Site) -> Any:
     """Into the given sizes, or into equal parts with a smaller last one."""
+    if isinstance(site.raw(0), Folded):
+        return _split_view(site, site.raw(0))
     x = site.operand(0)
     axis = positive_axis(int(site.attribute("axis", 0)), rank_of(x))
     sizes = site.optional_constant(1, "the sizes")
@@ -162,6 +173,29 @@ def split(site: Site) -> Any:
     if (sizes == 0).any():
         return _parts_with_empty_ones(site, x, axis, sizes)
     return list(site.emit("split", x=x, split_sizes=sizes, axis=axis))
+
+
+def _split_view(site: Site, x: Folded) -> list[Operand]:
+    """Parts of a view: its axis goes in front, as rows that a split takes."""
+    axis = positive_axis(int(site.attribute("axis", 0)), len(x.sizes))
+    sizes = site.optional_constant(1, "the sizes")
+    if sizes is None:
+        count = int(site.attribute("num_outputs", 0)) or len(site.node.outputs)
+        part = -(-x.sizes[axis] // count)
+        sizes = np.array([part] * (count - 1) + [x.sizes[axis] - part * (count - 1)])
+    others = [size for at, size in enumerate(x.sizes) if at != axis]
+    rows = apart(site, x, [axis])
+    lengths = [int(size) for size in sizes.reshape(-1)]
+    parts = (
+        [rows]
+        if len(lengths) == 1
+        else site.emit("split", x=rows, split_sizes=np.array(lengths, np.int32), axis=0)
+    )
+    order = [*range(1, axis + 1), 0, *range(axis + 1, len(x.sizes))]
+    return [
+        settled(site, transposed(folded(part, (length, *others)), order))
+        for part, length in zip(parts, lengths, strict=True)
+    ]
 
 
 def _parts_with_empty_ones(site: Site, x: Operand, axis: int, sizes: np.ndarray) -> list[Operand]:
@@ -231,8 +265,11 @@ def _open_bounds(start: int, stop: int, step: int) -> tuple[int, int, bool, bool
 @lowers("Expand")
 def expand(site: Site) -> Operand:
     """Leading ones by reshape, the rest by `tile`."""
-    x = site.operand(0)
+    x = site.raw(0)
     wanted = [int(size) for size in site.constant(1, "the shape").reshape(-1)]
+    if isinstance(x, Folded) or len(wanted) > MAX_RANK:
+        return expanded(site, x, broadcast_shape([sizes_in_view(x), wanted]))
+    x = site.operand(0)
     if not is_fixed(x):
         return _open_expand(site, x, wanted)
     own = shape_of(x)

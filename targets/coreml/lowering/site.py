@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -147,6 +148,16 @@ class Site:
     def optional(self, index: int) -> Operand | None:
         """The input, or None where it is not given."""
         return self.operand(index) if self.has(index) else None
+
+    def raw_operands(self) -> list[Operand | None]:
+        """All inputs as they are, None where one is not given."""
+        return list(self._operands)
+
+    def with_operands(self, operands: Sequence[Operand | None]) -> Site:
+        """The same node with other inputs."""
+        other = copy.copy(self)
+        other._operands = list(operands)
+        return other
 
     def operands(self) -> list[Operand]:
         """All inputs that are given."""

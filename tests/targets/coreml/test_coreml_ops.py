@@ -132,3 +132,103 @@ def test_rows_that_a_computed_mask_hides_whole_are_zero(saved, rng, causal: int)
     seen = (mask & (np.tri(4, dtype=bool) if causal else True)).any(-1)[:, 0]
     wanted = np.where(seen[..., None], expected(model, feeds)[0], 0)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=2e-6)
+
+
+VIEWS = {
+    "arithmetic": [
+        node("Mul", ["v", "row"], ["a"]),
+        node("Less", ["a", "one"], ["c"]),
+        node("Where", ["c", "a", "column"], ["w"]),
+        node("Transpose", ["w"], ["t"], perm=[0, 3, 1, 4, 2, 5]),
+        node("Reshape", ["t", "flat"], ["y"]),
+    ],
+    "product": [
+        node("MatMul", ["v", "square"], ["m"]),
+        node("Transpose", ["m"], ["t"], perm=[5, 0, 2, 1, 3, 4]),
+        node("Reshape", ["t", "flat"], ["y"]),
+    ],
+    "expand": [
+        node("Unsqueeze", ["v", "axis"], ["u"]),
+        node("Expand", ["u", "wide"], ["e"]),
+        node("Reshape", ["e", "flat"], ["y"]),
+    ],
+    "gather": [
+        node("Transpose", ["v"], ["t"], perm=[0, 2, 4, 1, 3, 5]),
+        node("Gather", ["t", "places"], ["g"], axis=2),
+        node("Reshape", ["g", "flat"], ["y"]),
+    ],
+    "gather to rank 6": [
+        node("Reshape", ["v", "five"], ["f"]),
+        node("Gather", ["f", "table"], ["g"], axis=1),
+        node("Transpose", ["g"], ["t"], perm=[2, 1, 0, 5, 3, 4]),
+        node("Reshape", ["t", "flat"], ["y"]),
+    ],
+    "gather nd to rank 6": [
+        node("Reshape", ["v", "four"], ["f"]),
+        node("GatherND", ["f", "grid"], ["g"]),
+        node("Transpose", ["g"], ["t"], perm=[5, 0, 4, 2, 1, 3]),
+        node("Reshape", ["t", "flat"], ["y"]),
+    ],
+    "split": [
+        node("Split", ["v", "parts"], ["p", "q"], axis=4),
+        node("Reshape", ["p", "flat"], ["a"]),
+        node("Reshape", ["q", "flat"], ["b"]),
+        node("Concat", ["b", "a"], ["y"], axis=1),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_ops_on_a_tensor_of_rank_six(saved, rng, name: str) -> None:
+    constants = {
+        "cut": np.array([2, 2, 3, 2, 4, 3]),
+        "row": rng.normal(size=(4, 3)).astype(np.float32),
+        "one": np.float32(1),
+        "column": rng.normal(size=(3, 1, 1, 1)).astype(np.float32),
+        "square": rng.normal(size=(3, 3)).astype(np.float32),
+        "axis": np.array([1]),
+        "wide": np.array([2, 5, 2, 3, 2, 4, 3]),
+        "places": np.array(2),
+        "five": np.array([4, 3, 2, 4, 3]),
+        "table": np.array([[0, 2], [1, -1], [2, 0]]),
+        "four": np.array([4, 3, 8, 3]),
+        "grid": np.array([[3, 1], [0, 2]])[:, None, None, :].repeat(2, 1).repeat(3, 2)[..., None, :],
+        "parts": np.array([1, 3]),
+        "flat": np.array([6, -1]),
+    }
+    nodes = [node("Reshape", ["x", "cut"], ["v"]), *VIEWS[name]]
+    used = {value for item in nodes for value in item.input}
+    model = make_model(
+        nodes,
+        {"x": ("float32", (12, 24))},
+        {"y": ("float32", None)},
+        {key: np.asarray(array) for key, array in constants.items() if key in used},
+    )
+    feeds = {"x": rng.normal(size=(12, 24)).astype(np.float32)}
+    np.testing.assert_allclose(saved(model)(feeds)[0], expected(model, feeds)[0], rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("image", "block", "attributes"),
+    [
+        ((5, 6), (2, 3), {}),
+        ((7, 6), (3, 2), {"strides": [2, 2], "pads": [1, 0, 0, 1]}),
+        ((6, 5), (2, 2), {"dilations": [2, 1], "strides": [3, 2]}),
+    ],
+    ids=["plain", "strides and pads", "unreached"],
+)
+def test_blocks_added_up_to_an_image(saved, rng, image: tuple, block: tuple, attributes: dict) -> None:
+    strides, dilations = attributes.get("strides", [1, 1]), attributes.get("dilations", [1, 1])
+    pads = attributes.get("pads", [0] * 4)
+    blocks = math.prod(
+        (image[at] + pads[at] + pads[2 + at] - dilations[at] * (block[at] - 1) - 1) // strides[at] + 1
+        for at in range(2)
+    )
+    model = make_model(
+        [node("Col2Im", ["x", "i", "b"], ["y"], **attributes)],
+        {"x": ("float32", (2, 3 * math.prod(block), blocks))},
+        {"y": ("float32", None)},
+        {"i": np.array(image), "b": np.array(block)},
+    )
+    feeds = {"x": rng.normal(size=(2, 3 * math.prod(block), blocks)).astype(np.float32)}
+    np.testing.assert_allclose(saved(model)(feeds)[0], expected(model, feeds)[0], rtol=1e-5, atol=2e-6)
