@@ -183,12 +183,12 @@ def publish_table(rows: list[dict[str, Any]], failed: list[str]) -> None:
     worst32 = max(found["fp32"] for found in every)
     worst16 = max(found["fp16"] for found in every)
     body = (
-        f"{table}\n\n{len(rows)} models, {len(every)} graphs, all built for SM86 by TensorRT-RTX. fp32: "
-        f"worst {worst32:.1e} (allowed 1e-4). fp16, largest difference over the output's standard deviation: worst "
-        f"{worst16:.1e} (allowed 2e-2). fp16 with kept layers over plain fp16, on other inputs than decided: "
-        f"median {statistics.median(ratios):.2f}, worst {max(ratios):.2f}. Attentions of the neutral "
-        f"graph without a site in the lowered one: {', '.join(lost) or 'none'}. In parts for TensorRT's own limits: "
-        f"{grouped}."
+        f"{table}\n\n{len(rows)} models, {len(every)} graphs, all built for SM86 by TensorRT-RTX. "
+        f"fp32: worst {worst32:.1e} (allowed 1e-4). fp16, largest difference over the output's standard "
+        f"deviation: worst {worst16:.1e} (allowed 2e-2). fp16 with kept layers over plain fp16, on other "
+        f"inputs than decided: median {statistics.median(ratios):.2f}, worst {max(ratios):.2f}. "
+        f"Attentions of the neutral graph without a site in the lowered one: {', '.join(lost) or 'none'}. "
+        f"In parts for TensorRT's own limits: {grouped}."
     )
     if failed:
         body += "\n\nFailed: " + "; ".join(failed)
