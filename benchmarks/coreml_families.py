@@ -204,10 +204,11 @@ def publish_table(rows: list[dict[str, Any]]) -> None:
     )  # fmt: skip
     within = [row for row in done if row["fp32"] <= 1e-4]
     summary = (
-        f"{len(done)} of {len(NAMES)} convert and can be checked; {len(within)} are within 1e-4 in fp32 "
+        f"{len(rows)} of {len(NAMES)} were run. Of these {len(done)} convert and can be checked; "
+        f"{len(within)} are within 1e-4 in fp32 "
         f"(worst {max((row['fp32'] for row in done), default=0):.1e}); fp16 median "
         f"{statistics.median([row['fp16'] for row in done] or [0]):.1e}, worst "
-        f"{max((row['fp16'] for row in done), default=0):.1e}."
+        f"{max((row['fp16'] for row in done), default=0):.1e}. Seconds are of one run, beside other work."
     )
     failures = "\n".join(
         f"- {row['name']} ({row['stage']}): {row['error']}" for row in rows if "error" in row
