@@ -140,8 +140,8 @@ def _print_tokens(tokens: dict[str, Any], *, scored: bool) -> None:
 def _print_neural_engine(section: dict[str, Any]) -> None:
     counts, placement = section["counts"], section["placement"]
     print(
-        f"predicted {placement['neural_engine']} operations on the Neural Engine, {placement['elsewhere']} elsewhere; "
-        f"{counts['may leave']} may leave, {counts['slow']} slow it down"
+        f"predicted {placement['neural_engine']} operations on the Neural Engine, "
+        f"{placement['elsewhere']} elsewhere; {counts['may leave']} may leave, {counts['slow']} slow it down"
     )
 
 

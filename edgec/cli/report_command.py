@@ -18,7 +18,7 @@ def command(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="write the HTML file here")] = None,
     measured: Annotated[
         Path | None,
-        typer.Option("--measured", metavar="F.json", help="merge what a device measured into the bundle first"),
+        typer.Option("--measured", metavar="F.json", help="first merge what a device measured into it"),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
