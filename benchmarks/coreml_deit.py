@@ -112,6 +112,7 @@ def main() -> None:
     )
     rows = [measured(graph, words, precision).row() for words, precision in CASES]
     told = f"`{MODEL_NAME}`, weights {graph.source.weights}, {len(graph.examples)} samples against torch."
+    told += " Times are one run each; other jobs on the machine lengthen them."
     publish("coreml_deit", "DeiT-T on Core ML", f"{told}\n\n{markdown(headers, rows)}")
 
 
