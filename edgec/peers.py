@@ -62,7 +62,7 @@ def opened(graph: Graph, names: Sequence[str], *, precision: str = "fp32") -> It
         JobError: a peer cannot run this source.
         MissingExtraError: a peer is not installed.
     """
-    openers = {
+    openers: dict[str, Callable[[Graph, str], contextlib.AbstractContextManager[Peer]]] = {
         "ort": functools.partial(_open_engine, "ort"),
         "openvino": functools.partial(_open_engine, "openvino"),
         "torch": _open_torch,

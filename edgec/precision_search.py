@@ -212,7 +212,9 @@ class _Search:
         if self.best is None or not passed:
             raise self._nothing()
         if self.stopped and self.stopped.startswith("interrupted"):
-            chosen, baselines, best_baseline = self.best, {}, None
+            chosen = self.best
+            baselines: dict[str, Latency] = {}
+            best_baseline = None
         else:
             self._progress.step("measuring the finalists in alternating blocks")
             close = [

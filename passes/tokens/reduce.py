@@ -275,7 +275,7 @@ class Sweep:
                     like=rotary,
                     shape=list(cache.shape)[1:],  # type: ignore[arg-type]
                 )
-            shape = [batch, level.length, width]
+            shape = [batch, level.length, width or ir.SymbolicDim(None)]
             turned = self.insert("Gather", [table, places], like=rotary, attributes={"axis": 0}, shape=shape)
             rotary.replace_input_with(index, turned)
 

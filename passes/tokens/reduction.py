@@ -25,7 +25,7 @@ class TokenReduction(Pass):
         proportional: whether attention weighs a reduced token by its size.
     """
 
-    after = ("fuse.attention",)
+    after: tuple[str, ...] = ("fuse.attention",)
     exact = False
 
     def __init__(self, schedule: Schedule | None = None, *, proportional: bool = True) -> None:

@@ -172,8 +172,9 @@ def _fused(model: ir.Model, compute_capability: int) -> set[str]:
 
 def _mark(model: ir.Model, keep: Mapping[str, str]) -> None:
     for node in model.graph:
-        if node.name in keep:
-            node.metadata_props[KEPT_KEY] = keep[node.name]
+        reason = keep.get(node.name or "")
+        if reason is not None:
+            node.metadata_props[KEPT_KEY] = reason
 
 
 def kept_nodes(model: ir.Model) -> dict[str, str]:

@@ -91,7 +91,7 @@ class Rtx:
             candidate.precision,
             0,
             candidate.form,
-            {str(key): value for key, value in names.items()},
+            {str(key): str(value) for key, value in names.items()},
         )
         if candidate.precision == self._shipped:
             built = preview(graph.model, self.capabilities, shape_profiles(graph), target="rtx")

@@ -91,7 +91,7 @@ def _flatten_linear(editor: Editor, node: ir.Node, flat: dict[ir.Value, ir.Value
             target = editor.initializer(np.asarray(shape, np.int64), f"{node.name}/flat")
             flat_value = editor.node("Reshape", [value, target], like=node, before=node, shape=shape)
         flat[value] = flat_value
-    shape = [*_flat_shape(value)[:-1], sizes(output)[-1]]  # type: ignore[index]
+    shape = [*_flat_shape(value)[:-1], (sizes(output) or (None,))[-1] or -1]
     flat[output] = editor.node("MatMul", [flat[value], node.inputs[1]], like=node, before=node, shape=shape)
 
 
@@ -104,7 +104,7 @@ def _follow(editor: Editor, node: ir.Node, place: int, flat: dict[ir.Value, ir.V
         other = constant_tensor(inputs[1 - place])
         assert other is not None
         if len(other.shape) > 1:
-            narrow = np.reshape(other.numpy(), other.shape[-1:])
+            narrow = other.numpy().reshape(-1)
             inputs[1 - place] = editor.initializer(narrow, f"{node.name}/constant")
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     flat[output] = editor.node(

@@ -69,7 +69,7 @@ def quantised(graph: Graph, candidate: Candidate) -> ir.Model:
         ir.external_data.load_to_model(found)
     # The quantiser's own nodes belong to the layer that reads them.
     for node in reversed(list(found.graph)):
-        layer = layers.get(node.name)
+        layer = layers.get(node.name or "")
         readers = (use.node.metadata_props.get(SOURCE_KEY) for value in node.outputs for use in value.uses())
         layer = layer or next(filter(None, readers), None)
         if layer is not None:
