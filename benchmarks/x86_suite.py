@@ -75,13 +75,19 @@ def _body(rows: dict[str, dict[str, Any]], order: tuple[str, ...], fields: dict[
         ],
     )
     mean = math.exp(statistics.fmean(math.log(row["ratio_to_best_peer"]) for row in known))
+    padded = "".join(
+        f" {row['name']}: {row['valid_tokens']:.0%} of the input's tokens are real, the rest is "
+        "padding, which peers compute."
+        for row in known
+        if row.get("valid_tokens") is not None
+    )
     missing = [name for name in order if name not in rows]
     return (
         f"{table}\n\nGeometric mean over the best peer: {mean:.3f} over {len(known)} models"
         f"{'; not measured: ' + ', '.join(missing) if missing else ''}.\n\n"
         f"Milliseconds a run, batch 1, {BLOCKS} alternating blocks, each model with its peers in one "
         f"process; peers with their share of the roofline. A peer in brackets does not keep a mean cosine of "
-        f"{fields['bound']} to the source and does not count. {fields['data']}."
+        f"{fields['bound']} to the source and does not count. {fields['data']}.{padded}"
     )
 
 

@@ -219,7 +219,6 @@ def _prepare(name: str, tokens: str, short: bool, folder: Path, progress: Progre
         "prepared_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "short_search": short,
         "engine": entry["name"],
-        "valid_tokens": _valid_tokens(graph),
         "precision": report["precision"],
         "accuracy": report["accuracy"],
         "cosine": cosine,
@@ -256,12 +255,13 @@ def _prepare_peer(
     return {"path": str(path.relative_to(folder)), "cosine": cosine, "counts": cosine >= BOUND}
 
 
-def _valid_tokens(graph: Graph) -> float | None:
+def _valid_tokens(bundle: Bundle) -> float | None:
     """The share of tokens that the measured input's mask says are real; None without a mask.
 
     An engine that leaves padding out is as fast as this share allows, its peers compute all of it.
     """
-    masks = [graph.examples[0][spec.name] for spec in graph.inputs if spec.semantics == "mask"]
+    feeds = bundle.samples()[0][0]
+    masks = [feeds[spec.name] for spec in bundle.io.inputs if spec.semantics == "mask"]
     return float(np.mean(masks[0] != 0)) if masks else None
 
 
@@ -272,14 +272,15 @@ def measured(entry: Entry, blocks: int, rates: Rates, progress: Progress) -> dic
     usable = {label: peer for label, peer in fields["peers"].items() if "path" in peer}
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(load_session(entry.bundle, check=False))
-        feeds = Bundle.open(entry.bundle, check=False).samples()[0][0]
+        bundle = Bundle.open(entry.bundle, check=False)
+        feeds = bundle.samples()[0][0]
         calls: dict[str, Callable[[], object]] = {"edgec": functools.partial(session.run, feeds)}
         for label, peer in usable.items():
             engine, precision = label.split()
             opened = open_file(engine, precision, entry.folder / peer["path"])
             calls[label] = functools.partial(opened.run, feeds)
         latencies = measure(calls, blocks=blocks, block_seconds=0.2)
-    return _row(fields, latencies, rates)
+    return _row({**fields, "valid_tokens": _valid_tokens(bundle)}, latencies, rates)
 
 
 def _row(fields: Mapping[str, Any], latencies: Mapping[str, Latency], rates: Rates) -> dict[str, Any]:
@@ -291,7 +292,9 @@ def _row(fields: Mapping[str, Any], latencies: Mapping[str, Latency], rates: Rat
     limit = {
         label: roofline_ms(fields, label.split()[1], rates) if label != "edgec" else 0.0 for label in peers
     }
-    own = roofline_ms(fields, fields["precision"], rates) * fields["work"]
+    # Padding need not be computed, whether an engine leaves it out or not.
+    needed = fields["work"] * (fields.get("valid_tokens") or 1.0)
+    own = roofline_ms(fields, fields["precision"], rates) * needed
     return {
         "name": fields["name"],
         "edgec_ms": mine.p50,
