@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from encoders import Encoder, run  # noqa: E402
 from vision import Face, Vision, merging  # noqa: E402
 
+from edgec.core.errors import RequestError  # noqa: E402
 from edgec.frontends.torch import from_module  # noqa: E402
 from edgec.passes.manager import Pipeline  # noqa: E402
 from edgec.passes.pipeline import default_pipeline, load_passes  # noqa: E402
@@ -148,8 +149,9 @@ def test_a_network_without_reductions_is_left_alone() -> None:
 
 def test_by_name_in_a_pipeline() -> None:
     load_passes()
-    pipeline = Pipeline.named(["fuse.attention"]).edited(["+tokens.restore", "+tokens.merge"])
-    assert pipeline.names == ("fuse.attention", "tokens.merge", "tokens.restore")
+    with pytest.raises(RequestError, match="tokens.restore must come after tokens.merge"):
+        Pipeline.named(["tokens.restore", "tokens.merge"])
+    pipeline = Pipeline.named(["fuse.attention", "tokens.merge", "tokens.restore"])
     encoder = Encoder(head="dense", patches=40)
     model, feeds = encoder.model(), encoder.feeds()
     before = run(model, feeds)
