@@ -149,7 +149,7 @@ def test_a_network_without_reductions_is_left_alone() -> None:
 
 def test_by_name_in_a_pipeline() -> None:
     load_passes()
-    with pytest.raises(RequestError, match="tokens.restore must come after tokens.merge"):
+    with pytest.raises(RequestError, match=r"tokens\.restore must come after tokens\.merge"):
         Pipeline.named(["tokens.restore", "tokens.merge"])
     pipeline = Pipeline.named(["fuse.attention", "tokens.merge", "tokens.restore"])
     encoder = Encoder(head="dense", patches=40)
