@@ -3,8 +3,8 @@
     python benchmarks/token_merging_x86.py [--precision bf16] [--models deit_small_patch16_224,…] [SCHEDULE …]
 
 Each schedule is r=N or SITE:R+SITE:R; `work` is its share of the multiply-accumulates. `body` runs the same
-graph with the ops written out instead of the compiled kernels. `none, whole rows` is the unreduced network with
-its 197 rows padded to 200, which is what edgec ships of it: the second ratio is to that.
+graph with the ops written out instead of the compiled kernels. `none, whole rows` is the unreduced network
+with its 197 rows padded to 200, which is what edgec ships of it: the second ratio is to that.
 """
 
 from __future__ import annotations

@@ -103,9 +103,7 @@ def parse_input(text: str) -> InputRequest:
     return InputRequest(name, shape, dtype, other, open_sizes)
 
 
-_BOUNDS = re.compile(
-    r"(?:(?<=[:,])|(?<=[\d?]x))([A-Za-z_]\w*)=(?:(\d+)\.\.(\d+)|(\d+(?:\|\d+)+))(?=[x,:]|$)"
-)
+_BOUNDS = re.compile(r"(?:(?<=[:,])|(?<=[\d?]x))([A-Za-z_]\w*)=(?:(\d+)\.\.(\d+)|(\d+(?:\|\d+)+))(?=[x,:]|$)")
 
 
 def _without_bounds(text: str, where: str) -> tuple[str, dict[str, OpenSize]]:
