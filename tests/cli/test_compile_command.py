@@ -104,7 +104,8 @@ def test_accuracy_is_measured_on_the_users_data(edgec: Command, model_file: Path
     )  # fmt: skip
     assert done.status == 0, done.err
     accuracy = done.json["accuracy"]
-    assert accuracy["samples"] == 20
+    # Every second sample is what the search may look at; the others judge.
+    assert accuracy["samples"] == 10
     assert accuracy["drop"] == pytest.approx(accuracy["source"] - accuracy["engine"])
 
 

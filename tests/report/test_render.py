@@ -280,7 +280,9 @@ def test_the_same_report_gives_the_same_bytes_and_is_left_alone(sample_report: d
 
 
 def test_the_sample_has_every_key_of_the_schema(sample_report: dict[str, Any]) -> None:
-    assert set(sample_report) == set(Report.__annotations__)
+    # Annotations are strings there, so the class itself cannot tell which keys may be left out.
+    required = {key for key, kind in Report.__annotations__.items() if "NotRequired" not in str(kind)}
+    assert required <= set(sample_report) <= set(Report.__annotations__)
 
 
 @pytest.mark.parametrize("wrong", [{}, {"schema": "1", "model": {}}, {"schema": 1}])

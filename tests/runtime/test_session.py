@@ -137,7 +137,13 @@ def test_a_model_that_is_no_model_is_told_without_a_traceback(bundle):
 
 def test_an_engine_of_another_machine_is_named(tmp_path):
     EngineDescription("tensorrt", "model.plan", "fp16", 0, "native", {}).write(tmp_path)
-    with pytest.raises(IntegrityError, match="tensorrt"):
+    with pytest.raises(RequestError, match="run on its Jetson"):
+        open_engine(tmp_path)
+
+
+def test_an_unknown_engine_is_named(tmp_path):
+    EngineDescription("abacus", "model.beads", "fp16", 0, "native", {}).write(tmp_path)
+    with pytest.raises(IntegrityError, match="abacus"):
         open_engine(tmp_path)
 
 
