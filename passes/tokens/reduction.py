@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from typing import ClassVar
 
 import onnx_ir as ir
 
@@ -25,7 +26,7 @@ class TokenReduction(Pass):
         proportional: whether attention weighs a reduced token by its size.
     """
 
-    after: tuple[str, ...] = ("fuse.attention",)
+    after: ClassVar[tuple[str, ...]] = ("fuse.attention",)
     exact = False
 
     def __init__(self, schedule: Schedule | None = None, *, proportional: bool = True) -> None:
