@@ -58,6 +58,10 @@ METHODS: Mapping[str, Method] = {
 }
 
 
+SCORED = ("prune", "drop")
+"""The methods that take tokens by their importance, which a threshold can stand for."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """A schedule in one of the methods."""
@@ -116,12 +120,32 @@ def read_plan(text: str, sites: Sequence[Site]) -> Plan:
     return Plan(method, Schedule.parse(schedule, sites, most=method.most))
 
 
+def threshold_of(text: str) -> tuple[Method, float] | None:
+    """The method and the threshold of `prune:threshold=0.5`; None where a text names no threshold.
+
+    Raises:
+        RequestError: the method does not score its tokens.
+    """
+    method, schedule = split(text)
+    if not schedule.startswith("threshold="):
+        return None
+    if method.name not in SCORED:
+        raise RequestError(
+            f"--tokens {text}: {method.name} does not score its tokens",
+            fix=f"write {' or '.join(f'{name}:{schedule}' for name in SCORED)}",
+        )
+    return method, float(schedule.removeprefix("threshold="))
+
+
 def check_words(text: str) -> None:
     """See early that a text can be a plan, before there is a graph.
 
     Raises:
         RequestError: it cannot.
     """
+    if re.fullmatch(r"(.*:)?threshold=\d+(\.\d+)?", text):
+        threshold_of(text)
+        return
     _, schedule = split(text)
     if not re.fullmatch(r"none|r=\d+|keep=[\d.]+|\d+:(\d+|all)(\+\d+:(\d+|all))*", schedule):
         raise RequestError(

@@ -23,11 +23,12 @@ from edgec.inspection import inspect_model
 from edgec.passes.decompose import load_passes
 from edgec.passes.infra import MatchLog
 from edgec.passes.manager import PassReport, Pipeline
+from edgec.passes.tokens.calibrate import calibrate
 from edgec.passes.tokens.restore import RestoreTokens
 from edgec.passes.tokens.sites import Site, find_sites
 from edgec.runtime.engine import Engine
 from edgec.targets.base import Candidate, Target
-from edgec.token_methods import Plan, read_plan
+from edgec.token_methods import Plan, read_plan, threshold_of
 from edgec.verification import runnable
 
 Choose = Callable[[Graph, Path], Choice]
@@ -158,12 +159,17 @@ def reduce_tokens(
         progress: told each step.
 
     Raises:
-        RequestError: the text is no schedule of this graph.
+        RequestError: the text is no schedule of this graph, or a threshold has no calibration inputs.
         JobError: the graph has no site.
         NumericsError: no engine computes what the reduced graph computes.
     """
     sites, log = sites_of(neutral)
-    plan = read_plan(text, sites)
+    asked = threshold_of(text)
+    if asked is None:
+        plan = read_plan(text, sites)
+    else:
+        progress.step("counting important tokens on calibration inputs")
+        plan = Plan(asked[0], calibrate(neutral.model, neutral.calibration, threshold=asked[1]))
     progress.step(f"reducing tokens: {plan.name}")
     reduced = with_references(apply(neutral, plan))
     choice = choose(reduced.graph, scratch)

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from edgec.core.errors import RequestError
 from edgec.core.evaluation import Evaluator
+from edgec.passes.decompose import load_passes
 from edgec.passes.editing import Editor
 from edgec.passes.manager import Pipeline
 from edgec.passes.tokens.importance import attention_received, scoring_obstacle
@@ -67,6 +68,7 @@ def calibrate(
         wanted += [attention_received(sweep, site), sweep.sizes(site)]
     probe.graph.outputs[:] = [_output(editor, value) for value in wanted]
     editor.remove_dead()
+    load_passes()
     Pipeline.named(["decompose.attention"]).run(probe)
     kept: list[list[int]] = [[] for _ in scored]
     with Evaluator(probe) as evaluator:

@@ -68,6 +68,21 @@ def test_a_person_is_told_that_nothing_was_gated(edgec: Command, encoder: Path, 
     assert "against the reduced network" in done.out
 
 
+def test_a_threshold_becomes_counts_on_calibration_inputs(
+    edgec: Command, encoder: Path, tmp_path: Path
+) -> None:
+    taken = []
+    for threshold in ("0.5", "0.9"):
+        done = edgec(
+            "compile", encoder, "--target", "x86:ort", "--tokens", f"prune:threshold={threshold}",
+            "--calib", encoder.with_name("inputs.npz"), "-o", tmp_path / f"{threshold}.edgec", "--json",
+        )  # fmt: skip
+        assert done.status == 0, done.err
+        assert done.json["tokens"]["method"] == "prune"
+        taken.append(done.json["tokens"]["before"] - done.json["tokens"]["after"])
+    assert 0 < taken[0] < taken[1]
+
+
 def test_with_data_and_a_drop_a_named_schedule_is_gated(
     edgec: Command, encoder: Path, tmp_path: Path
 ) -> None:
@@ -127,6 +142,8 @@ BAD: list[tuple[Callable[[Path], list[object]], int, tuple[str, ...]]] = [
     (lambda _: ["--tokens", "half"], 2, ("no schedule", "r=N, keep=F")),
     (lambda _: ["--tokens", "squash:r=3"], 2, ("no method is named 'squash'", "merge")),
     (lambda _: ["--tokens", "keep=0"], 2, ("no fraction",)),
+    (lambda _: ["--tokens", "threshold=0.5"], 2, ("merge does not score", "prune:threshold=0.5")),
+    (lambda _: ["--tokens", "prune:threshold=0.5"], 2, ("no calibration inputs", "--calib")),
     (lambda _: ["--tokens", "auto"], 2, ("needs data", "--eval-data", "--calib")),
     (lambda _: ["--tokens", "r=4", "--max-drop", "1%"], 2, ("--max-drop needs data",)),
     (
