@@ -46,6 +46,11 @@ class X86:
                 "--precision fp16 is not available on x86: its processors compute fp16 in fp32",
                 fix="use --precision fp32, or bf16 with OpenVINO",
             )
+        if wanted == "int4":
+            raise JobError(
+                "--precision int4 is for Core ML packages; x86 computes with int8",
+                fix="use --precision int8, which also tries weights of 4 bits",
+            )
         if wanted == "int8":
             raise RequestError(
                 "--precision int8 needs inputs to see the ranges on, and to measure what it costs",

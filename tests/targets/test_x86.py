@@ -192,6 +192,8 @@ def test_bf16_is_refused_where_the_processor_lacks_it(block, monkeypatch):
 def test_a_precision_that_no_x86_computes_in_is_refused(block):
     with pytest.raises(JobError, match="compute fp16 in fp32"):
         target_named("x86").candidates(block, "fp16")
+    with pytest.raises(JobError, match="int4 is for Core ML"):
+        target_named("x86").candidates(block, "int4")
 
 
 def test_int8_without_data_asks_for_data(block):
