@@ -1,6 +1,6 @@
 """ONNX's own node tests through the Core ML lowering and the checker of the saved package.
 
-    python benchmarks/coreml_node_tests.py [--only SUBSTRING] [--write benchmarks/coreml_node_tests.md]
+    python benchmarks/coreml_node_tests.py [--only SUBSTRING] [--write FILE]
 
 A case counts as expressible when Core ML has its types and forms at all: float32, float16, int32,
 int64 within int32 and bool (int8 and uint8 as values), no text, sequences, optionals or control flow,
@@ -15,6 +15,7 @@ import collections
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,6 +27,8 @@ from edgec.targets.coreml.checker.package import read
 from edgec.targets.coreml.lowering.program import Lowered, lower
 from edgec.targets.coreml.package import save
 from edgec.targets.coreml.versions import release
+
+NOTHING_LEFT = "nothing is left to compute"
 
 _TYPES = {
     onnx.TensorProto.FLOAT,
@@ -112,7 +115,7 @@ def run_case(case, folder: Path) -> str:
         except UnsupportedError as error:
             reason = "; ".join(error.reasons)
     if lowered is None:
-        return reason or "nothing is left to compute"
+        return reason or NOTHING_LEFT
     path = folder / "case.mlpackage"
     save(lowered, path, release("ios18"), "fp32")
     program = Interpreter(read(path))
@@ -175,7 +178,7 @@ def report(passed, total, outside, failures) -> str:
     lines = [
         "# ONNX node tests through the Core ML target",
         "",
-        "`python benchmarks/coreml_node_tests.py --write benchmarks/coreml_node_tests.md`",
+        "`python benchmarks/coreml_node_tests.py --write benchmarks/results/coreml_node_tests.md`",
         "",
         f"onnx {onnx.__version__}, coremltools 9.0; packages for iOS 18 in fp32, read back and interpreted.",
         "",
@@ -192,35 +195,45 @@ def report(passed, total, outside, failures) -> str:
     return "\n".join(lines) + "\n"
 
 
+def cases_of_onnx() -> list[Any]:
+    """ONNX's own node tests, by name."""
+    with np.errstate(all="ignore"):
+        from onnx.backend.test.case.node import collect_testcases
+
+        found = sorted(collect_testcases(None), key=lambda item: item.name)
+    return [case for case in found if case.model is not None]
+
+
+def judge(case: Any, folder: Path) -> str:
+    """An empty string where the case passes, else the reason, whatever went wrong."""
+    try:
+        return run_case(case, folder)
+    except EdgecError as error:
+        return str(error)
+    except Exception as error:
+        return f"CRASH {type(error).__name__}: {error}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    with np.errstate(all="ignore"):
-        from onnx.backend.test.case.node import collect_testcases
-
-        cases = sorted(collect_testcases(None), key=lambda item: item.name)
     passed: collections.Counter[str] = collections.Counter()
     total: collections.Counter[str] = collections.Counter()
     outside: collections.Counter[str] = collections.Counter()
     failures: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for case in cases:
-            if options.only not in case.name or case.model is None:
+        for case in cases_of_onnx():
+            if options.only not in case.name:
                 continue
             reason = inexpressible(case)
             if reason:
                 outside[reason] += 1
                 continue
-            try:
-                failure = run_case(case, Path(folder))
-            except EdgecError as error:
-                failure = str(error)
-            except Exception as error:
-                failure = f"CRASH {type(error).__name__}: {error}"
-            if failure == "nothing is left to compute":
+            failure = judge(case, Path(folder))
+            if failure == NOTHING_LEFT:
                 outside["nothing is left once shapes are constants"] += 1
                 continue
             total[op_of(case)] += 1
