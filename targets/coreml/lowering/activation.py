@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgec.targets.coreml.lowering.site import Operand, Refusal, Site, dtype_of, positive_axis, rank_of
+from edgec.targets.coreml.lowering.rank import softmaxed
+from edgec.targets.coreml.lowering.site import (
+    Folded,
+    Operand,
+    Refusal,
+    Site,
+    dtype_of,
+    positive_axis,
+    rank_of,
+)
 from edgec.targets.coreml.lowering.table import lowers
 
 _PLAIN = {
@@ -129,6 +138,9 @@ def shrink(site: Site) -> Operand:
 @lowers("Softmax")
 def softmax(site: Site) -> Operand:
     """Over one axis."""
+    view = site.raw(0)
+    if isinstance(view, Folded):
+        return softmaxed(site, view, positive_axis(int(site.attribute("axis", -1)), len(view.sizes)))
     return site.emit("softmax", x=site.operand(0), axis=_axis(site))
 
 

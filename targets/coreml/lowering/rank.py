@@ -176,3 +176,19 @@ def product(site: Site, x: Folded, weight: Operand) -> Operand:
     """A view times a constant matrix."""
     rows = apart(site, x, range(len(x.sizes) - 1))
     return folded(site.emit("linear", x=rows, weight=weight.T), (*x.sizes[:-1], weight.shape[1]))
+
+
+def reduced(site: Site, x: Folded, axes: Sequence[int], keep: bool, mil_op: str) -> Operand:
+    """A view reduced over some of its axes."""
+    kept = [axis for axis in range(len(x.sizes)) if axis not in axes]
+    found = site.emit(mil_op, x=apart(site, x, kept), axes=np.array([1], np.int32), keep_dims=False)
+    sizes = [1 if axis in axes else size for axis, size in enumerate(x.sizes) if keep or axis not in axes]
+    return settled(site, folded(found, sizes))
+
+
+def softmaxed(site: Site, x: Folded, axis: int) -> Operand:
+    """The softmax of a view over one of its axes."""
+    others = [each for each in range(len(x.sizes)) if each != axis]
+    found = site.emit("softmax", x=apart(site, x, others), axis=1)
+    view = folded(found, [*(x.sizes[each] for each in others), x.sizes[axis]])
+    return transposed(view, [*range(axis), len(others), *range(axis, len(others))])

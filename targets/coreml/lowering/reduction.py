@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgec.targets.coreml.lowering.site import Operand, Site, dtype_of, positive_axis, rank_of, shape_of
+from edgec.targets.coreml.lowering.rank import reduced
+from edgec.targets.coreml.lowering.site import (
+    Folded,
+    Operand,
+    Site,
+    dtype_of,
+    positive_axis,
+    rank_of,
+    shape_of,
+)
 from edgec.targets.coreml.lowering.table import lowers
 
 _REDUCTIONS = {
@@ -24,16 +33,21 @@ _REDUCTIONS = {
 @lowers(*_REDUCTIONS)
 def reduce(site: Site) -> Operand:
     """Over the given axes, or over all of them."""
-    x = site.operand(0)
-    rank = rank_of(x)
+    view = site.raw(0)
+    if not isinstance(view, Folded):
+        view = site.operand(0)
+    rank = len(view.sizes) if isinstance(view, Folded) else rank_of(view)
     # Up to opset 17 the axes of most reductions are an attribute.
     axes = site.optional_constant(1, "the axes") if site.has(1) else site.attribute("axes")
     axes = None if axes is None else np.asarray(axes)
     if (axes is None or axes.size == 0) and site.attribute("noop_with_empty_axes", 0):
-        return _of_single(site, x)
+        return _of_single(site, site.operand(0))
     chosen = range(rank) if axes is None or axes.size == 0 else [int(axis) for axis in axes.reshape(-1)]
     positive = np.array(sorted({positive_axis(axis, rank) for axis in chosen}), np.int32)
     keep = bool(site.attribute("keepdims", 1))
+    if isinstance(view, Folded):
+        return reduced(site, view, positive.tolist(), keep, _REDUCTIONS[site.op])
+    x = view
     if rank == 0:
         return _of_single(site, x)
     if dtype_of(x) == np.bool_:

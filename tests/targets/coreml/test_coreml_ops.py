@@ -169,6 +169,26 @@ VIEWS = {
         node("Transpose", ["g"], ["t"], perm=[5, 0, 4, 2, 1, 3]),
         node("Reshape", ["t", "flat"], ["y"]),
     ],
+    "mean over two axes": [
+        node("Transpose", ["v"], ["t"], perm=[5, 0, 2, 1, 3, 4]),
+        node("ReduceMean", ["t", "two"], ["m"], keepdims=0),
+        node("Reshape", ["m", "flat"], ["y"]),
+    ],
+    "largest, its axis kept": [
+        node("ReduceMax", ["v", "axis"], ["m"], keepdims=1),
+        node("Transpose", ["m"], ["t"], perm=[5, 0, 2, 1, 3, 4]),
+        node("Reshape", ["t", "flat"], ["y"]),
+    ],
+    "softmax over the last axis": [
+        node("Softmax", ["v"], ["s"], axis=-1),
+        node("Transpose", ["s"], ["t"], perm=[0, 3, 1, 4, 2, 5]),
+        node("Reshape", ["t", "flat"], ["y"]),
+    ],
+    "softmax over an inner axis": [
+        node("Transpose", ["v"], ["t"], perm=[5, 0, 2, 1, 3, 4]),
+        node("Softmax", ["t"], ["s"], axis=2),
+        node("Reshape", ["s", "flat"], ["y"]),
+    ],
     "split": [
         node("Split", ["v", "parts"], ["p", "q"], axis=4),
         node("Reshape", ["p", "flat"], ["a"]),
@@ -187,6 +207,7 @@ def test_ops_on_a_tensor_of_rank_six(saved, rng, name: str) -> None:
         "column": rng.normal(size=(3, 1, 1, 1)).astype(np.float32),
         "square": rng.normal(size=(3, 3)).astype(np.float32),
         "axis": np.array([1]),
+        "two": np.array([2, -1]),
         "wide": np.array([2, 5, 2, 3, 2, 4, 3]),
         "places": np.array(2),
         "five": np.array([4, 3, 2, 4, 3]),
