@@ -118,11 +118,12 @@ def _measure(name: str, row: dict[str, Any]) -> None:
 
 def _build(graph: Graph, precision: str, row: dict[str, Any]) -> None:
     """Lower, save, read back and interpret in one precision; the last sizes are those of fp16."""
+    from edgec.targets import target_named
     from edgec.targets.base import Candidate
     from edgec.targets.coreml.engine import CheckedPackage
-    from edgec.targets.coreml.target import CoreML
 
-    target = CoreML("ios18")
+    # As a tensor: a picture's samples would be rounded to whole pixels first.
+    target = target_named("coreml:ios18:tensor")
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         candidate = Candidate("coreml", precision, "")
