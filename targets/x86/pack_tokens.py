@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import onnx_ir as ir
@@ -143,6 +142,8 @@ def _visit(node: ir.Node, plan: _Plan) -> None:
         return
     mine = {value: plan.inside[value] for value in node.inputs if value is not None and value in plan.inside}
     try:
+        if is_op(node, "Expand"):
+            raise Obstacle("it repeats tokens to a fixed shape")
         step = read(node, mine)
         _check_batch(node, plan)
     except Obstacle:
@@ -198,7 +199,13 @@ def _check_outside(node: ir.Node, plan: _Plan) -> None:
 
 def _from_mask(value: ir.Value | None, plan: _Plan) -> bool:
     """Whether a value is the mask's source and nothing else, turned and cast."""
-    sources, waiting, seen = set(), [value], set[ir.Value]()
+    sources = _sources(value)
+    return bool(sources) and sources <= _sources(plan.mask)
+
+
+def _sources(value: ir.Value | None) -> set[ir.Value]:
+    """The values without a maker, constants aside, that a value is computed from."""
+    sources, waiting, seen = set[ir.Value](), [value], set[ir.Value]()
     while waiting:
         each = waiting.pop()
         if each is None or each in seen or constant(each) is not None:
@@ -209,17 +216,7 @@ def _from_mask(value: ir.Value | None, plan: _Plan) -> bool:
             sources.add(each)
         else:
             waiting.extend(node.inputs)
-    wanted, waiting = set[ir.Value](), [plan.mask]
-    while waiting:
-        each = waiting.pop()
-        if each is None or constant(each) is not None:
-            continue
-        node = each.producer()
-        if node is None:
-            wanted.add(each)
-        else:
-            waiting.extend(node.inputs)
-    return bool(sources) and sources <= wanted
+    return sources
 
 
 class _Packing:
@@ -311,14 +308,12 @@ class _Packing:
             self._reshape(node)
         elif is_op(node, "Attention"):
             self._attention(node, ends)
-        elif is_op(node, "Expand"):
-            raise AssertionError("no plan holds an Expand of tokens")
 
     def _reshape(self, node: ir.Node) -> None:
         axis, wanted = self._plan.inside[node.outputs[0]], sizes(node.outputs[0])
         assert wanted is not None
-        target = [1 if place < axis else -1 if place == axis else size for place, size in enumerate(wanted)]
-        assert math.prod(size for size in wanted[:axis] if size) == self._plan.batch
+        # The batch is the first axis, as the plan has seen to.
+        target = [1, *wanted[1:axis], -1, *wanted[axis + 1 :]]
         node.replace_input_with(1, self._editor.initializer(np.array(target, np.int64), f"{node.name}/shape"))
 
     def _attention(self, node: ir.Node, ends: ir.Value) -> None:

@@ -65,3 +65,39 @@ def test_outputs_of_padded_places_are_kept(head: str, reason: str) -> None:
 
 def test_a_network_without_a_mask_is_left_alone() -> None:
     assert not packable(Encoder(patches=17).model())
+
+
+@pytest.mark.parametrize("what", ["heads parted", "tokens repeated"])
+def test_views_inside_a_block_are_packed_or_left_alone(what: str) -> None:
+    encoder = Encoder(patches=17, learned=0, masked=True)
+    model = encoder.model()
+    [query] = [node for node in model.graph if node.name == "qt1"]
+    readers = list(query.outputs[0].uses())
+    shape = query.outputs[0].shape
+    if what == "heads parted":
+        # (1, H, N, D) seen as (1, H, N, 2, D / 2) and back.
+        targets = [[1, 2, 17, 2, 3], [1, 2, 17, 6]]
+        ops = ["Reshape", "Reshape"]
+    else:
+        targets, ops = [[1, 2, 17, 6]], ["Expand"]
+    value = query.outputs[0]
+    for target, op_type in zip(targets, ops, strict=True):
+        held = ir.Value(name=f"target_{len(target)}", const_value=ir.tensor(np.array(target, np.int64)))
+        held.shape, held.type = ir.Shape([len(target)]), ir.TensorType(ir.DataType.INT64)
+        held.const_value.name = held.name
+        model.graph.register_initializer(held)
+        node = ir.node(op_type, [value, held], name=f"view_{len(target)}")
+        node.outputs[0].shape, node.outputs[0].type = ir.Shape(target), query.outputs[0].type
+        node.outputs[0].name = f"viewed_{len(target)}"
+        node.metadata_props.update(query.metadata_props)
+        behind = value.producer()
+        model.graph.insert_after(behind, node)
+        value = node.outputs[0]
+    for use in readers:
+        use.node.replace_input_with(use.idx, value)
+    assert shape == value.shape
+    packed = model.clone()
+    assert packable(packed) is (what == "heads parted")
+    pack(packed)
+    feeds = feeds_of(encoder, 9)
+    np.testing.assert_allclose(run(packed, feeds), run(model, feeds), rtol=1e-5, atol=1e-5)
