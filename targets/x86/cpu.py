@@ -9,17 +9,27 @@ _BF16 = ("avx512_bf16", "amx_bf16")
 """Instruction sets with a bf16 product, by the names of /proc/cpuinfo; one is enough."""
 
 
-_INT8 = ("avx512_vnni", "avx_vnni", "amx_int8")
-"""Instruction sets with an int8 product that sums in 32 bits; without one int8 is slower than fp32."""
+_DOT = ("avx512_vnni", "avx_vnni", "amx_int8")
+"""Instruction sets with an int8 product that sums in 32 bits."""
+
+_NEEDED = {
+    ("openvino", "bf16"): _BF16,
+    # Without such a product OpenVINO's int8 layers take 1.2 to 1.3 times their time in fp32 (deit_tiny,
+    # mobilevit_s on a Zen 3); ONNX Runtime's take 0.8 (deit_tiny), from two 16-bit sums.
+    ("openvino", "int8"): _DOT,
+    ("ort", "int8"): ("avx2", *_DOT),
+}
+"""Of each engine and precision: instruction sets of which one is enough."""
 
 
-def lacking(precision: str) -> str:
-    """Why the processor is no good for a precision; empty where it is.
+def lacking(engine: str, precision: str) -> str:
+    """Why the processor is no good for a precision of an engine; empty where it is.
 
     Args:
+        engine: `ort` or `openvino`.
         precision: `fp32`, `bf16` or `int8`.
     """
-    needed = {"bf16": _BF16, "int8": _INT8}.get(precision, ())
+    needed = _NEEDED.get((engine, precision), ())
     processor = read_processor()
     if not needed or any(name in processor.isa for name in needed):
         return ""
@@ -29,11 +39,16 @@ def lacking(precision: str) -> str:
     )
 
 
+def sums_in_16_bits() -> bool:
+    """Whether int8 products are summed in pairs of 16 bits, which saturate where weights use all 8 bits."""
+    return not any(name in read_processor().isa for name in _DOT)
+
+
 def require_bf16() -> None:
     """See that the processor has bf16 products.
 
     Raises:
         JobError: it has none: OpenVINO would then compute in fp32 and say nothing.
     """
-    if why := lacking("bf16"):
+    if why := lacking("openvino", "bf16"):
         raise JobError(f"--precision {why}", fix="use --precision fp32")

@@ -78,8 +78,8 @@ class X86:
             MissingExtraError: the only engine asked for is not installed.
             JobError: `int8` is asked for and this processor has no such products.
         """
-        if precision == "int8" and (why := lacking("int8")):
-            raise JobError(f"--precision {why}", fix="use --precision fp32")
+        if precision == "int8" and all(reasons := [lacking(name, "int8") for name in self._engines]):
+            raise JobError(f"--precision {reasons[0]}", fix="use --precision fp32")
         engines = self._engines_for(graph, list(self._engines))
         # OpenVINO first: its kernels are the faster ones in every precision, on all but the smallest models.
         found = [
@@ -141,7 +141,7 @@ class X86:
 
 def _tried(graph: Graph, engine: str, precision: str) -> list[Candidate]:
     """One engine's candidates in a budget's search: each form exactly, then in what promises most."""
-    rest = "bf16" if "bf16" in ENGINES[engine].precisions and not lacking("bf16") else "fp32"
+    rest = "bf16" if "bf16" in ENGINES[engine].precisions and not lacking(engine, "bf16") else "fp32"
     schemes = quantize_openvino.SCHEMES if engine == "openvino" else quantize_ort.SCHEMES
     found: list[Candidate] = []
     later: list[Candidate] = []
@@ -174,4 +174,8 @@ def largest_weight(graph: Graph) -> int:
 
 
 def _refusal(candidate: Candidate) -> str:
-    return lacking(candidate.precision) or (lacking(candidate.rest) if candidate.rest else "")
+    """Why this processor cannot run a candidate, or runs it slower than fp32; empty where it is good for it."""
+    if candidate.scheme in (quantize_openvino.WEIGHTS, quantize_openvino.WEIGHTS4, quantize_ort.WEIGHTS):
+        return ""  # the products are fp32
+    precisions = filter(None, (candidate.precision, candidate.rest))
+    return next(filter(None, (lacking(candidate.engine, one) for one in precisions)), "")

@@ -146,16 +146,40 @@ def _processor(monkeypatch, *isa):
     monkeypatch.setattr(cpu, "read_processor", lambda: plain)
 
 
-def test_a_processor_without_vnni_skips_int8_by_name(block, monkeypatch):
+def test_a_processor_without_vnni_skips_openvinos_int8_by_name(block, monkeypatch):
     _processor(monkeypatch, "avx2", "fma", "avx512_bf16")
     offers = target_named("x86").lossy_candidates(block, "auto")
-    refused = {offer.candidate.precision for offer in offers if offer.refused}
-    assert refused == {"int8"}
+    refused = {(offer.candidate.engine, offer.candidate.precision) for offer in offers if offer.refused}
+    assert refused == {("openvino", "int8")}
     said = next(offer.refused for offer in offers if offer.refused)
     assert "avx512_vnni" in said
     assert "An old one" in said
     with pytest.raises(JobError, match="--precision int8 needs a processor with avx512_vnni"):
+        target_named("x86:openvino").lossy_candidates(block, "int8")
+
+
+def test_a_processor_without_avx2_has_no_int8_at_all(block, monkeypatch):
+    _processor(monkeypatch)
+    with pytest.raises(JobError, match="--precision int8 needs a processor with"):
         target_named("x86").lossy_candidates(block, "int8")
+
+
+@pytest.mark.parametrize("scheme", [quantize_ort.STATIC, quantize_ort.DYNAMIC])
+def test_weights_leave_room_for_sums_of_16_bits_where_the_processor_has_no_others(block, monkeypatch, scheme):
+    def largest(*isa):
+        _processor(monkeypatch, *isa)
+        candidate = Candidate("ort", "int8", "decomposed", rest="fp32", scheme=scheme)
+        target = target_named("x86")
+        model = quantize_ort.quantised(target.lower(block, candidate), candidate)
+        return max(
+            np.abs(value.const_value.numpy().astype(int)).max()
+            for value in model.graph.initializers.values()
+            if value.dtype == ir.DataType.INT8 and value.const_value.size > 1
+        )
+
+    # Two products of an activation of 8 bits and a weight of 7 stay below 2^15.
+    assert 2 * 255 * largest("avx2") < 2**15
+    assert largest("avx2", "avx512_vnni") > 2**15 / (2 * 255)
 
 
 def test_a_processor_without_bf16_computes_the_rest_in_fp32(block, monkeypatch):
