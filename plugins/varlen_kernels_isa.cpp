@@ -1,10 +1,19 @@
 // Attention within sequences that lie end to end, for one instruction set; see token_kernels_isa.cpp.
 //
-// A task is one head of one sequence. Its keys are turned once, so that lanes run over keys in the first
-// product, and its values lie in float32 rows, so that lanes run over channels in the second.
+// FlashAttention's order (arXiv 2205.14135) turned for a CPU: lanes run over queries. A panel of queries is
+// turned once, and the softmax's maxima and sums stay in their lanes: nothing is ever summed across a vector.
+// Keys and values are broadcast, so they lie as they came, a tile of them at a time, in the first two caches.
+// Memory beside the arrays is one tile and the panels of one task, whatever the length of a sequence.
+//
+// With bf16 products (EDGEC_PAIRS) an element of both products is a pair of bf16 in 32 bits: of two channels
+// in the first, of two keys in the second.
 
 #include "varlen_kernels.h"
 #include "vectors.h"
+
+#if defined(EDGEC_PAIRS)
+#include <immintrin.h>
+#endif
 
 #define CONCAT_(a, b) a##b
 #define CONCAT(a, b) CONCAT_(a, b)
@@ -12,20 +21,25 @@
 
 namespace {
 
-constexpr int64_t ROWS = W == 16 ? 6 : 3;  // queries at a time: rows of four vectors that fit the registers
-constexpr int64_t LINE = 64;               // a row of keys is padded to this many
-constexpr int64_t TILE = 16;               // keys turned at a time
+constexpr int V = 2;                    // vectors of queries in a panel
+constexpr int64_t PANEL = V * W;        // queries in a panel
+constexpr int64_t ROWS = W == 16 ? 8 : 6;  // rows of sums that the registers hold beside them
+constexpr int64_t TILE = 96;            // keys at a time: a multiple of both ROWS
+constexpr int64_t PANELS = 16;          // most panels of one task
+constexpr int64_t TASKS = 16;           // enough for the cores of a small processor
+static_assert(TILE % ROWS == 0, "whole rows of keys");
 
-inline int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t divided_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
-// e^x for x of at most 0, to about two of the last places; 0 below -87.
-inline Vec power(Vec x) {
-    constexpr float LOG2E = 1.44269504088896341f, MAGIC = 12582912.0f;  // 1.5 * 2^23 rounds to whole numbers
-    const Vec floor = splat(-87.0f);
+// 2^x for x of at most 0, to about two of the last places; 0 below -125. NaN stays NaN.
+inline Vec power_of_two(Vec x) {
+    constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23 rounds to whole numbers
+    const Vec floor = splat(-125.0f);
     const Int under = x < floor;
-    const Vec y = (under ? floor : x) * LOG2E;
-    const Vec whole = (y + MAGIC) - MAGIC;
-    const Vec f = y - whole;
+    const Vec y = under ? floor : x;
+    const Vec shifted = y + MAGIC;
+    const Vec f = y - (shifted - MAGIC);
     Vec p = splat(1.5403530393381608e-4f);
     p = p * f + 1.3333558146428443e-3f;
     p = p * f + 9.618129107628477e-3f;
@@ -33,8 +47,60 @@ inline Vec power(Vec x) {
     p = p * f + 2.402265069591007e-1f;
     p = p * f + 6.931471805599453e-1f;
     p = p * f + 1.0f;
-    const Int exponent = (__builtin_convertvector(whole, Int) + 127) << 23;
-    return under ? Vec{} : p * reinterpret_cast<Vec>(exponent);
+    // The low bits of `shifted` are the whole number: it goes into the exponent.
+    const Int result = reinterpret_cast<Int>(p) + (reinterpret_cast<Int>(shifted) << 23);
+    return reinterpret_cast<Vec>(under ? Int{} : result);
+}
+
+#if defined(EDGEC_PAIRS)
+typedef uint32_t Element;  // two bf16
+constexpr int64_t EACH = 2;
+// bf16, in the lower half of each lane.
+inline Bits bits_of(Vec x) {
+    const __m256bh rounded = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(x));
+    Half bits;
+    __builtin_memcpy(&bits, &rounded, sizeof bits);
+    return __builtin_convertvector(bits, Bits);
+}
+inline Vec multiply_add(Vec sum, const Element* lanes, Element all) {
+    const __m512i pair = _mm512_set1_epi32(static_cast<int>(all));
+    return reinterpret_cast<Vec>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), (__m512bh)_mm512_loadu_si512(lanes),
+                                                  (__m512bh)pair));
+}
+#else
+typedef float Element;
+constexpr int64_t EACH = 1;
+inline Vec multiply_add(Vec sum, const Element* lanes, Element all) { return sum + load(lanes) * splat(all); }
+#endif
+
+// sums (R rows, PANEL) += the product of `steps` rows of `lanes` (PANEL each) with R columns of `all`:
+// element s of column r is at all[r * column + s * row].
+template <int64_t R>
+inline void product(float* sums, const Vec* first, const Element* lanes, const Element* all, int64_t column,
+                    int64_t row, int64_t steps) {
+    Vec sum[R][V];
+    for (int64_t r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) sum[r][v] = first == nullptr ? Vec{} : load(sums + r * PANEL + v * W) * first[v];
+#pragma GCC unroll 4
+    for (int64_t s = 0; s < steps; ++s) {
+        for (int64_t r = 0; r < R; ++r)
+            for (int v = 0; v < V; ++v)
+                sum[r][v] = multiply_add(sum[r][v], lanes + s * PANEL + v * W, all[r * column + s * row]);
+    }
+    for (int64_t r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) store(sums + r * PANEL + v * W, sum[r][v]);
+}
+
+// All `count` rows of sums, in groups that the registers hold.
+inline void products(float* sums, const Vec* first, const Element* lanes, const Element* all, int64_t count,
+                     int64_t column, int64_t row, int64_t steps) {
+    int64_t done = 0;
+    for (; done + ROWS <= count; done += ROWS)
+        product<ROWS>(sums + done * PANEL, first, lanes, all + done * column, column, row, steps);
+    for (; done + 4 <= count; done += 4)
+        product<4>(sums + done * PANEL, first, lanes, all + done * column, column, row, steps);
+    for (; done < count; ++done)
+        product<1>(sums + done * PANEL, first, lanes, all + done * column, column, row, steps);
 }
 
 struct Job {
@@ -43,139 +109,216 @@ struct Job {
     const int32_t* ends;
     void* output;
     edgec_scratch scratch;
+    int64_t parts;  // tasks of one head of one sequence
 };
 
-struct Task {
-    int64_t length, padded, depth, wide;  // wide: the depth rounded up to a vector
-    float* keys;                          // (depth, padded)
-    float* values;                        // (length, wide)
-    float* queries;                       // (ROWS, depth), scaled
-    float* weights;                       // (ROWS, padded)
-    float* mixed;                         // (ROWS, wide)
+// What one task works in; depths are in elements, rounded up to whole ones.
+struct Work {
+    int64_t depth, pairs;  // of the first product's elements
+    Element* keys;         // (TILE, pairs)
+    Element* values;       // (TILE / EACH, depth)
+    Element* queries;      // (panels, pairs, PANEL)
+    float* mixed;          // (panels, depth, PANEL)
+    float* tops;           // (panels, PANEL): the largest logit so far
+    float* totals;         // (panels, PANEL): the sum of weights so far
+    float* logits;         // (TILE, PANEL)
+    Element* weights;      // (TILE / EACH, PANEL): in fp32 the logits' own place
 };
 
-template <int V>
-inline void logits(const Task& t, int64_t begin) {
-    Vec sum[ROWS][V];
-    for (int64_t i = 0; i < ROWS; ++i)
-        for (int v = 0; v < V; ++v) sum[i][v] = Vec{};
-    for (int64_t k = 0; k < t.depth; ++k) {
-        Vec key[V];
-        for (int v = 0; v < V; ++v) key[v] = load(t.keys + k * t.padded + begin + v * W);
-        for (int64_t i = 0; i < ROWS; ++i) {
-            const Vec query = splat(t.queries[i * t.depth + k]);
-            for (int v = 0; v < V; ++v) sum[i][v] += query * key[v];
-        }
-    }
-    for (int64_t i = 0; i < ROWS; ++i)
-        for (int v = 0; v < V; ++v) store(t.weights + i * t.padded + begin + v * W, sum[i][v]);
+inline Element* after(float* place, int64_t floats) { return reinterpret_cast<Element*>(place + floats); }
+
+Work laid_out(const Job& job, int64_t panels) {
+    Work w;
+    w.depth = job.shape.depth;
+    w.pairs = divided_up(w.depth, EACH);
+    const int64_t pad = 16;  // every part begins on a cache line
+    const auto whole = [](int64_t floats) { return divided_up(floats, pad) * pad; };
+    const int64_t keys = whole(TILE * w.pairs), values = whole(TILE / EACH * w.depth);
+    const int64_t queries = whole(panels * w.pairs * PANEL), mixed = whole(panels * w.depth * PANEL);
+    const int64_t rows = whole(panels * PANEL), tile = whole(TILE * PANEL);
+    const int64_t weights = EACH == 1 ? 0 : whole(TILE / EACH * PANEL);
+    const int64_t floats = keys + values + queries + mixed + 2 * rows + tile + weights;
+    float* place = static_cast<float*>(job.scratch(floats * static_cast<int64_t>(sizeof(float))));
+    w.keys = after(place, 0);
+    w.values = after(place, keys);
+    w.queries = after(place, keys + values);
+    w.mixed = place + keys + values + queries;
+    w.tops = w.mixed + mixed;
+    w.totals = w.tops + rows;
+    w.logits = w.totals + rows;
+    w.weights = EACH == 1 ? after(w.logits, 0) : after(w.logits, tile);
+    return w;
 }
 
-template <int V>
-inline void mix(const Task& t, int64_t begin) {
-    Vec sum[ROWS][V];
-    for (int64_t i = 0; i < ROWS; ++i)
-        for (int v = 0; v < V; ++v) sum[i][v] = Vec{};
-    for (int64_t j = 0; j < t.length; ++j) {
-        Vec value[V];
-        for (int v = 0; v < V; ++v) value[v] = load(t.values + j * t.wide + begin + v * W);
-        for (int64_t i = 0; i < ROWS; ++i) {
-            const Vec weight = splat(t.weights[i * t.padded + j]);
-            for (int v = 0; v < V; ++v) sum[i][v] += weight * value[v];
-        }
-    }
-    for (int64_t i = 0; i < ROWS; ++i)
-        for (int v = 0; v < V; ++v) store(t.mixed + i * t.wide + begin + v * W, sum[i][v]);
+#if defined(EDGEC_PAIRS)
+inline uint16_t half(uint16_t x) { return x; }
+inline uint16_t half(float x) {
+    uint16_t y;
+    put(&y, x);
+    return y;
 }
-
-// Logits to weights, and their sum's inverse.
-inline float normalise(float* row, int64_t length, int64_t padded) {
-    for (int64_t j = length; j < padded; ++j) row[j] = -3.0e38f;
-    Vec tops = load(row);
-    for (int64_t j = W; j < padded; j += W) {
-        const Vec here = load(row + j);
-        tops = here > tops ? here : tops;
-    }
-    float top = tops[0];
-    for (int lane = 1; lane < W; ++lane) top = tops[lane] > top ? tops[lane] : top;
-    Vec sums = {};
-    for (int64_t j = 0; j < padded; j += W) {
-        const Vec weight = power(load(row + j) - top);
-        store(row + j, weight);
-        sums += weight;
-    }
-    float sum = 0.0f;
-    for (int lane = 0; lane < W; ++lane) sum += sums[lane];
-    return 1.0f / sum;
-}
+inline uint32_t pair(uint16_t low, uint16_t high) { return low | static_cast<uint32_t>(high) << 16; }
 
 template <typename T>
-void attend(const Job& job, int64_t sequence, int64_t head) {
-    const int64_t begin = job.ends[sequence], stride = job.shape.heads * job.shape.depth;
-    Task t;
-    t.length = job.ends[sequence + 1] - begin;
-    if (t.length <= 0) return;
-    t.depth = job.shape.depth;
-    t.padded = rounded_up(t.length, LINE);
-    t.wide = rounded_up(t.depth, W);
-    const int64_t floats = t.depth * t.padded + t.length * t.wide + ROWS * (rounded_up(t.depth, LINE) + t.padded + t.wide);
-    t.keys = static_cast<float*>(job.scratch(floats * static_cast<int64_t>(sizeof(float))));
-    t.weights = t.keys + t.depth * t.padded;
-    t.values = t.weights + ROWS * t.padded;
-    t.mixed = t.values + t.length * t.wide;
-    t.queries = t.mixed + ROWS * t.wide;
+void take_keys(const Work& w, const T* key, int64_t stride, int64_t count) {
+    for (int64_t j = 0; j < count; ++j) {
+        const T* from = key + j * stride;
+        uint32_t* to = w.keys + j * w.pairs;
+        for (int64_t k = 0; k < w.depth / 2; ++k) to[k] = pair(half(from[2 * k]), half(from[2 * k + 1]));
+        if (w.depth % 2 != 0) to[w.pairs - 1] = pair(half(from[w.depth - 1]), 0);
+    }
+}
+template <typename T>
+void take_values(const Work& w, const T* value, int64_t stride, int64_t count) {
+    for (int64_t j = 0; j < count; j += 2) {
+        const T *low = value + j * stride, *high = low + stride;
+        uint32_t* to = w.values + j / 2 * w.depth;
+        const bool both = j + 1 < count;
+        for (int64_t k = 0; k < w.depth; ++k) to[k] = pair(half(low[k]), both ? half(high[k]) : 0);
+    }
+}
+template <typename T>
+void take_queries(const Work& w, uint32_t* to, const T* query, int64_t stride, int64_t count) {
+    for (int64_t i = 0; i < PANEL; ++i)
+        for (int64_t k = 0; k < w.pairs; ++k) {
+            const bool here = i < count, both = 2 * k + 1 < w.depth;
+            const T* from = query + i * stride + 2 * k;
+            to[k * PANEL + i] = here ? pair(half(from[0]), both ? half(from[1]) : 0) : 0;
+        }
+}
+#else
+template <typename T>
+inline void take_row(float* to, const T* from, int64_t depth) {
+    int64_t k = 0;
+    for (; k + W <= depth; k += W) store(to + k, load(from + k));
+    for (; k < depth; ++k) to[k] = number(from[k]);
+}
+template <typename T>
+void take_keys(const Work& w, const T* key, int64_t stride, int64_t count) {
+    for (int64_t j = 0; j < count; ++j) take_row(w.keys + j * w.depth, key + j * stride, w.depth);
+}
+template <typename T>
+void take_values(const Work& w, const T* value, int64_t stride, int64_t count) {
+    for (int64_t j = 0; j < count; ++j) take_row(w.values + j * w.depth, value + j * stride, w.depth);
+}
+template <typename T>
+void take_queries(const Work& w, float* to, const T* query, int64_t stride, int64_t count) {
+    for (int64_t v = 0; v < V; ++v) {
+        const int64_t rows = count - v * W;
+        const T* from = query + v * W * stride;
+        int64_t k = 0;
+        for (; rows >= W && k + W <= w.depth; k += W) {
+            Vec block[W];
+            for (int64_t i = 0; i < W; ++i) block[i] = load(from + i * stride + k);
+            transpose(block);
+            for (int64_t i = 0; i < W; ++i) store(to + (k + i) * PANEL + v * W, block[i]);
+        }
+        for (; k < w.depth; ++k)
+            for (int64_t i = 0; i < W; ++i) to[k * PANEL + v * W + i] = i < rows ? number(from[i * stride + k]) : 0.0f;
+    }
+}
+#endif
 
-    const int64_t offset = begin * stride + head * t.depth;
-    const T* query = static_cast<const T*>(job.query) + offset;
+template <typename T>
+void give_outputs(const Work& w, const float* mixed, const float* totals, T* output, int64_t stride, int64_t count) {
+    for (int64_t v = 0; v < V && v * W < count; ++v) {
+        const int64_t rows = smaller(W, count - v * W);
+        const Vec inverse = splat(1.0f) / load(totals + v * W);
+        T* to = output + v * W * stride;
+        int64_t k = 0;
+        for (; k + W <= w.depth; k += W) {
+            Vec block[W];
+            for (int64_t i = 0; i < W; ++i) block[i] = load(mixed + (k + i) * PANEL + v * W) * inverse;
+            transpose(block);
+            for (int64_t i = 0; i < rows; ++i) store(to + i * stride + k, block[i]);
+        }
+        for (; k < w.depth; ++k)
+            for (int64_t i = 0; i < rows; ++i) put(to + i * stride + k, mixed[k * PANEL + v * W + i] * inverse[i]);
+    }
+}
+
+// A tile's logits to weights; returns in `shrink` what sums of earlier tiles are worth now.
+inline void weigh(const Work& w, float* tops, float* totals, int64_t count, float scale, Vec (&shrink)[V]) {
+    for (int v = 0; v < V; ++v) {
+        float* column = w.logits + v * W;
+        const Vec before = load(tops + v * W);
+        Vec top = before;
+        for (int64_t j = 0; j < count; ++j) {
+            const Vec here = load(column + j * PANEL);
+            top = here > top ? here : top;
+        }
+        store(tops + v * W, top);
+        shrink[v] = power_of_two((before - top) * scale);
+        const Vec base = top * scale;
+        Vec sum = load(totals + v * W) * shrink[v];
+#if defined(EDGEC_PAIRS)
+        for (int64_t j = 0; j < count; j += 2) {
+            const Vec low = power_of_two(load(column + j * PANEL) * scale - base);
+            const Vec high = j + 1 < count ? power_of_two(load(column + (j + 1) * PANEL) * scale - base) : Vec{};
+            sum += low + high;
+            const Bits pairs = bits_of(low) | bits_of(high) << 16;
+            __builtin_memcpy(w.weights + j / 2 * PANEL + v * W, &pairs, sizeof pairs);
+        }
+#else
+        for (int64_t j = 0; j < count; ++j) {
+            const Vec weight = power_of_two(load(column + j * PANEL) * scale - base);
+            store(column + j * PANEL, weight);
+            sum += weight;
+        }
+#endif
+        store(totals + v * W, sum);
+    }
+}
+
+// One part of the queries of one head of one sequence.
+template <typename T>
+void attend(const Job& job, int64_t sequence, int64_t head, int64_t part) {
+    const int64_t begin = job.ends[sequence], length = job.ends[sequence + 1] - begin;
+    if (length <= 0) return;
+    const int64_t all = divided_up(length, PANEL), each = divided_up(all, job.parts);
+    const int64_t first = part * each * PANEL, panels = smaller(each, all - part * each);
+    if (panels <= 0) return;
+    const Work w = laid_out(job, panels);
+    const int64_t stride = job.shape.heads * job.shape.depth, offset = begin * stride + head * job.shape.depth;
+    const T* query = static_cast<const T*>(job.query) + offset + first * stride;
     const T* key = static_cast<const T*>(job.key) + offset;
     const T* value = static_cast<const T*>(job.value) + offset;
-    T* output = static_cast<T*>(job.output) + offset;
-    const int64_t whole = t.depth / W * W;
-    for (int64_t tile = 0; tile < t.length; tile += TILE) {
-        const int64_t stop = tile + TILE < t.length ? tile + TILE : t.length;
-        for (int64_t k = 0; k < t.depth; ++k)
-            for (int64_t j = tile; j < stop; ++j) t.keys[k * t.padded + j] = number(key[j * stride + k]);
-    }
-    for (int64_t j = 0; j < t.length; ++j) {
-        const T* row = value + j * stride;
-        float* to = t.values + j * t.wide;
-        int64_t k = 0;
-        for (; k < whole; k += W) store(to + k, load(row + k));
-        for (; k < t.depth; ++k) to[k] = number(row[k]);
-        for (; k < t.wide; ++k) to[k] = 0.0f;
-    }
-    for (int64_t k = 0; k < t.depth; ++k)
-        for (int64_t j = t.length; j < t.padded; ++j) t.keys[k * t.padded + j] = 0.0f;
+    T* output = static_cast<T*>(job.output) + offset + first * stride;
+    constexpr float LOG2E = 1.44269504088896341f;
+    const float scale = job.shape.scale * LOG2E;
 
-    for (int64_t first = 0; first < t.length; first += ROWS) {
-        const int64_t rows = t.length - first < ROWS ? t.length - first : ROWS;
-        for (int64_t i = 0; i < ROWS; ++i)
-            for (int64_t k = 0; k < t.depth; ++k)
-                t.queries[i * t.depth + k] =
-                    i < rows ? number(query[(first + i) * stride + k]) * job.shape.scale : 0.0f;
-        for (int64_t j = 0; j < t.padded; j += 4 * W) logits<4>(t, j);
-        float inverse[ROWS];
-        for (int64_t i = 0; i < ROWS; ++i) inverse[i] = normalise(t.weights + i * t.padded, t.length, t.padded);
-        int64_t d = 0;
-        for (; d + 4 * W <= t.wide; d += 4 * W) mix<4>(t, d);
-        for (; d + 2 * W <= t.wide; d += 2 * W) mix<2>(t, d);
-        for (; d < t.wide; d += W) mix<1>(t, d);
-        for (int64_t i = 0; i < rows; ++i) {
-            T* to = output + (first + i) * stride;
-            const float* from = t.mixed + i * t.wide;
-            int64_t k = 0;
-            for (; k < whole; k += W) store(to + k, load(from + k) * inverse[i]);
-            for (; k < t.depth; ++k) put(to + k, from[k] * inverse[i]);
+    for (int64_t p = 0; p < panels; ++p)
+        take_queries(w, w.queries + p * w.pairs * PANEL, query + p * PANEL * stride, stride,
+                     smaller(PANEL, length - first - p * PANEL));
+    for (int64_t i = 0; i < panels * PANEL; i += W) {
+        store(w.tops + i, splat(-3.0e38f));
+        store(w.totals + i, Vec{});
+    }
+    for (int64_t tile = 0; tile < length; tile += TILE) {
+        const int64_t count = smaller(TILE, length - tile);
+        take_keys(w, key + tile * stride, stride, count);
+        take_values(w, value + tile * stride, stride, count);
+        for (int64_t p = 0; p < panels; ++p) {
+            products(w.logits, nullptr, w.queries + p * w.pairs * PANEL, w.keys, count, w.pairs, 1, w.pairs);
+            Vec shrink[V];
+            weigh(w, w.tops + p * PANEL, w.totals + p * PANEL, count, scale, shrink);
+            products(w.mixed + p * w.depth * PANEL, tile == 0 ? nullptr : shrink, w.weights, w.values, w.depth, 1,
+                     w.depth, divided_up(count, EACH));
         }
     }
+    for (int64_t p = 0; p < panels; ++p)
+        give_outputs(w, w.mixed + p * w.depth * PANEL, w.totals + p * PANEL, output + p * PANEL * stride, stride,
+                     smaller(PANEL, length - first - p * PANEL));
 }
 
 void run_task(int64_t index, void* data) {
     const Job& job = *static_cast<const Job*>(data);
+    const int64_t part = index % job.parts, head = index / job.parts % job.shape.heads;
+    const int64_t sequence = index / job.parts / job.shape.heads;
     if (job.shape.half)
-        attend<uint16_t>(job, index / job.shape.heads, index % job.shape.heads);
+        attend<uint16_t>(job, sequence, head, part);
     else
-        attend<float>(job, index / job.shape.heads, index % job.shape.heads);
+        attend<float>(job, sequence, head, part);
 }
 
 }  // namespace
@@ -183,8 +326,17 @@ void run_task(int64_t index, void* data) {
 extern "C" void ENTRY(varlen_attention)(const edgec_varlen_shape* shape, const void* query, const void* key,
                                         const void* value, const int32_t* ends, void* output,
                                         edgec_parallel parallel, edgec_scratch scratch) {
-    Job job{*shape, query, key, value, ends, output, scratch};
-    const int64_t count = shape->sequences * shape->heads;
+    Job job{*shape, query, key, value, ends, output, scratch, 1};
+    int64_t longest = 0;
+    for (int64_t s = 0; s < shape->sequences; ++s)
+        longest = ends[s + 1] - ends[s] > longest ? ends[s + 1] - ends[s] : longest;
+    const int64_t panels = divided_up(longest, PANEL), heads = shape->sequences * shape->heads;
+    if (panels == 0 || heads == 0) return;
+    // Small enough for the second cache, many enough to share; a part copies all keys, so two panels at least.
+    const int64_t wanted = parallel == nullptr ? 1 : smaller(divided_up(TASKS, heads), divided_up(panels, 2));
+    const int64_t needed = divided_up(panels, PANELS);
+    job.parts = wanted > needed ? wanted : needed;
+    const int64_t count = heads * job.parts;
     if (parallel != nullptr && count > 1) {
         parallel(count, run_task, &job);
     } else {

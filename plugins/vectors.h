@@ -60,6 +60,28 @@ inline void put(uint16_t* p, float x) {
 inline Vec splat(float x) { return x - Vec{}; }
 inline Int splat(int32_t x) { return x - Int{}; }
 
+// W vectors as the rows of a square, turned in log2 W steps: each swaps the off-diagonal halves of its blocks.
+template <int STEP>
+inline void swap_halves(Vec (&block)[W]) {
+    Int low, high;
+    for (int lane = 0; lane < W; ++lane) {
+        low[lane] = (lane & STEP) == 0 ? lane : W + lane - STEP;
+        high[lane] = (lane & STEP) == 0 ? lane + STEP : W + lane;
+    }
+    for (int i = 0; i < W; ++i) {
+        if ((i & STEP) != 0) continue;
+        const Vec a = block[i], b = block[i + STEP];
+        block[i] = __builtin_shuffle(a, b, low);
+        block[i + STEP] = __builtin_shuffle(a, b, high);
+    }
+}
+inline void transpose(Vec (&block)[W]) {
+    swap_halves<1>(block);
+    swap_halves<2>(block);
+    if constexpr (W > 4) swap_halves<4>(block);
+    if constexpr (W > 8) swap_halves<8>(block);
+}
+
 }  // namespace
 
 #endif
