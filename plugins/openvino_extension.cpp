@@ -26,6 +26,12 @@ void on_tbb(int64_t count, edgec_task task, void* data) {
         int64_t(0), count, [&](int64_t index) { task(index, data); }, tbb::static_partitioner());
 }
 
+// For few and large tasks, whichever thread is free takes the next.
+void on_tbb_by_turns(int64_t count, edgec_task task, void* data) {
+    tbb::parallel_for(
+        int64_t(0), count, [&](int64_t index) { task(index, data); }, tbb::simple_partitioner());
+}
+
 // Below this many floats moved or multiplied, waking another thread costs more than it brings.
 constexpr int64_t WORTH_A_THREAD = 1 << 20;
 
@@ -328,7 +334,7 @@ public:
                                        static_cast<int64_t>(shape[1]), static_cast<int64_t>(shape[2]), m_scale,
                                        inputs[0].get_element_type() == ov::element::bf16};
         edgec_varlen_attention(&given, inputs[0].data(), inputs[1].data(), inputs[2].data(),
-                               inputs[3].data<int32_t>(), outputs[0].data(), on_tbb, scratch);
+                               inputs[3].data<int32_t>(), outputs[0].data(), on_tbb_by_turns, scratch);
         return true;
     }
 

@@ -24,32 +24,32 @@ namespace {
 constexpr int V = 2;                    // vectors of queries in a panel
 constexpr int64_t PANEL = V * W;        // queries in a panel
 constexpr int64_t ROWS = W == 16 ? 8 : 6;  // rows of sums that the registers hold beside them
-constexpr int64_t TILE = 96;            // keys at a time: a multiple of both ROWS
-constexpr int64_t PANELS = 16;          // most panels of one task
+constexpr int64_t TILE = 120;           // most keys at a time: a multiple of both ROWS
+constexpr int64_t PANELS = 32;          // most panels of one task
+constexpr int64_t AHEAD = 8;            // rows between a copy and its prefetch
 constexpr int64_t TASKS = 16;           // enough for the cores of a small processor
 static_assert(TILE % ROWS == 0, "whole rows of keys");
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t divided_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
-// 2^x for x of at most 0, to about two of the last places; 0 below -125. NaN stays NaN.
+// 2^x for x of at most 0, to about two of the last places; 2^-125 below -125, which no sum with a largest weight
+// of 1 can tell from 0. NaN stays NaN.
 inline Vec power_of_two(Vec x) {
     constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23 rounds to whole numbers
     const Vec floor = splat(-125.0f);
-    const Int under = x < floor;
-    const Vec y = under ? floor : x;
+    const Vec y = floor > x ? floor : x;
     const Vec shifted = y + MAGIC;
     const Vec f = y - (shifted - MAGIC);
-    Vec p = splat(1.5403530393381608e-4f);
-    p = p * f + 1.3333558146428443e-3f;
-    p = p * f + 9.618129107628477e-3f;
-    p = p * f + 5.550410866482158e-2f;
-    p = p * f + 2.402265069591007e-1f;
-    p = p * f + 6.931471805599453e-1f;
+    // Of degree 5, with the smallest largest relative error on [-1/2, 1/2] (1e-7).
+    Vec p = splat(1.3264700537547469e-3f);
+    p = p * f + 9.6715148538351059e-3f;
+    p = p * f + 5.5507339537143707e-2f;
+    p = p * f + 2.4022242426872253e-1f;
+    p = p * f + 6.9314700365066528e-1f;
     p = p * f + 1.0f;
     // The low bits of `shifted` are the whole number: it goes into the exponent.
-    const Int result = reinterpret_cast<Int>(p) + (reinterpret_cast<Int>(shifted) << 23);
-    return reinterpret_cast<Vec>(under ? Int{} : result);
+    return reinterpret_cast<Vec>(reinterpret_cast<Int>(p) + (reinterpret_cast<Int>(shifted) << 23));
 }
 
 #if defined(EDGEC_PAIRS)
@@ -187,19 +187,24 @@ void take_queries(const Work& w, uint32_t* to, const T* query, int64_t stride, i
         }
 }
 #else
+// Rows lie far apart, where no prefetcher looks for them: `ahead` is a row that comes soon.
 template <typename T>
-inline void take_row(float* to, const T* from, int64_t depth) {
+inline void take_row(float* to, const T* from, const T* ahead, int64_t depth) {
+    constexpr int64_t LINE = 64 / sizeof(T);
+    for (int64_t k = 0; k < depth; k += LINE) __builtin_prefetch(ahead + k);
     int64_t k = 0;
     for (; k + W <= depth; k += W) store(to + k, load(from + k));
     for (; k < depth; ++k) to[k] = number(from[k]);
 }
 template <typename T>
 void take_keys(const Work& w, const T* key, int64_t stride, int64_t count) {
-    for (int64_t j = 0; j < count; ++j) take_row(w.keys + j * w.depth, key + j * stride, w.depth);
+    for (int64_t j = 0; j < count; ++j)
+        take_row(w.keys + j * w.depth, key + j * stride, key + smaller(j + AHEAD, count - 1) * stride, w.depth);
 }
 template <typename T>
 void take_values(const Work& w, const T* value, int64_t stride, int64_t count) {
-    for (int64_t j = 0; j < count; ++j) take_row(w.values + j * w.depth, value + j * stride, w.depth);
+    for (int64_t j = 0; j < count; ++j)
+        take_row(w.values + j * w.depth, value + j * stride, value + smaller(j + AHEAD, count - 1) * stride, w.depth);
 }
 template <typename T>
 void take_queries(const Work& w, float* to, const T* query, int64_t stride, int64_t count) {
@@ -239,35 +244,39 @@ void give_outputs(const Work& w, const float* mixed, const float* totals, T* out
 
 // A tile's logits to weights; returns in `shrink` what sums of earlier tiles are worth now.
 inline void weigh(const Work& w, float* tops, float* totals, int64_t count, float scale, Vec (&shrink)[V]) {
-    for (int v = 0; v < V; ++v) {
-        float* column = w.logits + v * W;
-        const Vec before = load(tops + v * W);
-        Vec top = before;
-        for (int64_t j = 0; j < count; ++j) {
-            const Vec here = load(column + j * PANEL);
-            top = here > top ? here : top;
+    Vec top[V], base[V], sum[V];
+    for (int v = 0; v < V; ++v) top[v] = load(tops + v * W);
+    for (int64_t j = 0; j < count; ++j)
+        for (int v = 0; v < V; ++v) {
+            const Vec here = load(w.logits + j * PANEL + v * W);
+            top[v] = here > top[v] ? here : top[v];
         }
-        store(tops + v * W, top);
-        shrink[v] = power_of_two((before - top) * scale);
-        const Vec base = top * scale;
-        Vec sum = load(totals + v * W) * shrink[v];
+    for (int v = 0; v < V; ++v) {
+        shrink[v] = power_of_two((load(tops + v * W) - top[v]) * scale);
+        store(tops + v * W, top[v]);
+        base[v] = top[v] * scale;
+        sum[v] = load(totals + v * W) * shrink[v];
+    }
 #if defined(EDGEC_PAIRS)
-        for (int64_t j = 0; j < count; j += 2) {
-            const Vec low = power_of_two(load(column + j * PANEL) * scale - base);
-            const Vec high = j + 1 < count ? power_of_two(load(column + (j + 1) * PANEL) * scale - base) : Vec{};
-            sum += low + high;
+    for (int64_t j = 0; j < count; j += 2)
+        for (int v = 0; v < V; ++v) {
+            const float* at = w.logits + j * PANEL + v * W;
+            const Vec low = power_of_two(load(at) * scale - base[v]);
+            const Vec high = j + 1 < count ? power_of_two(load(at + PANEL) * scale - base[v]) : Vec{};
+            sum[v] += low + high;
             const Bits pairs = bits_of(low) | bits_of(high) << 16;
             __builtin_memcpy(w.weights + j / 2 * PANEL + v * W, &pairs, sizeof pairs);
         }
 #else
-        for (int64_t j = 0; j < count; ++j) {
-            const Vec weight = power_of_two(load(column + j * PANEL) * scale - base);
-            store(column + j * PANEL, weight);
-            sum += weight;
+    for (int64_t j = 0; j < count; ++j)
+        for (int v = 0; v < V; ++v) {
+            float* at = w.logits + j * PANEL + v * W;
+            const Vec weight = power_of_two(load(at) * scale - base[v]);
+            store(at, weight);
+            sum[v] += weight;
         }
 #endif
-        store(totals + v * W, sum);
-    }
+    for (int v = 0; v < V; ++v) store(totals + v * W, sum[v]);
 }
 
 // One part of the queries of one head of one sequence.
@@ -294,8 +303,10 @@ void attend(const Job& job, int64_t sequence, int64_t head, int64_t part) {
         store(w.tops + i, splat(-3.0e38f));
         store(w.totals + i, Vec{});
     }
-    for (int64_t tile = 0; tile < length; tile += TILE) {
-        const int64_t count = smaller(TILE, length - tile);
+    // Tiles of about one size, in whole rows.
+    const int64_t step = divided_up(divided_up(length, divided_up(length, TILE)), ROWS) * ROWS;
+    for (int64_t tile = 0; tile < length; tile += step) {
+        const int64_t count = smaller(step, length - tile);
         take_keys(w, key + tile * stride, stride, count);
         take_values(w, value + tile * stride, stride, count);
         for (int64_t p = 0; p < panels; ++p) {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -19,6 +21,7 @@ from varlen_bodies import run_body
 import edgec.plugins.pack_tokens.op  # noqa: F401 - registers the ops
 from edgec.plugins import native_build
 from edgec.plugins.infra import plugins
+from edgec.targets.x86.build_openvino import _kernels_in_bf16
 
 openvino = pytest.importorskip("openvino")
 
@@ -80,10 +83,31 @@ def compiled(core):  # type: ignore[no-untyped-def]
     return {"pack": both(PACK), "unpack": both(UNPACK), "attention": both(ATTENTION)}
 
 
+def exactly(feeds: dict[str, np.ndarray]) -> tuple[np.ndarray, float]:
+    """Attention within sequences in float64, and how far fp32 may be from it.
+
+    A logit is a sum of `depth` products: in fp32 it is off by some units of its terms' magnitudes, a weight by
+    that times itself, and an output by twice that (numerator and denominator) times the largest value.
+    """
+    query, key, value = (feeds[name].astype(np.float64) for name in ("query", "key", "value"))
+    output, largest = np.zeros_like(query), 0.0
+    for begin, end in itertools.pairwise(feeds["cu_seqlens"]):
+        for head in range(query.shape[1]) if end > begin else ():
+            q, k = query[begin:end, head] / np.sqrt(query.shape[2]), key[begin:end, head]
+            logits = q @ k.T
+            largest = max(largest, (np.abs(q) @ np.abs(k).T).max())
+            weights = np.exp(logits - logits.max(-1, keepdims=True))
+            output[begin:end, head] = weights / weights.sum(-1, keepdims=True) @ value[begin:end, head]
+    unit = np.finfo(np.float32).eps
+    return output, (4 * largest + 8) * unit * np.abs(value).max()
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     lengths=st.lists(
-        st.one_of(st.integers(0, 9), st.sampled_from([63, 64, 65, 130])), min_size=1, max_size=4
+        st.one_of(st.integers(0, 9), st.sampled_from([63, 64, 65, 119, 120, 121, 130, 250])),
+        min_size=1,
+        max_size=4,
     ),
     heads=st.integers(1, 3),
     depth=st.sampled_from([1, 3, 8, 16, 20, 32, 64, 80]),
@@ -91,18 +115,61 @@ def compiled(core):  # type: ignore[no-untyped-def]
     seed=st.integers(0, 999),
 )
 def test_attention_is_the_definition(compiled, lengths, heads, depth, spread, seed) -> None:  # type: ignore[no-untyped-def]
-    ends = np.cumsum([0, *lengths]).astype(np.int32)
-    if not ends[-1]:
+    feeds = drawn_feeds(lengths, heads, depth, spread, seed)
+    if not len(feeds["query"]):
         return
+    [found] = compiled["attention"][0](feeds).values()
+    expected, allowed = exactly(feeds)
+    assert np.abs(found - expected).max() <= allowed
+    assert np.abs(run_body(feeds) - expected).max() <= allowed
+
+
+def drawn_feeds(lengths: list[int], heads: int, depth: int, spread: float, seed: int) -> dict[str, np.ndarray]:
     drawn = np.random.default_rng(seed)
+    ends = np.cumsum([0, *lengths]).astype(np.int32)
     feeds = {
         name: (spread * drawn.normal(size=(ends[-1], heads, depth))).astype(np.float32)
         for name in ("query", "key", "value")
     }
-    feeds["cu_seqlens"] = ends
+    return {**feeds, "cu_seqlens": ends}
+
+
+def test_long_sequences_are_shared_among_tasks(compiled) -> None:  # type: ignore[no-untyped-def]
+    # More panels of queries than one task takes, the last of them not whole, beside a short sequence.
+    feeds = drawn_feeds([1100, 5], 2, 32, 1.0, 7)
     [found] = compiled["attention"][0](feeds).values()
-    # Logits of some thousands cost their last places: fp32 against fp32.
-    np.testing.assert_allclose(found, run_body(feeds), rtol=2e-4, atol=2e-4 * spread)
+    expected, allowed = exactly(feeds)
+    assert np.abs(found - expected).max() <= allowed
+
+
+@pytest.fixture(scope="module")
+def in_bf16(core):  # type: ignore[no-untyped-def]
+    bare = onnx.ModelProto()
+    bare.CopyFrom(ATTENTION)
+    del bare.functions[:]
+    model = core.read_model(bare.SerializeToString())
+    _kernels_in_bf16(model)
+    return core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.one_of(st.integers(1, 9), st.sampled_from([65, 121, 250])), min_size=1, max_size=3),
+    heads=st.integers(1, 3),
+    depth=st.sampled_from([1, 3, 8, 16, 20, 32, 64, 80]),
+    spread=st.sampled_from([0.3, 1.0, 5.0]),
+    seed=st.integers(0, 999),
+)
+def test_attention_in_bf16_is_off_by_its_rounding_only(in_bf16, lengths, heads, depth, spread, seed) -> None:  # type: ignore[no-untyped-def]
+    feeds = drawn_feeds(lengths, heads, depth, spread, seed)
+    for name in ("query", "key", "value"):
+        feeds[name] = feeds[name].astype(ml_dtypes.bfloat16).astype(np.float32)
+    [found] = in_bf16(feeds).values()
+    expected, allowed = exactly(feeds)
+    # Products of bf16 are exact in fp32. A weight is rounded where the processor multiplies bf16, and the
+    # output is: each to half a unit of its eight bits.
+    unit = float(ml_dtypes.finfo(ml_dtypes.bfloat16).eps)
+    assert np.abs(found - expected).max() <= allowed + unit * np.abs(feeds["value"]).max()
 
 
 @settings(max_examples=60, deadline=None)
