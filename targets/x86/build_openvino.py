@@ -58,7 +58,7 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
             _rename(model, names)
             layers = _layers(model, names)
             if "bf16" in (candidate.precision, candidate.rest):
-                _kernels_in_bf16(model)
+                kernels_in_bf16(model)
             if candidate.scheme:
                 model = quantised(model, graph, candidate, layers)
                 layers |= _layers(model, names)
@@ -82,7 +82,7 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
     ).write(folder)
 
 
-def _kernels_in_bf16(model: Any) -> None:
+def kernels_in_bf16(model: Any) -> None:
     """Give edgec's own kernels bf16 tensors, as they lie between OpenVINO's own bf16 kernels.
 
     OpenVINO keeps the types that a custom op declares, and would convert to float32 and back around it.

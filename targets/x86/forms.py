@@ -10,6 +10,7 @@ from edgec.passes.infra import registered
 from edgec.passes.manager import Pipeline
 from edgec.plugins.native_build import OPENVINO_OPS
 from edgec.targets.base import Candidate
+from edgec.targets.x86.blocked_attention import LONG, longest
 from edgec.targets.x86.blocked_linear import linear_layers
 from edgec.targets.x86.layers import LayerNames
 from edgec.targets.x86.pack_tokens import packable
@@ -34,6 +35,9 @@ PACKED = "packed projections"
 PADDING_FREE = "padding-free"
 """`decomposed`, with everything that works token by token on the real tokens of a padded batch only."""
 
+BLOCKED_ATTENTION = "blocked attention"
+"""`decomposed`, with attention over long sequences by edgec's own kernel."""
+
 _OPENVINO = (
     "decompose.plugins",
     "decompose.attention",
@@ -49,6 +53,7 @@ _PIPELINES: dict[tuple[str, str], tuple[str, ...]] = {
     ("openvino", BLOCKED): (*_OPENVINO, "x86.blocked_linear"),
     ("openvino", WHOLE_ROWS): ("x86.whole_rows", *_OPENVINO),
     ("openvino", PADDING_FREE): ("x86.pack_tokens", *_OPENVINO),
+    ("openvino", BLOCKED_ATTENTION): ("x86.blocked_attention", *_OPENVINO),
     ("openvino", PACKED): tuple(name for name in _OPENVINO if name != "x86.separate_projections"),
 }
 
@@ -68,6 +73,8 @@ def forms(graph: Graph, engine: str, precision: str, *, alone: bool) -> list[str
         found.insert(0, BLOCKED)
     if engine == "openvino" and precision != "fp32" and ragged(graph.model):
         found.insert(0, WHOLE_ROWS)
+    if engine == "openvino" and longest(graph.model) >= LONG:
+        found.insert(0, BLOCKED_ATTENTION)
     if engine == "openvino" and packable(graph.model):
         found.insert(0, PADDING_FREE)
     if engine == "openvino" and precision == "int8" and packed_projections(graph.model):
@@ -88,6 +95,7 @@ def lowered(graph: Graph, candidate: Candidate) -> Graph:
     from edgec.passes.decompose import load_passes
     from edgec.passes.decompose.plugins import DecomposePlugins
     from edgec.targets.x86 import (  # noqa: F401 - each registers its pass
+        blocked_attention,
         flat_linear,
         flat_norm,
         pack_tokens,

@@ -14,8 +14,7 @@ from edgec.passes.editing import Editor, attribute, constant, producer, sizes
 from edgec.passes.infra import MatchLog, Pass, register
 from edgec.passes.tokens.masks import PADDED_BELOW, attention_mask
 from edgec.passes.tokens.readers import NORMS, UNARY, Obstacle, read
-
-HEADS_LAST = [0, 2, 1, 3]
+from edgec.targets.x86.heads import HEADS_LAST, heads_last, turns_back
 
 
 @register
@@ -349,7 +348,7 @@ class _Packing:
         self._editor.graph.remove(node, safe=True)
         for use in list(back.uses()):
             # (T, H, D) is what a transpose back wants.
-            if is_op(use.node, "Transpose") and list(attribute(use.node, "perm") or []) == HEADS_LAST:
+            if turns_back(use.node):
                 turned = use.node.outputs[0]
                 axis = self._plan.inside.pop(turned)
                 self._editor.replace(turned, joined)
@@ -361,12 +360,7 @@ class _Packing:
         assert value is not None
         shape = sizes(value)
         assert shape is not None
-        turn = producer(value, "Transpose")
-        if turn is not None and list(attribute(turn, "perm") or []) == HEADS_LAST:
-            source = turn.inputs[0]
-            assert source is not None
-        else:
-            source = self._editor.node("Transpose", [value], like=like, attributes={"perm": HEADS_LAST})
+        source = heads_last(self._editor, like, value)
         front = self._editor.initializer(np.array([0], np.int64), "front")
         return self._editor.node(
             "Squeeze",

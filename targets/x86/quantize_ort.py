@@ -43,8 +43,8 @@ def quantised(graph: Graph, candidate: Candidate) -> ir.Model:
 
     The static scheme takes the ranges of activations from the calibration feeds (their extremes). Products of
     two activations are not quantised: probabilities lose too much by one range for all of them. Layers in
-    `candidate.kept` are left alone. Weights take 7 bits on a processor that sums products in pairs of 16 bits:
-    with 8 such a sum saturates (ONNX Runtime's documentation, "Quantize ONNX models", on AVX2).
+    `candidate.kept` are left alone. Weights take 7 bits on a processor that sums products in pairs in 16
+    bits: with 8 such a sum saturates (ONNX Runtime's documentation, "Quantize ONNX models", on AVX2).
 
     Raises:
         JobError: ONNX Runtime's quantiser does not take the graph.

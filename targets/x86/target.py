@@ -174,7 +174,7 @@ def largest_weight(graph: Graph) -> int:
 
 
 def _refusal(candidate: Candidate) -> str:
-    """Why this processor cannot run a candidate, or runs it slower than fp32; empty where it is good for it."""
+    """Why this processor cannot run a candidate, or is slower with it than in fp32; empty where it can."""
     if candidate.scheme in (quantize_openvino.WEIGHTS, quantize_openvino.WEIGHTS4, quantize_ort.WEIGHTS):
         return ""  # the products are fp32
     precisions = filter(None, (candidate.precision, candidate.rest))

@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from varlen_bodies import run_body
 
 import edgec.plugins.pack_tokens.op  # noqa: F401 - registers the ops
+from edgec.core.graph import Arrays
 from edgec.plugins import native_build
 from edgec.plugins.infra import plugins
-from edgec.targets.x86.build_openvino import _kernels_in_bf16
+from edgec.targets.x86.build_openvino import kernels_in_bf16
 
 openvino = pytest.importorskip("openvino")
 
@@ -83,11 +84,11 @@ def compiled(core):  # type: ignore[no-untyped-def]
     return {"pack": both(PACK), "unpack": both(UNPACK), "attention": both(ATTENTION)}
 
 
-def exactly(feeds: dict[str, np.ndarray]) -> tuple[np.ndarray, float]:
+def exactly(feeds: Arrays) -> tuple[np.ndarray, float]:
     """Attention within sequences in float64, and how far fp32 may be from it.
 
-    A logit is a sum of `depth` products: in fp32 it is off by some units of its terms' magnitudes, a weight by
-    that times itself, and an output by twice that (numerator and denominator) times the largest value.
+    A logit is a sum of `depth` products: in fp32 it is off by some units of its terms' magnitudes, a weight
+    by that times itself, and an output by twice that (numerator, denominator) times the largest value.
     """
     query, key, value = (feeds[name].astype(np.float64) for name in ("query", "key", "value"))
     output, largest = np.zeros_like(query), 0.0
@@ -124,7 +125,7 @@ def test_attention_is_the_definition(compiled, lengths, heads, depth, spread, se
     assert np.abs(run_body(feeds) - expected).max() <= allowed
 
 
-def drawn_feeds(lengths: list[int], heads: int, depth: int, spread: float, seed: int) -> dict[str, np.ndarray]:
+def drawn_feeds(lengths: list[int], heads: int, depth: int, spread: float, seed: int) -> Arrays:
     drawn = np.random.default_rng(seed)
     ends = np.cumsum([0, *lengths]).astype(np.int32)
     feeds = {
@@ -148,7 +149,7 @@ def in_bf16(core):  # type: ignore[no-untyped-def]
     bare.CopyFrom(ATTENTION)
     del bare.functions[:]
     model = core.read_model(bare.SerializeToString())
-    _kernels_in_bf16(model)
+    kernels_in_bf16(model)
     return core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
