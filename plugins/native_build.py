@@ -36,19 +36,13 @@ OPENVINO_OPS = frozenset(
 """The ops of `ai.edgec` that the OpenVINO extension implements."""
 
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fno-math-errno")
-_AVX512 = ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512")
 _INSTRUCTIONS = {
-    "avx512bf16": (*_AVX512, "-mavx512bf16", "-DEDGEC_PAIRS"),
-    "avx512": _AVX512,
+    "avx512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"),
     "avx2": ("-mavx2", "-mfma"),
     "baseline": (),
 }
 _HEADERS = ("vectors.h", "token_kernels.h", "varlen_kernels.h")
-_PER_ISA = {
-    "token_kernels_isa.cpp": ("avx512", "avx2", "baseline"),
-    "varlen_kernels_isa.cpp": tuple(_INSTRUCTIONS),
-}
-"""Sources that are compiled once for each of some instruction sets."""
+_PER_ISA = ("token_kernels_isa.cpp", "varlen_kernels_isa.cpp")
 _PLAIN = ("token_kernels.cpp", "varlen_kernels.cpp")
 _EXTENSION = "openvino_extension.cpp"
 
@@ -143,10 +137,10 @@ def _library(
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         folder = Path(work)
         objects = []
-        for name, sets in _PER_ISA.items():
-            for isa in sets:
+        for isa, flags in _INSTRUCTIONS.items():
+            for name in _PER_ISA:
                 objects.append(folder / f"{name}-{isa}.o")
-                flags, source = _INSTRUCTIONS[isa], str(SOURCES / name)
+                source = str(SOURCES / name)
                 _run([cxx, *_FLAGS, *flags, f"-DEDGEC_ISA={isa}", "-c", source, "-o", str(objects[-1])])
         for name in (*_PLAIN, *([extension] if extension else [])):
             objects.append(folder / f"{name}.o")

@@ -282,6 +282,9 @@ extern "C" int edgec_cuda_varlen_attention(const edgec_cuda_varlen_shape* shape,
                               scale * LOG2E};
     const auto on = static_cast<cudaStream_t>(stream);
     if (s.depth <= 32) return launch<32, 4, 1, 64>(arguments, s, on);
+    // Two tiles of queries a warp read each key once for both, and leave more of a short sequence's tile empty:
+    // of 512 keys 0.95 of the time, of 257 on average 1.06 (H100).
+    if (s.depth <= 64 && s.max_length > 256) return launch<64, 4, 2, 64>(arguments, s, on);
     if (s.depth <= 64) return launch<64, 4, 1, 64>(arguments, s, on);
     return launch<128, 4, 1, 64>(arguments, s, on);
 }

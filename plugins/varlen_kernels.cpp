@@ -10,7 +10,6 @@
                                       const int32_t*, void*, edgec_parallel, edgec_scratch);
 
 extern "C" {
-DECLARE(avx512bf16)
 DECLARE(avx512)
 DECLARE(avx2)
 DECLARE(baseline)
@@ -21,9 +20,7 @@ void edgec_varlen_attention(const edgec_varlen_shape* shape, const void* query, 
     edgec_varlen_shape given = *shape;
     if (!(given.scale > 0.0f)) given.scale = 1.0f / sqrtf(static_cast<float>(given.depth));
     const char* set = edgec_token_instructions();
-    const bool pairs = given.half && __builtin_cpu_supports("avx512bf16");
-    const auto entry = strcmp(set, "avx512") == 0 ? (pairs ? edgec_varlen_attention_avx512bf16
-                                                           : edgec_varlen_attention_avx512)
+    const auto entry = strcmp(set, "avx512") == 0 ? edgec_varlen_attention_avx512
                        : strcmp(set, "avx2") == 0 ? edgec_varlen_attention_avx2
                                                   : edgec_varlen_attention_baseline;
     entry(&given, query, key, value, ends, output, parallel, scratch);

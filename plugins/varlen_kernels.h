@@ -1,8 +1,7 @@
 /* Batches without padding on a CPU: the plain C entries.
  *
  * The definitions are plugins/varlen_attention/op.py and plugins/pack_tokens/op.py. Arrays are dense and
- * row-major; float32, or bf16 where the shape says half. Sums are float32 always; with bf16 the factors of both
- * products are bf16 where the processor has such products (AVX-512 BF16), else float32 too.
+ * row-major; float32, or bf16 where the shape says half: everything is computed in float32 all the same.
  */
 #ifndef EDGEC_VARLEN_KERNELS_H
 #define EDGEC_VARLEN_KERNELS_H

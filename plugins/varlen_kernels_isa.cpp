@@ -5,15 +5,11 @@
 // Keys and values are broadcast, so they lie as they came, a tile of them at a time, in the first two caches.
 // Memory beside the arrays is one tile and the panels of one task, whatever the length of a sequence.
 //
-// With bf16 products (EDGEC_PAIRS) an element of both products is a pair of bf16 in 32 bits: of two channels
-// in the first, of two keys in the second.
+// bf16 is widened as it is read. AVX-512's own product of bf16 pairs was tried: on a Sapphire Rapids it takes
+// 1.8 times as long as fp32 (0.55 of the operations a second), and rounds the weights.
 
 #include "varlen_kernels.h"
 #include "vectors.h"
-
-#if defined(EDGEC_PAIRS)
-#include <immintrin.h>
-#endif
 
 #define CONCAT_(a, b) a##b
 #define CONCAT(a, b) CONCAT_(a, b)
@@ -52,31 +48,10 @@ inline Vec power_of_two(Vec x) {
     return reinterpret_cast<Vec>(reinterpret_cast<Int>(p) + (reinterpret_cast<Int>(shifted) << 23));
 }
 
-#if defined(EDGEC_PAIRS)
-typedef uint32_t Element;  // two bf16
-constexpr int64_t EACH = 2;
-// bf16, in the lower half of each lane.
-inline Bits bits_of(Vec x) {
-    const __m256bh rounded = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(x));
-    Half bits;
-    __builtin_memcpy(&bits, &rounded, sizeof bits);
-    return __builtin_convertvector(bits, Bits);
-}
-inline Vec multiply_add(Vec sum, const Element* lanes, Element all) {
-    const __m512i pair = _mm512_set1_epi32(static_cast<int>(all));
-    return reinterpret_cast<Vec>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), (__m512bh)_mm512_loadu_si512(lanes),
-                                                  (__m512bh)pair));
-}
-#else
-typedef float Element;
-constexpr int64_t EACH = 1;
-inline Vec multiply_add(Vec sum, const Element* lanes, Element all) { return sum + load(lanes) * splat(all); }
-#endif
-
-// sums (R rows, PANEL) += the product of `steps` rows of `lanes` (PANEL each) with R columns of `all`:
-// element s of column r is at all[r * column + s * row].
+// sums (R rows, PANEL) = sums * first + the product of `steps` rows of `lanes` (PANEL each) with R columns of
+// `all`: element s of column r is at all[r * column + s * row]. Without `first` the sums begin at zero.
 template <int64_t R>
-inline void product(float* sums, const Vec* first, const Element* lanes, const Element* all, int64_t column,
+inline void product(float* sums, const Vec* first, const float* lanes, const float* all, int64_t column,
                     int64_t row, int64_t steps) {
     Vec sum[R][V];
     for (int64_t r = 0; r < R; ++r)
@@ -85,14 +60,14 @@ inline void product(float* sums, const Vec* first, const Element* lanes, const E
     for (int64_t s = 0; s < steps; ++s) {
         for (int64_t r = 0; r < R; ++r)
             for (int v = 0; v < V; ++v)
-                sum[r][v] = multiply_add(sum[r][v], lanes + s * PANEL + v * W, all[r * column + s * row]);
+                sum[r][v] += load(lanes + s * PANEL + v * W) * splat(all[r * column + s * row]);
     }
     for (int64_t r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) store(sums + r * PANEL + v * W, sum[r][v]);
 }
 
 // All `count` rows of sums, in groups that the registers hold.
-inline void products(float* sums, const Vec* first, const Element* lanes, const Element* all, int64_t count,
+inline void products(float* sums, const Vec* first, const float* lanes, const float* all, int64_t count,
                      int64_t column, int64_t row, int64_t steps) {
     int64_t done = 0;
     for (; done + ROWS <= count; done += ROWS)
@@ -112,81 +87,34 @@ struct Job {
     int64_t parts;  // tasks of one head of one sequence
 };
 
-// What one task works in; depths are in elements, rounded up to whole ones.
+// What one task works in.
 struct Work {
-    int64_t depth, pairs;  // of the first product's elements
-    Element* keys;         // (TILE, pairs)
-    Element* values;       // (TILE / EACH, depth)
-    Element* queries;      // (panels, pairs, PANEL)
-    float* mixed;          // (panels, depth, PANEL)
-    float* tops;           // (panels, PANEL): the largest logit so far
-    float* totals;         // (panels, PANEL): the sum of weights so far
-    float* logits;         // (TILE, PANEL)
-    Element* weights;      // (TILE / EACH, PANEL): in fp32 the logits' own place
+    int64_t depth;
+    float* keys;     // (TILE, depth)
+    float* values;   // (TILE, depth)
+    float* queries;  // (panels, depth, PANEL)
+    float* mixed;    // (panels, depth, PANEL)
+    float* tops;     // (panels, PANEL): the largest logit so far
+    float* totals;   // (panels, PANEL): the sum of weights so far
+    float* logits;   // (TILE, PANEL), and the weights in their place
 };
-
-inline Element* after(float* place, int64_t floats) { return reinterpret_cast<Element*>(place + floats); }
 
 Work laid_out(const Job& job, int64_t panels) {
     Work w;
     w.depth = job.shape.depth;
-    w.pairs = divided_up(w.depth, EACH);
-    const int64_t pad = 16;  // every part begins on a cache line
-    const auto whole = [](int64_t floats) { return divided_up(floats, pad) * pad; };
-    const int64_t keys = whole(TILE * w.pairs), values = whole(TILE / EACH * w.depth);
-    const int64_t queries = whole(panels * w.pairs * PANEL), mixed = whole(panels * w.depth * PANEL);
-    const int64_t rows = whole(panels * PANEL), tile = whole(TILE * PANEL);
-    const int64_t weights = EACH == 1 ? 0 : whole(TILE / EACH * PANEL);
-    const int64_t floats = keys + values + queries + mixed + 2 * rows + tile + weights;
-    float* place = static_cast<float*>(job.scratch(floats * static_cast<int64_t>(sizeof(float))));
-    w.keys = after(place, 0);
-    w.values = after(place, keys);
-    w.queries = after(place, keys + values);
-    w.mixed = place + keys + values + queries;
-    w.tops = w.mixed + mixed;
+    const auto whole = [](int64_t floats) { return divided_up(floats, 16) * 16; };  // each from a cache line on
+    const int64_t tile = whole(TILE * w.depth), panel = whole(panels * w.depth * PANEL), rows = whole(panels * PANEL);
+    const int64_t floats = 2 * (tile + panel + rows) + TILE * PANEL;
+    w.keys = static_cast<float*>(job.scratch(floats * static_cast<int64_t>(sizeof(float))));
+    w.values = w.keys + tile;
+    w.queries = w.values + tile;
+    w.mixed = w.queries + panel;
+    w.tops = w.mixed + panel;
     w.totals = w.tops + rows;
     w.logits = w.totals + rows;
-    w.weights = EACH == 1 ? after(w.logits, 0) : after(w.logits, tile);
     return w;
 }
 
-#if defined(EDGEC_PAIRS)
-inline uint16_t half(uint16_t x) { return x; }
-inline uint16_t half(float x) {
-    uint16_t y;
-    put(&y, x);
-    return y;
-}
-inline uint32_t pair(uint16_t low, uint16_t high) { return low | static_cast<uint32_t>(high) << 16; }
-
-template <typename T>
-void take_keys(const Work& w, const T* key, int64_t stride, int64_t count) {
-    for (int64_t j = 0; j < count; ++j) {
-        const T* from = key + j * stride;
-        uint32_t* to = w.keys + j * w.pairs;
-        for (int64_t k = 0; k < w.depth / 2; ++k) to[k] = pair(half(from[2 * k]), half(from[2 * k + 1]));
-        if (w.depth % 2 != 0) to[w.pairs - 1] = pair(half(from[w.depth - 1]), 0);
-    }
-}
-template <typename T>
-void take_values(const Work& w, const T* value, int64_t stride, int64_t count) {
-    for (int64_t j = 0; j < count; j += 2) {
-        const T *low = value + j * stride, *high = low + stride;
-        uint32_t* to = w.values + j / 2 * w.depth;
-        const bool both = j + 1 < count;
-        for (int64_t k = 0; k < w.depth; ++k) to[k] = pair(half(low[k]), both ? half(high[k]) : 0);
-    }
-}
-template <typename T>
-void take_queries(const Work& w, uint32_t* to, const T* query, int64_t stride, int64_t count) {
-    for (int64_t i = 0; i < PANEL; ++i)
-        for (int64_t k = 0; k < w.pairs; ++k) {
-            const bool here = i < count, both = 2 * k + 1 < w.depth;
-            const T* from = query + i * stride + 2 * k;
-            to[k * PANEL + i] = here ? pair(half(from[0]), both ? half(from[1]) : 0) : 0;
-        }
-}
-#else
 // Rows lie far apart, where no prefetcher looks for them: `ahead` is a row that comes soon.
 template <typename T>
 inline void take_row(float* to, const T* from, const T* ahead, int64_t depth) {
@@ -197,14 +125,9 @@ inline void take_row(float* to, const T* from, const T* ahead, int64_t depth) {
     for (; k < depth; ++k) to[k] = number(from[k]);
 }
 template <typename T>
-void take_keys(const Work& w, const T* key, int64_t stride, int64_t count) {
+void take_rows(float* to, const T* from, int64_t stride, int64_t count, int64_t depth) {
     for (int64_t j = 0; j < count; ++j)
-        take_row(w.keys + j * w.depth, key + j * stride, key + smaller(j + AHEAD, count - 1) * stride, w.depth);
-}
-template <typename T>
-void take_values(const Work& w, const T* value, int64_t stride, int64_t count) {
-    for (int64_t j = 0; j < count; ++j)
-        take_row(w.values + j * w.depth, value + j * stride, value + smaller(j + AHEAD, count - 1) * stride, w.depth);
+        take_row(to + j * depth, from + j * stride, from + smaller(j + AHEAD, count - 1) * stride, depth);
 }
 template <typename T>
 void take_queries(const Work& w, float* to, const T* query, int64_t stride, int64_t count) {
@@ -222,7 +145,6 @@ void take_queries(const Work& w, float* to, const T* query, int64_t stride, int6
             for (int64_t i = 0; i < W; ++i) to[k * PANEL + v * W + i] = i < rows ? number(from[i * stride + k]) : 0.0f;
     }
 }
-#endif
 
 template <typename T>
 void give_outputs(const Work& w, const float* mixed, const float* totals, T* output, int64_t stride, int64_t count) {
@@ -257,17 +179,6 @@ inline void weigh(const Work& w, float* tops, float* totals, int64_t count, floa
         base[v] = top[v] * scale;
         sum[v] = load(totals + v * W) * shrink[v];
     }
-#if defined(EDGEC_PAIRS)
-    for (int64_t j = 0; j < count; j += 2)
-        for (int v = 0; v < V; ++v) {
-            const float* at = w.logits + j * PANEL + v * W;
-            const Vec low = power_of_two(load(at) * scale - base[v]);
-            const Vec high = j + 1 < count ? power_of_two(load(at + PANEL) * scale - base[v]) : Vec{};
-            sum[v] += low + high;
-            const Bits pairs = bits_of(low) | bits_of(high) << 16;
-            __builtin_memcpy(w.weights + j / 2 * PANEL + v * W, &pairs, sizeof pairs);
-        }
-#else
     for (int64_t j = 0; j < count; ++j)
         for (int v = 0; v < V; ++v) {
             float* at = w.logits + j * PANEL + v * W;
@@ -275,7 +186,6 @@ inline void weigh(const Work& w, float* tops, float* totals, int64_t count, floa
             store(at, weight);
             sum[v] += weight;
         }
-#endif
     for (int v = 0; v < V; ++v) store(totals + v * W, sum[v]);
 }
 
@@ -297,7 +207,7 @@ void attend(const Job& job, int64_t sequence, int64_t head, int64_t part) {
     const float scale = job.shape.scale * LOG2E;
 
     for (int64_t p = 0; p < panels; ++p)
-        take_queries(w, w.queries + p * w.pairs * PANEL, query + p * PANEL * stride, stride,
+        take_queries(w, w.queries + p * w.depth * PANEL, query + p * PANEL * stride, stride,
                      smaller(PANEL, length - first - p * PANEL));
     for (int64_t i = 0; i < panels * PANEL; i += W) {
         store(w.tops + i, splat(-3.0e38f));
@@ -307,14 +217,14 @@ void attend(const Job& job, int64_t sequence, int64_t head, int64_t part) {
     const int64_t step = divided_up(divided_up(length, divided_up(length, TILE)), ROWS) * ROWS;
     for (int64_t tile = 0; tile < length; tile += step) {
         const int64_t count = smaller(step, length - tile);
-        take_keys(w, key + tile * stride, stride, count);
-        take_values(w, value + tile * stride, stride, count);
+        take_rows(w.keys, key + tile * stride, stride, count, w.depth);
+        take_rows(w.values, value + tile * stride, stride, count, w.depth);
         for (int64_t p = 0; p < panels; ++p) {
-            products(w.logits, nullptr, w.queries + p * w.pairs * PANEL, w.keys, count, w.pairs, 1, w.pairs);
+            products(w.logits, nullptr, w.queries + p * w.depth * PANEL, w.keys, count, w.depth, 1, w.depth);
             Vec shrink[V];
             weigh(w, w.tops + p * PANEL, w.totals + p * PANEL, count, scale, shrink);
-            products(w.mixed + p * w.depth * PANEL, tile == 0 ? nullptr : shrink, w.weights, w.values, w.depth, 1,
-                     w.depth, divided_up(count, EACH));
+            products(w.mixed + p * w.depth * PANEL, tile == 0 ? nullptr : shrink, w.logits, w.values, w.depth, 1,
+                     w.depth, count);
         }
     }
     for (int64_t p = 0; p < panels; ++p)
