@@ -28,7 +28,7 @@ from edgec.accuracy import EvaluationData
 from edgec.compiler import Request, compile_graph, load, tool_versions
 from edgec.core.bundle import Bundle
 from edgec.core.errors import EdgecError, RequestError
-from edgec.core.graph import Graph
+from edgec.core.graph import Arrays, Graph
 from edgec.core.progress import Progress
 from edgec.core.timing import Latency, measure
 from edgec.devices.cpu import read_processor
@@ -255,32 +255,55 @@ def _prepare_peer(
     return {"path": str(path.relative_to(folder)), "cosine": cosine, "counts": cosine >= BOUND}
 
 
-def _valid_tokens(bundle: Bundle) -> float | None:
-    """The share of tokens that the measured input's mask says are real; None without a mask.
+def _mask(bundle: Bundle) -> str | None:
+    """The name of the input that says which tokens are real; None where there is none."""
+    return next((spec.name for spec in bundle.io.inputs if spec.semantics == "mask"), None)
 
-    An engine that leaves padding out is as fast as this share allows, its peers compute all of it.
+
+def unpadded(feeds: Arrays, mask: str) -> Arrays:
+    """The same inputs with every token real: the real ones over and over.
+
+    An engine that leaves padding out has nothing to leave out then.
     """
-    feeds = bundle.samples()[0][0]
-    masks = [feeds[spec.name] for spec in bundle.io.inputs if spec.semantics == "mask"]
-    return float(np.mean(masks[0] != 0)) if masks else None
+    rows, columns = feeds[mask].shape
+    real = [np.flatnonzero(feeds[mask][row]) for row in range(rows)]
+    places = np.stack([np.resize(each if len(each) else np.arange(columns), columns) for each in real])
+    return {
+        name: np.take_along_axis(array, places, axis=1) if array.shape == (rows, columns) else array
+        for name, array in feeds.items()
+    }
 
 
 def measured(entry: Entry, blocks: int, rates: Rates, progress: Progress) -> dict[str, Any]:
-    """Measure an entry: edgec's engine and every peer, in alternating blocks of one process."""
+    """Measure an entry: edgec's engine and every peer, in alternating blocks of one process.
+
+    Where a mask says that some tokens are padding, all are measured once more with every token real.
+    """
     fields = entry.fields
     progress.step(f"measuring {fields['name']}")
     usable = {label: peer for label, peer in fields["peers"].items() if "path" in peer}
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(load_session(entry.bundle, check=False))
         bundle = Bundle.open(entry.bundle, check=False)
-        feeds = bundle.samples()[0][0]
-        calls: dict[str, Callable[[], object]] = {"edgec": functools.partial(session.run, feeds)}
+        runs: dict[str, Callable[[Arrays], object]] = {"edgec": session.run}
         for label, peer in usable.items():
             engine, precision = label.split()
-            opened = open_file(engine, precision, entry.folder / peer["path"])
-            calls[label] = functools.partial(opened.run, feeds)
-        latencies = measure(calls, blocks=blocks, block_seconds=0.2)
-    return _row({**fields, "valid_tokens": _valid_tokens(bundle)}, latencies, rates)
+            runs[label] = open_file(engine, precision, entry.folder / peer["path"]).run
+
+        def latencies(feeds: Arrays) -> dict[str, Latency]:
+            calls = {label: functools.partial(run, feeds) for label, run in runs.items()}
+            return measure(calls, blocks=blocks, block_seconds=0.2)
+
+        feeds, mask = bundle.samples()[0][0], _mask(bundle)
+        # What a mask says is real: an engine that leaves padding out is as fast as this share allows.
+        valid = None if mask is None else float(np.mean(feeds[mask] != 0))
+        row = _row({**fields, "valid_tokens": valid}, latencies(feeds), rates)
+        if mask is not None and valid is not None and valid < 1:
+            full = _row({**fields, "valid_tokens": 1.0}, latencies(unpadded(feeds, mask)), rates)
+            row["unpadded"] = {
+                key: full[key] for key in ("edgec_ms", "peers_ms", "best_peer", "ratio_to_best_peer")
+            }
+        return row
 
 
 def _row(fields: Mapping[str, Any], latencies: Mapping[str, Latency], rates: Rates) -> dict[str, Any]:
@@ -315,6 +338,7 @@ def _row(fields: Mapping[str, Any], latencies: Mapping[str, Latency], rates: Rat
         "peers_roofline_share": {label: limit[label] / latency.p50 for label, latency in peers.items()},
         "cosine": fields["cosine"],
         "valid_tokens": fields.get("valid_tokens"),
+        "unpadded": None,
         "accuracy": fields["accuracy"],
         "search_seconds": fields["search_seconds"],
         "prepared_at": fields["prepared_at"],

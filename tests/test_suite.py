@@ -123,3 +123,13 @@ def test_resizing_keeps_a_slope_and_leaves_the_same_size_alone():
 def test_a_model_that_takes_no_pictures_is_refused():
     with pytest.raises(RequestError, match="takes no pictures"):
         suite_data.data_of(_graph(TensorSpec("x", (1, 10), "float32")), "deit_tiny", "held out")
+
+
+def test_without_padding_every_token_is_one_of_the_samples_own_real_ones():
+    mask = np.array([[1, 1, 0, 0, 0], [1, 0, 1, 1, 0]])
+    words = np.array([[7, 8, 0, 0, 0], [4, 0, 5, 6, 0]])
+    other = np.ones((2, 3))
+    found = suite.unpadded({"ids": words, "mask": mask, "other": other}, "mask")
+    np.testing.assert_array_equal(found["mask"], np.ones_like(mask))
+    np.testing.assert_array_equal(found["ids"], [[7, 8, 7, 8, 7], [4, 5, 6, 4, 5]])
+    assert found["other"] is other

@@ -117,7 +117,9 @@ def _print_suite(fields: dict[str, Any]) -> None:
     for row in fields["models"]:
         print(f"{row['name']}: {row['error'] if 'error' in row else row['engine']}")
         if row.get("valid_tokens") is not None:
-            print(f"  {row['valid_tokens']:.0%} of its tokens are real, the rest is padding")
+            full = row["unpadded"]
+            said = f"; with every token real {full['ratio_to_best_peer']:.3f}" if full else ""
+            print(f"  {row['valid_tokens']:.0%} of its tokens are real, the rest is padding{said}")
         for label, why in row.get("peers_not_counted", {}).items():
             print(f"  {label} does not count: {why}")
     if fields["geometric_mean"] is not None:
