@@ -31,6 +31,7 @@ OPENVINO_OPS = frozenset(
         "TokenRestore",
         "UnpackTokens",
         "VarlenAttention",
+        "VarlenWindowAttention",
     }
 )
 """The ops of `ai.edgec` that the OpenVINO extension implements."""

@@ -296,13 +296,12 @@ bool mask(const ov::element::Type& type) {
     return type.is_dynamic() || type == ov::element::boolean || type == ov::element::u8;
 }
 
-class VarlenAttention : public ov::op::Op {
+// Attention within sequences; with a fifth input, within a window of their places.
+class Varlen : public ov::op::Op {
 public:
-    OPENVINO_OP("VarlenAttention", DOMAIN_NAME);
-    VarlenAttention() = default;
-    VarlenAttention(const ov::OutputVector& inputs, float scale) : ov::op::Op(inputs), m_scale(scale) {
-        constructor_validate_and_infer_types();
-    }
+    Varlen() = default;
+    Varlen(const ov::OutputVector& inputs, float scale, int64_t window)
+        : ov::op::Op(inputs), m_scale(scale), m_window(window) {}
 
     void validate_and_infer_types() override {
         for (size_t index = 0; index < 3; ++index) {
@@ -310,19 +309,17 @@ public:
             NODE_VALIDATION_CHECK(this, get_input_element_type(index).compatible(get_input_element_type(0)),
                                   "query, key and value must have one type");
         }
-        NODE_VALIDATION_CHECK(this,
-                              get_input_element_type(3).is_dynamic() || get_input_element_type(3) == ov::element::i32,
-                              "cu_seqlens must be i32");
+        for (size_t index = 3; index < get_input_size(); ++index)
+            NODE_VALIDATION_CHECK(
+                this, get_input_element_type(index).is_dynamic() || get_input_element_type(index) == ov::element::i32,
+                "input ", index, " must be i32");
         set_output_type(0, get_input_element_type(0), get_input_partial_shape(0));
     }
 
     bool visit_attributes(ov::AttributeVisitor& visitor) override {
         visitor.on_attribute("scale", m_scale);
+        visitor.on_attribute("window", m_window);
         return true;
-    }
-
-    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
-        return std::make_shared<VarlenAttention>(inputs, m_scale);
     }
 
     bool has_evaluate() const override { return true; }
@@ -331,15 +328,45 @@ public:
         const ov::Shape shape = inputs[0].get_shape();
         outputs[0].set_shape(shape);
         const edgec_varlen_shape given{static_cast<int64_t>(inputs[3].get_size()) - 1,
-                                       static_cast<int64_t>(shape[1]), static_cast<int64_t>(shape[2]), m_scale,
-                                       inputs[0].get_element_type() == ov::element::bf16};
+                                       static_cast<int64_t>(shape[1]),
+                                       static_cast<int64_t>(shape[2]),
+                                       m_scale,
+                                       inputs[0].get_element_type() == ov::element::bf16,
+                                       m_window};
         edgec_varlen_attention(&given, inputs[0].data(), inputs[1].data(), inputs[2].data(),
-                               inputs[3].data<int32_t>(), outputs[0].data(), on_tbb_by_turns, scratch);
+                               inputs[3].data<int32_t>(), inputs.size() > 4 ? inputs[4].data<int32_t>() : nullptr,
+                               outputs[0].data(), on_tbb_by_turns, scratch);
         return true;
     }
 
-private:
+protected:
     float m_scale = 0.0f;
+    int64_t m_window = 0;
+};
+
+class VarlenAttention : public Varlen {
+public:
+    OPENVINO_OP("VarlenAttention", DOMAIN_NAME);
+    VarlenAttention() = default;
+    VarlenAttention(const ov::OutputVector& inputs, float scale) : Varlen(inputs, scale, 0) {
+        constructor_validate_and_infer_types();
+    }
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        return std::make_shared<VarlenAttention>(inputs, m_scale);
+    }
+};
+
+class VarlenWindowAttention : public Varlen {
+public:
+    OPENVINO_OP("VarlenWindowAttention", DOMAIN_NAME);
+    VarlenWindowAttention() = default;
+    VarlenWindowAttention(const ov::OutputVector& inputs, float scale, int64_t window)
+        : Varlen(inputs, scale, window) {
+        constructor_validate_and_infer_types();
+    }
+    std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+        return std::make_shared<VarlenWindowAttention>(inputs, m_scale, m_window);
+    }
 };
 
 class PackTokens : public ov::op::Op {
@@ -453,12 +480,19 @@ OPENVINO_CREATE_EXTENSIONS(std::vector<ov::Extension::Ptr>({
     std::make_shared<ov::OpExtension<TokenRestore>>(),
     std::make_shared<ov::OpExtension<SizeBias>>(),
     std::make_shared<ov::OpExtension<VarlenAttention>>(),
+    std::make_shared<ov::OpExtension<VarlenWindowAttention>>(),
     std::make_shared<ov::OpExtension<PackTokens>>(),
     std::make_shared<ov::OpExtension<UnpackTokens>>(),
     converter("VarlenAttention",
               [](const Context& node) {
                   const float scale = node.get_attribute<float>("scale", 0.0f);
                   return std::make_shared<VarlenAttention>(inputs_of(node), scale)->outputs();
+              }),
+    converter("VarlenWindowAttention",
+              [](const Context& node) {
+                  const float scale = node.get_attribute<float>("scale", 0.0f);
+                  return std::make_shared<VarlenWindowAttention>(inputs_of(node), scale, integer(node, "window", 0))
+                      ->outputs();
               }),
     converter("PackTokens",
               [](const Context& node) { return std::make_shared<PackTokens>(inputs_of(node))->outputs(); }),

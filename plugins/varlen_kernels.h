@@ -21,11 +21,13 @@ typedef struct {
     int64_t sequences, heads, depth; /* query (tokens, heads, depth); ends has sequences + 1 entries */
     float scale;                     /* of the logits; 0 for 1 / sqrt(depth) */
     int64_t half;                    /* 1: bf16 */
+    int64_t window;                  /* with places: tokens whose places differ by more do not see each other */
 } edgec_varlen_shape;
 
+/* `places` (tokens) rises within each sequence; NULL where every token of a sequence sees all of it. */
 void edgec_varlen_attention(const edgec_varlen_shape* shape, const void* query, const void* key,
-                            const void* value, const int32_t* ends, void* output, edgec_parallel parallel,
-                            edgec_scratch scratch);
+                            const void* value, const int32_t* ends, const int32_t* places, void* output,
+                            edgec_parallel parallel, edgec_scratch scratch);
 
 /* Rows of `channels` elements of `size` bytes: those that are visible (rows bytes, 0 or not) one after the
  * other, or back at their places with zeros between. They return how many are visible. */

@@ -81,7 +81,7 @@ inline void products(float* sums, const Vec* first, const float* lanes, const fl
 struct Job {
     edgec_varlen_shape shape;
     const void *query, *key, *value;
-    const int32_t* ends;
+    const int32_t *ends, *places;
     void* output;
     edgec_scratch scratch;
     int64_t parts;  // tasks of one head of one sequence
@@ -164,6 +164,33 @@ void give_outputs(const Work& w, const float* mixed, const float* totals, T* out
     }
 }
 
+constexpr float HIDDEN = -3.0e38f;
+
+// What a window leaves of a tile of keys for a panel of queries.
+enum class Seen { nothing, some, all };
+
+inline Seen seen(const int32_t* queries, int64_t last_query, const int32_t* keys, int64_t last_key, int64_t window) {
+    if (keys[last_key] < queries[0] - window || keys[0] > queries[last_query] + window) return Seen::nothing;
+    const bool whole = keys[last_key] - queries[0] <= window && queries[last_query] - keys[0] <= window;
+    return whole ? Seen::all : Seen::some;
+}
+
+// Logits of pairs outside the window: a tile may hide all keys from a query. Its weights are then 1, and worth
+// 2^-125 as soon as a tile comes that does not; one does, for a query sees itself.
+inline void hide(const Work& w, const int32_t* queries, int64_t last_query, const int32_t* keys, int64_t count,
+                 int64_t window) {
+    for (int v = 0; v < V; ++v) {
+        Int place;
+        for (int lane = 0; lane < W; ++lane) place[lane] = queries[smaller(v * W + lane, last_query)];
+        const Int reach = splat(static_cast<int32_t>(window));
+        for (int64_t j = 0; j < count; ++j) {
+            float* at = w.logits + j * PANEL + v * W;
+            const Int apart = place - keys[j];
+            store(at, apart > reach || -apart > reach ? splat(HIDDEN) : load(at));
+        }
+    }
+}
+
 // A tile's logits to weights; returns in `shrink` what sums of earlier tiles are worth now.
 inline void weigh(const Work& w, float* tops, float* totals, int64_t count, float scale, Vec (&shrink)[V]) {
     Vec top[V], base[V], sum[V];
@@ -210,21 +237,33 @@ void attend(const Job& job, int64_t sequence, int64_t head, int64_t part) {
         take_queries(w, w.queries + p * w.depth * PANEL, query + p * PANEL * stride, stride,
                      smaller(PANEL, length - first - p * PANEL));
     for (int64_t i = 0; i < panels * PANEL; i += W) {
-        store(w.tops + i, splat(-3.0e38f));
+        store(w.tops + i, splat(HIDDEN));
         store(w.totals + i, Vec{});
     }
+    const int32_t* places = job.places == nullptr ? nullptr : job.places + begin;
+    bool begun[PANELS] = {};
     // Tiles of about one size, in whole rows.
     const int64_t step = divided_up(divided_up(length, divided_up(length, TILE)), ROWS) * ROWS;
     for (int64_t tile = 0; tile < length; tile += step) {
         const int64_t count = smaller(step, length - tile);
+        const int64_t rest = length - first;
+        if (places != nullptr && seen(places + first, smaller(panels * PANEL, rest) - 1, places + tile, count - 1,
+                                      job.shape.window) == Seen::nothing)
+            continue;
         take_rows(w.keys, key + tile * stride, stride, count, w.depth);
         take_rows(w.values, value + tile * stride, stride, count, w.depth);
         for (int64_t p = 0; p < panels; ++p) {
+            const int64_t last = smaller(PANEL, rest - p * PANEL) - 1;
+            const int32_t* mine = places == nullptr ? nullptr : places + first + p * PANEL;
+            const Seen here = places == nullptr ? Seen::all : seen(mine, last, places + tile, count - 1, job.shape.window);
+            if (here == Seen::nothing) continue;
             products(w.logits, nullptr, w.queries + p * w.depth * PANEL, w.keys, count, w.depth, 1, w.depth);
+            if (here == Seen::some) hide(w, mine, last, places + tile, count, job.shape.window);
             Vec shrink[V];
             weigh(w, w.tops + p * PANEL, w.totals + p * PANEL, count, scale, shrink);
-            products(w.mixed + p * w.depth * PANEL, tile == 0 ? nullptr : shrink, w.logits, w.values, w.depth, 1,
+            products(w.mixed + p * w.depth * PANEL, begun[p] ? shrink : nullptr, w.logits, w.values, w.depth, 1,
                      w.depth, count);
+            begun[p] = true;
         }
     }
     for (int64_t p = 0; p < panels; ++p)
@@ -245,9 +284,9 @@ void run_task(int64_t index, void* data) {
 }  // namespace
 
 extern "C" void ENTRY(varlen_attention)(const edgec_varlen_shape* shape, const void* query, const void* key,
-                                        const void* value, const int32_t* ends, void* output,
-                                        edgec_parallel parallel, edgec_scratch scratch) {
-    Job job{*shape, query, key, value, ends, output, scratch, 1};
+                                        const void* value, const int32_t* ends, const int32_t* places,
+                                        void* output, edgec_parallel parallel, edgec_scratch scratch) {
+    Job job{*shape, query, key, value, ends, places, output, scratch, 1};
     int64_t longest = 0;
     for (int64_t s = 0; s < shape->sequences; ++s)
         longest = ends[s + 1] - ends[s] > longest ? ends[s + 1] - ends[s] : longest;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
@@ -30,6 +31,36 @@ def key_mask(mask: ir.Value) -> ir.Value | None:
     if shape is None or any(size != 1 for size in shape[1:-1]) or len(shape) not in (2, 4):
         return None
     return mask
+
+
+def windowed_mask(attention: ir.Node) -> tuple[ir.Value, int] | None:
+    """An `Attention`'s mask as padding and a sliding window; None where it is not just that.
+
+    Returns:
+        the padding's mask as `key_mask` gives it, and how far apart a query and a key that see each other may
+        be.
+    """
+    mask = attention.inputs[3] if len(attention.inputs) > 3 else None
+    while mask is not None:
+        node = mask.producer()
+        if node is not None and is_op(node, "And"):
+            for one, other in (node.inputs, node.inputs[::-1]):
+                joined, padding = constant(one), None if other is None else key_mask(other)
+                window = None if joined is None else _window(joined)
+                if window is not None and padding is not None:
+                    return padding, window
+        mask = _same_mask(mask)
+    return None
+
+
+def _window(seen: np.ndarray) -> int | None:
+    """The w of a (…, N, N) mask that says |i - j| <= w, and nothing else; None of any other."""
+    if seen.ndim < 2 or seen.shape[-1] != seen.shape[-2] or seen.size != seen.shape[-1] ** 2:
+        return None
+    square = seen.reshape(seen.shape[-2:]).astype(bool)
+    places = np.arange(len(square))
+    window = int(square[0].sum()) - 1
+    return window if (square == (np.abs(places[:, None] - places) <= window)).all() else None
 
 
 def _same_mask(mask: ir.Value) -> ir.Value | None:

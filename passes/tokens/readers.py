@@ -305,6 +305,19 @@ def _expand(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
 
 
 def _attention(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
+    step = attention_step(node, carries)
+    mask = node.inputs[3] if len(node.inputs) > 3 else None
+    if mask is not None and key_mask(mask) is None:
+        raise Obstacle("its bias has a value for each pair of tokens")
+    return step
+
+
+def attention_step(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
+    """What an `Attention` does with the token axis, whatever its mask is.
+
+    Raises:
+        Obstacle: it needs all tokens.
+    """
     query, key, value = node.inputs[:3]
     for operand in (query, key, value):
         if rank(operand) != 4 or carries.get(operand, 2) != 2:  # type: ignore[arg-type]
@@ -319,9 +332,6 @@ def _attention(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
         raise Obstacle("it has a cache")
     if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         raise Obstacle("its inner tensors are read")
-    mask = node.inputs[3] if len(node.inputs) > 3 else None
-    if mask is not None and key_mask(mask) is None:
-        raise Obstacle("its bias has a value for each pair of tokens")
     return Step({node.outputs[0]: 2} if query in carries else {})
 
 

@@ -1,9 +1,15 @@
-"""`ai.edgec::VarlenAttention`: attention within sequences that lie one behind the other, without padding.
+"""`ai.edgec::VarlenAttention` and `VarlenWindowAttention`: attention within sequences that lie end to end.
 
-`query`, `key` and `value` (T, H, D) hold the tokens of all sequences; `cu_seqlens` (S + 1) int32 says where
-each begins: sequence s has the rows cu_seqlens[s] … cu_seqlens[s + 1] - 1, and cu_seqlens[S] = T. `output`
-(T, H, D) is `softmax(scale · q kᵀ) v` within each sequence. It is what a padded batch computes on its real
-tokens (ByteTransformer, arXiv 2210.03052; the form of arguments is FlashAttention's, arXiv 2205.14135).
+`query`, `key` and `value` (T, H, D) hold the tokens of all sequences, without padding; `cu_seqlens` (S + 1)
+int32 says where each begins: sequence s has the rows cu_seqlens[s] … cu_seqlens[s + 1] - 1, and
+cu_seqlens[S] = T. `output` (T, H, D) is `softmax(scale · q kᵀ) v` within each sequence. It is what a padded
+batch computes on its real tokens (ByteTransformer, arXiv 2210.03052; the form of arguments is
+FlashAttention's, arXiv 2205.14135).
+
+`VarlenWindowAttention` also takes `places` (T) int32, the place that each token had in its row before the
+padding was taken out, rising within a sequence: tokens whose places differ by more than `window` do not see
+each other (the sliding window of Longformer, arXiv 2004.05150, and of ModernBERT's local layers, arXiv
+2412.13663).
 
 Attributes: `scale`, 0 for 1 / sqrt(D); `max_length`, at least the longest sequence's length, which kernels
 size their launch by.
@@ -19,7 +25,7 @@ from edgec.plugins import token_steps
 from edgec.plugins.infra import Plugin, register
 
 # A token belongs to the sequence whose end is the first beyond it: the number of ends at or before it.
-_ATTENTION = """
+_BODY = """
   axis0 = Constant <value_ints = [0]> ()
   axis1 = Constant <value_ints = [1]> ()
   last = Constant <value_ints = [-1]> ()
@@ -38,7 +44,7 @@ _ATTENTION = """
   sequence = ReduceSum <keepdims = 0> (behind32, last)
   sequence_row = Unsqueeze (sequence, axis0)
   sequence_column = Unsqueeze (sequence, axis1)
-  together = Equal (sequence_row, sequence_column)
+  %s
   q = Transpose <perm = [1, 0, 2]> (query)
   k = Transpose <perm = [1, 2, 0]> (key)
   v = Transpose <perm = [1, 0, 2]> (value)
@@ -65,10 +71,28 @@ _ATTENTION = """
 """
 
 
+_ALL = "together = Equal (sequence_row, sequence_column)"
+_NEAR = """same = Equal (sequence_row, sequence_column)
+  places_row = Unsqueeze (places, axis0)
+  places_column = Unsqueeze (places, axis1)
+  difference = Sub (places_row, places_column)
+  distance = Abs (difference)
+  window64 = Constant <value_int: int = @window> ()
+  window32 = Cast <to = 6> (window64)
+  near = LessOrEqual (distance, window32)
+  together = And (same, near)"""
+
+
 def _varlen_attention() -> ir.Function:
     attributes = "scale: float = 0.0, max_length: int = 0"
     inputs = "query, key, value, cu_seqlens"
-    return token_steps.define("VarlenAttention", attributes, inputs, "output", _ATTENTION)
+    return token_steps.define("VarlenAttention", attributes, inputs, "output", _BODY % _ALL)
+
+
+def _varlen_window_attention() -> ir.Function:
+    attributes = "scale: float = 0.0, max_length: int = 0, window: int = 0"
+    inputs = "query, key, value, cu_seqlens, places"
+    return token_steps.define("VarlenWindowAttention", attributes, inputs, "output", _BODY % _NEAR)
 
 
 def _infer(node: ir.Node) -> Sequence[tuple[ir.Shape, ir.DataType]]:
@@ -80,4 +104,12 @@ def _infer(node: ir.Node) -> Sequence[tuple[ir.Shape, ir.DataType]]:
 
 VARLEN_ATTENTION = register(
     Plugin("VarlenAttention", _varlen_attention, _infer, "Attention within sequences that lie end to end.")
+)
+VARLEN_WINDOW_ATTENTION = register(
+    Plugin(
+        "VarlenWindowAttention",
+        _varlen_window_attention,
+        _infer,
+        "Attention within a sliding window of sequences that lie end to end.",
+    )
 )

@@ -29,6 +29,7 @@ _BF16_INPUTS = {
     "TokenPrune": (0, 2),
     "UnpackTokens": (0,),
     "VarlenAttention": (0, 1, 2),
+    "VarlenWindowAttention": (0, 1, 2),
 }
 """Of each kernel that takes bf16: the inputs that may be."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,8 +13,8 @@ import edgec.plugins.varlen_attention.op  # noqa: F401 - registers the ops
 from edgec.core.dialect import EDGEC_DOMAIN, is_op
 from edgec.passes.editing import Editor, attribute, constant, producer, sizes
 from edgec.passes.infra import MatchLog, Pass, register
-from edgec.passes.tokens.masks import PADDED_BELOW, attention_mask
-from edgec.passes.tokens.readers import NORMS, UNARY, Obstacle, read
+from edgec.passes.tokens.masks import PADDED_BELOW, attention_mask, windowed_mask
+from edgec.passes.tokens.readers import NORMS, UNARY, Obstacle, attention_step, one_sequence, read
 from edgec.targets.x86.heads import HEADS_LAST, heads_last, turns_back
 
 
@@ -31,9 +32,11 @@ class PackTokens(Pass):
                                   └─ cu_seqlens ──────────────────────────────────────┘
         … ── (1,T,C) ── UnpackTokens(visible) ── y (B,N,C)
 
-    T is the number of real tokens in the batch, told by the attention's own padding mask at run time.
-    What the source computes at padded places is read by nobody or multiplied by the mask, else the graph
-    is left alone: there zeros stand now. ByteTransformer (arXiv 2210.03052).
+    Attention in a sliding window (ModernBERT's local layers) becomes VarlenWindowAttention, which also takes
+    the places that the real tokens had, and rotary angles are gathered by them. T is the number of real
+    tokens in the batch, told by the attention's own padding mask at run time. What the source computes at
+    padded places is read by nobody or multiplied by the mask, else the graph is left alone: there zeros stand
+    now. ByteTransformer (arXiv 2210.03052).
     """
 
     name = "x86.pack_tokens"
@@ -62,6 +65,8 @@ class _Plan:
         roots: the streams to pack.
         inside: the axis of tokens in every value that is packed.
         outside: the nodes that read packed values and need the padded form.
+        windows: of each attention with a sliding window, how far it reaches.
+        placed: whether something depends on the places of tokens.
     """
 
     mask: ir.Value
@@ -70,11 +75,18 @@ class _Plan:
     roots: list[ir.Value]
     inside: dict[ir.Value, int]
     outside: list[ir.Node]
+    windows: dict[ir.Node, int]
+    placed: bool
 
 
 def _planned(model: ir.Model, log: MatchLog) -> _Plan | None:
     attentions = [node for node in model.graph if is_op(node, "Attention")]
-    masks = {attention_mask(node) for node in attentions}
+    masks, windows = set(), {}
+    for node in attentions:
+        padding = attention_mask(node)
+        if padding is None and (found := windowed_mask(node)) is not None:
+            padding, windows[node] = found
+        masks.add(padding)
     mask = masks.pop() if len(masks) == 1 else None
     shape = sizes(mask)
     if mask is None or shape is None or shape[0] is None or shape[-1] is None or None in shape:
@@ -82,7 +94,7 @@ def _planned(model: ir.Model, log: MatchLog) -> _Plan | None:
             log.missed(node, "its padding mask is not that of the other attentions")
         return None
     batch, length = shape[0], shape[-1]
-    plan = _Plan(mask, batch, length, [], {}, [])
+    plan = _Plan(mask, batch, length, [], {}, [], windows, bool(windows))
     try:
         _walk(model.graph, plan)
     except Obstacle as obstacle:
@@ -143,7 +155,7 @@ def _visit(node: ir.Node, plan: _Plan) -> None:
     try:
         if is_op(node, "Expand"):
             raise Obstacle("it repeats tokens to a fixed shape")
-        step = read(node, mine)
+        step = attention_step(node, mine) if node in plan.windows else read(node, mine)
         _check_batch(node, plan)
     except Obstacle:
         if all(_is_stream(value, plan) for value in mine):
@@ -154,10 +166,19 @@ def _visit(node: ir.Node, plan: _Plan) -> None:
         len(mine) != len(set(node.inputs[:3])) or attribute(node, "is_causal", 0)
     ):
         raise Obstacle("its queries and keys are not the same tokens")
+    if is_op(node, "RotaryEmbedding"):
+        if any(value is not None for value in node.inputs[3:]) or not all(map(_angles, node.inputs[1:3])):
+            raise Obstacle("its angles differ from sample to sample")
+        plan.placed = True
     if not step.carries:
         # It reads leading tokens only; they have their places in the padded form.
         plan.outside.append(node)
     plan.inside.update(step.carries)
+
+
+def _angles(value: ir.Value | None) -> bool:
+    """Whether rotary angles are constant and those of one sequence for all samples, (B, N, D)."""
+    return constant(value) is not None and one_sequence(value)
 
 
 def _check_batch(node: ir.Node, plan: _Plan) -> None:
@@ -225,18 +246,19 @@ class _Packing:
         self._editor = editor
         self._plan = plan
         self._log = log
-        self._packed: dict[ir.Value, ir.Value] = {}
+        self._gathered: dict[bytes, ir.Value] = {}
 
     def run(self) -> None:
         nodes = list(self._editor.graph)
         outside = set(self._plan.outside)
         padded: dict[ir.Value, ir.Value] = {}
-        visible, ends = None, None
+        visible, ends, places = None, None, None
         for root in self._plan.roots:
             readers = [use for use in root.uses() if use.node not in outside]
             first = next(node for node in nodes if any(use.node is node for use in readers))
             if visible is None:
                 visible = self._visible(first)
+                places = self._places(visible, first) if self._plan.placed else None
             grown = self._editor.node(
                 "PackTokens", [root, visible], like=first, domain=EDGEC_DOMAIN, outputs=2, dtype=root.dtype
             )
@@ -259,7 +281,7 @@ class _Packing:
                             padded[value] = self._unpacked(value, visible)
                         node.replace_input_with(index, padded[value])
             elif any(value in self._plan.inside for value in node.outputs):
-                self._rewrite(node, ends)
+                self._rewrite(node, ends, places)
         for value, axis in self._plan.inside.items():
             if value in self._plan.roots or value.shape is None or value.producer() is None:
                 continue
@@ -302,11 +324,50 @@ class _Packing:
             shape=value.shape.copy(),
         )
 
-    def _rewrite(self, node: ir.Node, ends: ir.Value) -> None:
+    def _places(self, visible: ir.Value, like: ir.Node) -> ir.Value:
+        """(T) int32: the place of each real token in its row."""
+        tokens = ir.SymbolicDim("real_tokens")
+        both = self._editor.node("NonZero", [visible], like=like, shape=[2, tokens], dtype=ir.DataType.INT64)
+        column = self._editor.initializer(np.array(1, np.int64), "column")
+        place = self._editor.node(
+            "Gather",
+            [both, column],
+            like=like,
+            attributes={"axis": 0},
+            shape=[tokens],
+            dtype=ir.DataType.INT64,
+        )
+        narrow = {"to": int(ir.DataType.INT32)}
+        return self._editor.node(
+            "Cast", [place], like=like, attributes=narrow, shape=[tokens], dtype=ir.DataType.INT32
+        )
+
+    def _angles(self, node: ir.Node, value: ir.Value | None, places: ir.Value) -> ir.Value:
+        """(1, T, D) from constant (B, N, D): each real token's row, gathered once where all are the same."""
+        rows = constant(value)
+        assert rows is not None
+        key = rows[:1].tobytes()
+        if key not in self._gathered:
+            table = self._editor.initializer(np.ascontiguousarray(rows[:1]), f"{node.name}/angles")
+            self._gathered[key] = self._editor.node(
+                "Gather",
+                [table, places],
+                like=node,
+                attributes={"axis": 1},
+                shape=[1, ir.SymbolicDim("real_tokens"), rows.shape[2]],
+                dtype=ir.DataType.FLOAT,
+            )
+        return self._gathered[key]
+
+    def _rewrite(self, node: ir.Node, ends: ir.Value, places: ir.Value | None) -> None:
         if is_op(node, "Reshape"):
             self._reshape(node)
         elif is_op(node, "Attention"):
-            self._attention(node, ends)
+            self._attention(node, ends, places)
+        elif is_op(node, "RotaryEmbedding"):
+            assert places is not None
+            for index in (1, 2):
+                node.replace_input_with(index, self._angles(node, node.inputs[index], places))
 
     def _reshape(self, node: ir.Node) -> None:
         axis, wanted = self._plan.inside[node.outputs[0]], sizes(node.outputs[0])
@@ -315,14 +376,24 @@ class _Packing:
         target = [1, *wanted[1:axis], -1, *wanted[axis + 1 :]]
         node.replace_input_with(1, self._editor.initializer(np.array(target, np.int64), f"{node.name}/shape"))
 
-    def _attention(self, node: ir.Node, ends: ir.Value) -> None:
+    def _attention(self, node: ir.Node, ends: ir.Value, places: ir.Value | None) -> None:
         query, key, value = (self._rows(node, operand) for operand in node.inputs[:3])
+        operands = [query, key, value, ends]
+        attributes: dict[str, Any] = {
+            "scale": attribute(node, "scale") or 0.0,
+            "max_length": self._plan.length,
+        }
+        window = self._plan.windows.get(node)
+        if window is not None:
+            assert places is not None
+            operands.append(places)
+            attributes["window"] = window
         mixed = self._editor.node(
-            "VarlenAttention",
-            [query, key, value, ends],
+            "VarlenAttention" if window is None else "VarlenWindowAttention",
+            operands,
             like=node,
             domain=EDGEC_DOMAIN,
-            attributes={"scale": attribute(node, "scale") or 0.0, "max_length": self._plan.length},
+            attributes=attributes,
             shape=query.shape.copy() if query.shape else None,
             dtype=query.dtype,
         )

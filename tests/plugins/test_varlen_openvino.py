@@ -36,7 +36,7 @@ def core():  # type: ignore[no-untyped-def]
     return made
 
 
-def proto_of(op_type: str, inputs: dict, outputs: dict) -> onnx.ModelProto:
+def proto_of(op_type: str, inputs: dict, outputs: dict, **attributes: int) -> onnx.ModelProto:
     """A model of one op; `inputs` and `outputs` are element type and rank by name."""
     function = ir.to_proto(plugins()[op_type].function())
     given = [
@@ -44,7 +44,7 @@ def proto_of(op_type: str, inputs: dict, outputs: dict) -> onnx.ModelProto:
         for name, (element, rank) in inputs.items()
     ]
     made = [onnx.helper.make_tensor_value_info(name, element, None) for name, (element, _) in outputs.items()]
-    node = onnx.helper.make_node(op_type, list(inputs), list(outputs), domain="ai.edgec")
+    node = onnx.helper.make_node(op_type, list(inputs), list(outputs), domain="ai.edgec", **attributes)
     graph = onnx.helper.make_graph([node], op_type, given, made)
     opsets = [onnx.helper.make_opsetid("", 23), onnx.helper.make_opsetid("ai.edgec", 1)]
     return onnx.helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=11)
@@ -54,6 +54,15 @@ ATTENTION = proto_of(
     "VarlenAttention",
     {"query": (FLOAT, 3), "key": (FLOAT, 3), "value": (FLOAT, 3), "cu_seqlens": (INT32, 1)},
     {"output": (FLOAT, 3)},
+)
+WINDOW = proto_of(
+    "VarlenWindowAttention",
+    {
+        **dict.fromkeys(("query", "key", "value"), (FLOAT, 3)),
+        **dict.fromkeys(("cu_seqlens", "places"), (INT32, 1)),
+    },
+    {"output": (FLOAT, 3)},
+    window=20,
 )
 PACK = proto_of(
     "PackTokens",
@@ -81,11 +90,16 @@ def compiled(core):  # type: ignore[no-untyped-def]
         )
         return ours, session
 
-    return {"pack": both(PACK), "unpack": both(UNPACK), "attention": both(ATTENTION)}
+    return {
+        "pack": both(PACK),
+        "unpack": both(UNPACK),
+        "attention": both(ATTENTION),
+        "window": both(WINDOW),
+    }
 
 
-def exactly(feeds: Arrays) -> tuple[np.ndarray, float]:
-    """Attention within sequences in float64, and how far fp32 may be from it.
+def exactly(feeds: Arrays, window: int | None = None) -> tuple[np.ndarray, float]:
+    """Attention within sequences in float64, and how far fp32 may be from it; in a window where one is given.
 
     A logit is a sum of `depth` products: in fp32 it is off by some units of its terms' magnitudes, a weight
     by that times itself, and an output by twice that (numerator, denominator) times the largest value.
@@ -97,6 +111,9 @@ def exactly(feeds: Arrays) -> tuple[np.ndarray, float]:
             q, k = query[begin:end, head] / np.sqrt(query.shape[2]), key[begin:end, head]
             logits = q @ k.T
             largest = max(largest, (np.abs(q) @ np.abs(k).T).max())
+            if window is not None:
+                places = feeds["places"][begin:end]
+                logits[np.abs(places[:, None] - places) > window] = -np.inf
             weights = np.exp(logits - logits.max(-1, keepdims=True))
             output[begin:end, head] = weights / weights.sum(-1, keepdims=True) @ value[begin:end, head]
     unit = np.finfo(np.float32).eps
@@ -141,6 +158,29 @@ def test_long_sequences_are_shared_among_tasks(compiled) -> None:  # type: ignor
     [found] = compiled["attention"][0](feeds).values()
     expected, allowed = exactly(feeds)
     assert np.abs(found - expected).max() <= allowed
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    lengths=st.lists(st.one_of(st.integers(0, 40), st.sampled_from([120, 250, 700])), min_size=1, max_size=3),
+    heads=st.integers(1, 2),
+    depth=st.sampled_from([3, 16, 32]),
+    gaps=st.sampled_from([1, 2, 15]),
+    seed=st.integers(0, 999),
+)
+def test_a_window_is_the_definition(compiled, lengths, heads, depth, gaps, seed) -> None:  # type: ignore[no-untyped-def]
+    feeds = drawn_feeds(lengths, heads, depth, 1.0, seed)
+    if not len(feeds["query"]):
+        return
+    # Places rise by one, or by more where something was hidden between; each sequence begins anew.
+    steps = np.random.default_rng(seed).integers(1, gaps + 1, len(feeds["query"])).astype(np.int32)
+    feeds["places"] = np.concatenate(
+        [np.cumsum(steps[begin:end]) for begin, end in itertools.pairwise(feeds["cu_seqlens"])]
+    ).astype(np.int32)
+    [found] = compiled["window"][0](feeds).values()
+    expected, allowed = exactly(feeds, window=20)
+    assert np.abs(found - expected).max() <= allowed
+    assert np.abs(compiled["window"][1].run(None, feeds)[0] - expected).max() <= allowed
 
 
 @pytest.fixture(scope="module")
