@@ -136,6 +136,18 @@ def hot_attentions(model: ir.Model, feeds: Sequence[Arrays]) -> list[ir.Node]:
     return [node for name, node in nodes.items() if name in ranges and _beyond(ranges[name])]
 
 
+def beyond_half(model: ir.Model, feeds: Sequence[Arrays], names: Collection[str]) -> dict[str, str]:
+    """Why fp16 does not hold a value, by name; those that it holds are left out.
+
+    Args:
+        model: the lowered fp32 model.
+        feeds: inputs as the model will meet them.
+        names: the values to look at; unknown names are passed over.
+    """
+    ranges = calibrate(model, feeds, only=names)
+    return {name: why for name in names if name in ranges and (why := _beyond(ranges[name]))}
+
+
 def _typed(model: ir.Model, keep: Mapping[str, str]) -> ir.Model:
     copy = model.clone()
     Pipeline([HalfPrecision(frozenset(keep))]).run(copy)

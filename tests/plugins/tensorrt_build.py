@@ -1,0 +1,71 @@
+"""Compiles the TensorRT plugins with the harness that drives them, against simulated headers or NVIDIA's own."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgec.plugins import tensorrt
+from edgec.plugins.native_build import SOURCES, kernel_library
+
+HERE = Path(__file__).parent / "tensorrt_lifecycle"
+SIMULATED = Path(__file__).parents[1] / "targets" / "jetson" / "simulation" / "cpp"
+GENERATIONS = {"IPluginV2DynamicExt": 8, "IPluginV3": 10}
+WARNINGS = ("-Wall", "-Wextra", "-Werror")
+
+
+@functools.cache
+def on_host(generation: int, headers: str = "") -> Path:
+    """A folder with the harness and the plugins over kernels of the host.
+
+    Args:
+        generation: which TensorRT the simulated headers are, 8 or 10.
+        headers: a folder of NVIDIA's headers in their stead.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="edgec-tensorrt-plugins-"))
+    flags = _flags(generation, headers)
+    compile_harness(folder, flags)
+    kernels = kernel_library()
+    link = [HERE / "host_kernels.cpp", kernels, f"-Wl,-rpath,{kernels.parent}", *linked_harness(folder)]
+    for name, files in tensorrt.SOURCES_OF.items():
+        classes = [path for path in files if path.suffix == ".cpp"]
+        include = f"-I{SOURCES}"
+        _run("g++", *flags, "-shared", "-fvisibility=hidden", include, *classes, *link, "-o", folder / name)
+    return folder
+
+
+def compile_harness(folder: Path, flags: Sequence[str], *more: str) -> None:
+    """Compile the harness into the folder, under a name of its own for every folder."""
+    soname = f"-Wl,-soname,{folder.name}-harness.so"
+    _run("g++", *flags, "-shared", soname, HERE / "harness.cpp", "-o", folder / "harness.so", *more)
+
+
+def linked_harness(folder: Path) -> list[str]:
+    """Linker options for a plugin library: as to libnvinfer, so that each finds its own version's registry."""
+    return ["-Wl,--no-as-needed", str(folder / "harness.so")]
+
+
+def _flags(generation: int, headers: str) -> tuple[str, ...]:
+    found = [f"-isystem{headers}", f"-isystem{cuda_headers()}"] if headers else [f"-I{SIMULATED}"]
+    # NVIDIA's own headers deprecate what 8.5's interface is derived from.
+    quiet = ["-Wno-deprecated-declarations"] if headers else []
+    simulated = f"-DEDGEC_SIMULATED_TENSORRT={generation}"
+    return ("-std=c++17", "-O1", "-fPIC", *WARNINGS, *quiet, simulated, *found)
+
+
+def cuda_headers() -> Path | None:
+    """The CUDA toolkit's headers, None where there is no nvcc."""
+    found = shutil.which("nvcc")
+    if found is None:
+        return None
+    said = subprocess.run([found, "--dryrun", "x.cu"], capture_output=True, text=True, check=False).stderr
+    return Path(next(line for line in said.splitlines() if "TOP=" in line).split("TOP=")[1]) / "include"
+
+
+def _run(*command: object) -> None:
+    done = subprocess.run([str(one) for one in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
