@@ -38,6 +38,44 @@ def on_host(generation: int, headers: str = "") -> Path:
     return folder
 
 
+def with_cmake(
+    folder: Path, sources: Path, generation: int, architectures: Sequence[str], *, on_gpu: bool = False
+) -> Path:
+    """The real kernels and their plugins by `CMakeLists.txt`, as a device compiles them.
+
+    Args:
+        folder: where to build; libraries and the harness, which stands for libnvinfer, lie in it afterwards.
+        sources: has `CMakeLists.txt`.
+        generation: which TensorRT the simulated headers are, 8 or 10.
+        architectures: compute capabilities, without the dot.
+        on_gpu: whether the harness is for a machine with a GPU.
+    """
+    include = folder / "include"
+    include.mkdir(parents=True)
+    for path in SIMULATED.glob("*.h"):
+        # The toolkit has the real cuda_runtime_api.h.
+        if path.name != "cuda_runtime_api.h":
+            shutil.copy(path, include)
+    cuda = cuda_headers()
+    assert cuda is not None
+    flags = ["-std=c++17", "-O1", "-fPIC", *WARNINGS, f"-DEDGEC_SIMULATED_TENSORRT={generation}"]
+    flags += [f"-I{include}", f"-isystem{cuda}"]
+    static = next(path for path in cuda.parent.glob("lib*/libcudart_static.a"))
+    runtime = ("-DHARNESS_CUDA", str(static), "-ldl", "-lrt", "-lpthread") if on_gpu else ()
+    compile_harness(folder, flags, *runtime)
+    _run(
+        "cmake", "-S", sources, "-B", folder / "build", "-DCMAKE_BUILD_TYPE=Release",
+        f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(architectures)}", f"-DTENSORRT_INCLUDE={include}",
+        f"-DNVINFER={folder / 'harness.so'}",
+        f"-DCMAKE_CXX_FLAGS=-DEDGEC_SIMULATED_TENSORRT={generation}",
+    )  # fmt: skip
+    _run("cmake", "--build", folder / "build")
+    for name in tensorrt.SOURCES_OF:
+        if (folder / "build" / name).exists():
+            shutil.move(folder / "build" / name, folder / name)
+    return folder
+
+
 def compile_harness(folder: Path, flags: Sequence[str], *more: str) -> None:
     """Compile the harness into the folder, under a name of its own for every folder."""
     soname = f"-Wl,-soname,{folder.name}-harness.so"

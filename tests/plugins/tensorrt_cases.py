@@ -79,8 +79,8 @@ def inputs_of(op_type: str, feeds: dict[str, np.ndarray], *, half: bool) -> list
 def difference(op_type: str, found: list[np.ndarray], expected: list[np.ndarray], *, half: bool) -> str:
     """What is wrong with a plugin's outputs; empty where they are what the definition gives.
 
-    Sizes, places and copied values are equal bit for bit. Averages and attention are rounded once to fp16, a
-    part of 2^-11, and their sums are those of fp32.
+    Sizes, places and copied values are equal bit for bit. Averages are rounded once to fp16, a part of 2^-11, and
+    their sums are those of fp32. A GPU's attention rounds its weights to fp16 as well.
     """
     for place, (one, other) in enumerate(zip(found, expected, strict=True)):
         if one.shape != other.shape:
@@ -90,6 +90,7 @@ def difference(op_type: str, found: list[np.ndarray], expected: list[np.ndarray]
             return f"output {place} differs"
         scale = max(1.0, float(np.abs(other).max(initial=0.0)))
         error = float(np.abs(one.astype(np.float64) - other).max(initial=0.0)) / scale
-        if not error <= (2.0**-10 if half else 2.0e-6):
+        bound = 2.0e-3 if op_type == "VarlenAttention" else 2.0**-10 if half else 2.0e-6
+        if not error <= bound:
             return f"output {place} is off by {error:.1e} of {scale:.1f}"
     return ""
