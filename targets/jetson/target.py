@@ -16,7 +16,7 @@ from edgec.targets.jetson.devices import device
 from edgec.targets.jetson.engine import CheckedGraph
 from edgec.targets.jetson.plan import MODEL, Plan
 from edgec.targets.jetson.precise import int8_candidates, kept_nodes, lowered
-from edgec.targets.jetson.preview import nearest_capability, preview
+from edgec.targets.jetson.preview import has_fp32_products, nearest_capability, preview
 from edgec.targets.jetson.shapes import shape_profiles
 
 ENGINE = "tensorrt"
@@ -117,7 +117,9 @@ class Jetson:
         return limits.kernels_for(self.device.compute_capability, half=half)
 
     def _preview(self, graph: Graph, folder: Path) -> None:
-        capability = nearest_capability(self.device.compute_capability)
+        capability = nearest_capability(
+            self.device.compute_capability, fp32_products=has_fp32_products(graph.model)
+        )
         name = f"jetson ({self.device.title}, TensorRT {self.device.tensorrt})"
         built = preview(graph.model, [capability], shape_profiles(graph), target=name)
         writing.write_preview(
