@@ -6,8 +6,8 @@ In two steps, because the machine with the GPU need not have edgec installed::
     python FOLDER/tensorrt_plugins_cuda.py run FOLDER           # there: needs numpy and a GPU
     cp FOLDER/tensorrt_plugins_cuda.md benchmarks/results/
 
-`prepare` compiles the plugins with their own CMakeLists.txt for sm_90, once against headers with IPluginV3 and
-once with IPluginV2DynamicExt, and the harness of tests/plugins that takes the place of TensorRT: it finds a
+`prepare` compiles the plugins with their own CMakeLists.txt for sm_90, against headers with IPluginV3 and against
+some with IPluginV2DynamicExt, and the harness of tests/plugins that takes the place of TensorRT: it finds a
 creator as the ONNX parser does, creates, clones, asks for types, shapes, formats and workspace, saves, loads,
 and enqueues in device memory. Expected results are the function bodies' in ONNX Runtime, on inputs that fp16
 holds. Outputs and workspace are poisoned before, and what lies behind them must not change.
@@ -109,9 +109,9 @@ def run(folder: Path) -> bool:
         "Commands: `python benchmarks/tensorrt_plugins_cuda.py prepare FOLDER`, then "
         "`python FOLDER/tensorrt_plugins_cuda.py run FOLDER` on the machine with the GPU.",
         "",
-        f"Machine: {device()}. Every drawn case runs through the plugin class as TensorRT would, without TensorRT, "
-        "and is compared with the function body: sizes, places and restored tokens bit for bit, averages to one "
-        "rounding, attention to 2e-3.",
+        f"Machine: {device()}. Every drawn case runs through the plugin class as TensorRT would, without "
+        "TensorRT, and is compared with the function body: sizes, places and restored tokens bit for bit, "
+        "averages to one rounding, attention to 2e-3.",
         "",
         "| interface | op | precision | equal | first difference |",
         "| --- | --- | --- | --- | --- |",

@@ -57,9 +57,7 @@ def _alone(node: ir.Node) -> ir.Model:
     wide = [None if value is None else _cast(nodes, value, HALF, FULL) for value in inputs]
     plugin = node.attributes.keys() & {"plugin_namespace", "plugin_version"}
     attributes = [value for name, value in node.attributes.items() if name not in plugin]
-    copy = ir.Node(
-        node.domain, node.op_type, wide, attributes, num_outputs=len(node.outputs), name="op"
-    )
+    copy = ir.Node(node.domain, node.op_type, wide, attributes, num_outputs=len(node.outputs), name="op")
     nodes.append(copy)
     outputs = []
     for index, value in enumerate(node.outputs):

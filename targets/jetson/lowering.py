@@ -22,6 +22,7 @@ from edgec.targets.jetson.opset import lower_opset
 from edgec.targets.jetson.sites import fits_kernel, head_size
 from edgec.targets.jetson.versions import Dialect
 
+
 def lower(
     model: ir.Model, dialect: Dialect, *, native_attention: bool, keep: frozenset[str] = frozenset()
 ) -> ir.Model:
@@ -75,7 +76,7 @@ def _passes(model: ir.Model, dialect: Dialect, native: bool, keep: frozenset[str
 
 
 def _name_plugins(model: ir.Model) -> None:
-    """Write to a plugin's node what the parser finds its creator by: besides the op type, these attributes."""
+    """Write to a plugin's node what the parser finds its creator by: the op type and these attributes."""
     for node in model.graph.all_nodes():
         if node.domain == EDGEC_DOMAIN and node.op_type in tensorrt.LIBRARIES:
             node.attributes["plugin_namespace"] = ir.AttrString("plugin_namespace", tensorrt.NAMESPACE)

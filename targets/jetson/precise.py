@@ -67,8 +67,9 @@ def write_half(model: ir.Model, feeds: Sequence[Arrays], compute_capability: int
     split_attention(model, _hot(model, feeds))
     hot = _hot_plugins(model, feeds)
     fused = _fused(model, compute_capability)
-    decision = decide(with_bodies(model), feeds, fused=fused)
-    keep = {**decision.keep, **hot}
+    bodies, inside = _bodies(model)
+    decision = decide(bodies, feeds, fused=fused, full=inside)
+    keep = {name: why for name, why in decision.keep.items() if name not in inside} | hot
     _mark(model, keep)
     Pipeline([HalfPrecision(frozenset(keep))]).run(model)
     plain = decision.plain_error if decision.plain_error < float("inf") else None
@@ -100,8 +101,9 @@ def write_int8(
     hot = _hot_plugins(model, feeds[:FEEDS])
     limits = activation_limits(evaluable(with_bodies(model)), feeds, scheme)
     fused = _fused(model, compute_capability)
-    decision = decide(with_bodies(model), feeds[:FEEDS], fused=fused, measure=False)
-    keep = {**decision.keep, **hot}
+    bodies, inside = _bodies(model)
+    decision = decide(bodies, feeds[:FEEDS], fused=fused, full=inside, measure=False)
+    keep = {name: why for name, why in decision.keep.items() if name not in inside} | hot
     _mark(model, keep)
     full = {source_layer(one.node) for one in products(model) if one.node.name in keep}
     Pipeline([QuantizeProducts(limits, {*layers, *full})]).run(model)
@@ -170,6 +172,14 @@ def lowered(
 def _hot(model: ir.Model, feeds: Sequence[Arrays]) -> set[ir.Node]:
     names = {node.name for node in hot_attentions(with_bodies(model), feeds)}
     return {node for node in model.graph if is_op(node, "Attention") and node.name in names}
+
+
+def _bodies(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
+    """The model with bodies for plugins, and the names of the bodies' nodes with why they are fp32."""
+    bodies = with_bodies(model)
+    own = {node.name for node in model.graph}
+    inside = {node.name or "" for node in bodies.graph if node.name not in own}
+    return bodies, dict.fromkeys(inside, "computed in fp32 inside a plugin")
 
 
 def _hot_plugins(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, str]:

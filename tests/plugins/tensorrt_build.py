@@ -1,4 +1,4 @@
-"""Compiles the TensorRT plugins with the harness that drives them, against simulated headers or NVIDIA's own."""
+"""Compiles the TensorRT plugins and what drives them, against simulated headers or NVIDIA's own."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def compile_harness(folder: Path, flags: Sequence[str], *more: str) -> None:
 
 
 def linked_harness(folder: Path) -> list[str]:
-    """Linker options for a plugin library: as to libnvinfer, so that each finds its own version's registry."""
+    """What links a library to the harness, as to libnvinfer: each finds its own version's registry."""
     return ["-Wl,--no-as-needed", str(folder / "harness.so")]
 
 

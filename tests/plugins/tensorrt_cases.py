@@ -19,7 +19,7 @@ LIKE_FIRST = ("tokens", "metric", "query", "key", "value")
 
 
 def draw(op_type: str, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, int | float]]:
-    """Feeds that fp16 holds, in float32 or int32, and attributes; some attributes are left to their defaults."""
+    """Feeds that fp16 holds, in float32 or int32, and attributes; some are left to their defaults."""
     if op_type == "VarlenAttention":
         return _draw_attention(rng)
     if op_type == "TokenRestore":
@@ -39,9 +39,14 @@ def draw(op_type: str, rng: np.random.Generator) -> tuple[dict[str, np.ndarray],
         "tokens": rng.integers(-64, 65, (batch, length, channels)).astype(np.float32) / 16,
         "metric": metric,
         # Above 2048 fp16 has no odd numbers: a size that passes through it shows.
-        "sizes": (rng.integers(0 if rng.random() < 0.5 else 1, 3, (batch, length, 1)) * 2049).astype(np.float32),
+        "sizes": (rng.integers(0 if rng.random() < 0.5 else 1, 3, (batch, length, 1)) * 2049).astype(
+            np.float32
+        ),
     }
-    attributes: dict[str, int | float] = {"r": int(rng.choice([0, 1, limit // 2, limit])), "protected": protected}
+    attributes: dict[str, int | float] = {
+        "r": int(rng.choice([0, 1, limit // 2, limit])),
+        "protected": protected,
+    }
     if op_type == "TokenPrune":
         feeds["score"] = rng.integers(-3, 4, (batch, length)).astype(np.float32) * 2049
         if rng.random() < 0.7:
@@ -72,15 +77,16 @@ def _draw_attention(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], di
 def inputs_of(op_type: str, feeds: dict[str, np.ndarray], *, half: bool) -> list[np.ndarray]:
     """The feeds as a plugin gets them."""
     return [
-        feeds[name].astype(np.float16) if half and name in LIKE_FIRST else feeds[name] for name in ORDER[op_type]
+        feeds[name].astype(np.float16) if half and name in LIKE_FIRST else feeds[name]
+        for name in ORDER[op_type]
     ]
 
 
 def difference(op_type: str, found: list[np.ndarray], expected: list[np.ndarray], *, half: bool) -> str:
     """What is wrong with a plugin's outputs; empty where they are what the definition gives.
 
-    Sizes, places and copied values are equal bit for bit. Averages are rounded once to fp16, a part of 2^-11, and
-    their sums are those of fp32. A GPU's attention rounds its weights to fp16 as well.
+    Sizes, places and copied values are equal bit for bit. Averages are rounded once to fp16, a part of 2^-11,
+    and their sums are those of fp32. A GPU's attention rounds its weights to fp16 as well.
     """
     for place, (one, other) in enumerate(zip(found, expected, strict=True)):
         if one.shape != other.shape:

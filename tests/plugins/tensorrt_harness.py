@@ -74,7 +74,9 @@ class Harness:
         """What was logged since the last call."""
         return self._library.harness_said().decode()
 
-    def create(self, op_type: str, attributes: dict | None = None, layer: str = "/layer", space: str = NAMESPACE):  # type: ignore[no-untyped-def]
+    def create(
+        self, op_type: str, attributes: dict | None = None, layer: str = "/layer", space: str = NAMESPACE
+    ):  # type: ignore[no-untyped-def]
         """The plugin that the ONNX parser makes of a node.
 
         Raises:
@@ -115,9 +117,7 @@ class Plugin:
     def supports(self, place: int, inputs: list[Tensor], outputs: list[Tensor]) -> bool:
         """Whether the tensor at a place, outputs counted behind inputs, may be as described."""
         both = self._array([*inputs, *outputs])
-        return bool(
-            self._library.harness_supports(self._handle, place, both, len(inputs), len(outputs))
-        )
+        return bool(self._library.harness_supports(self._handle, place, both, len(inputs), len(outputs)))
 
     def workspace(self, inputs: list[Tensor]) -> int:
         """Bytes for inputs of at most their `largest` sizes."""

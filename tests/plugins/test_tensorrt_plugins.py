@@ -1,4 +1,4 @@
-"""The TensorRT plugin classes through TensorRT's own steps, over kernels of the host, against the definitions."""
+"""The TensorRT plugin classes through TensorRT's own steps, over kernels of the host, and the definitions."""
 
 from __future__ import annotations
 
@@ -127,7 +127,10 @@ def test_an_r_that_the_tokens_do_not_allow_is_said(harness: Harness, attributes:
 
 
 def test_inputs_that_do_not_go_together_are_said(harness: Harness) -> None:
-    with harness.create("TokenMerge") as plugin, pytest.raises(PluginError, match="lengths of tokens and metric"):
+    with (
+        harness.create("TokenMerge") as plugin,
+        pytest.raises(PluginError, match="lengths of tokens and metric"),
+    ):
         plugin.run([np.zeros(shape, np.float32) for shape in ((1, 8, 4), (1, 1, 9, 4), (1, 8, 1))])
     with harness.create("TokenRestore") as plugin, pytest.raises(PluginError, match="must be"):
         plugin.run([np.zeros((1, 8), np.float32), np.zeros((1, 8), np.int32)])

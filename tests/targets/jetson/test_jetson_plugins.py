@@ -32,7 +32,8 @@ for each in ("token_merge", "token_prune", "token_restore", "varlen_attention"):
     importlib.import_module(f"edgec.plugins.{each}.op")
 
 ALL = frozenset(tensorrt.LIBRARIES)
-REDUCING = """tokens (float[1, 8, 4] x, float[1, 1, 8, 4] m, float[1, 8, 1] s, float[1, 8] i) => (float[1, 5, 4] y) {
+REDUCING = """tokens (float[1, 8, 4] x, float[1, 1, 8, 4] m, float[1, 8, 1] s, float[1, 8] i)
+    => (float[1, 5, 4] y) {
     d = Mul (x, x)
     a, t, p = ai.edgec.TokenMerge <r = 2, protected = 0> (d, m, s)
     b = Tanh (a)
@@ -121,7 +122,9 @@ def test_attention_is_a_plugin_in_fp16_and_a_body_elsewhere() -> None:
     assert "VarlenAttention" not in limits.kernels_for(87, half=False)
     assert "VarlenAttention" not in limits.kernels_for(72, half=True)
     assert "TokenMerge" in limits.kernels_for(72, half=False)
-    found = lower(attention(), dialects()["8.5"], native_attention=True, keep=limits.kernels_for(87, half=True))
+    found = lower(
+        attention(), dialects()["8.5"], native_attention=True, keep=limits.kernels_for(87, half=True)
+    )
     feeds = [attention_feed(seed) for seed in range(2)]
     exact = with_bodies(found)
     write_half(found, feeds, 87)
@@ -162,7 +165,8 @@ def test_a_node_that_the_kernel_does_not_take_becomes_its_body(text: str, stay: 
 
 
 def test_nodes_of_one_type_stay_or_go_one_by_one() -> None:
-    text = """tokens (float[1, 2400, 4] x, float[1, 1, 2400, 4] m, float[1, 2400, 1] s) => (float[1, 1198, 4] y) {
+    text = """tokens (float[1, 2400, 4] x, float[1, 1, 2400, 4] m, float[1, 2400, 1] s)
+        => (float[1, 1198, 4] y) {
         a, t, p = ai.edgec.TokenMerge <r = 1200, protected = 0> (x, m, s)
         n = Slice (m, zero, half, two)
         y, u, q = ai.edgec.TokenMerge <r = 2, protected = 0> (a, n, t)
@@ -174,7 +178,9 @@ def test_nodes_of_one_type_stay_or_go_one_by_one() -> None:
 
 @pytest.mark.parametrize(("depth", "stay"), [(8, 1), (12, 0), (128, 1), (136, 0)])
 def test_head_sizes_of_the_attention_kernel(depth: int, stay: int) -> None:
-    assert len(calls(lower(attention("N", depth), dialects()["10.3"], native_attention=True, keep=ALL))) == stay
+    assert (
+        len(calls(lower(attention("N", depth), dialects()["10.3"], native_attention=True, keep=ALL))) == stay
+    )
 
 
 @pytest.fixture
@@ -196,9 +202,7 @@ def file(tmp_path):
     return path
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed"
-)
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
 @pytest.mark.parametrize(
     ("target", "used"),
     [
@@ -209,7 +213,9 @@ def file(tmp_path):
 def test_a_bundle_ships_what_its_plugins_are_compiled_from(file, tmp_path, target, used) -> None:
     bundle = edgec.compile(str(file), target=target, output=tmp_path / "b.edgec")
     plan = Plan.read(bundle.engine_folder)
-    assert {plugin.op: plugin.library for plugin in plan.plugins} == {op: tensorrt.LIBRARIES[op] for op in used}
+    assert {plugin.op: plugin.library for plugin in plan.plugins} == {
+        op: tensorrt.LIBRARIES[op] for op in used
+    }
     shipped = onnx.load(bundle.engine_folder / "model.onnx")
     assert [node.op_type for node in shipped.graph.node if node.domain == EDGEC_DOMAIN] == list(used)
     record = json.loads((bundle.engine_folder / "preview.json").read_text())["plugins"]
