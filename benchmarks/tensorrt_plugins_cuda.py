@@ -6,11 +6,11 @@ In two steps, because the machine with the GPU need not have edgec installed::
     python FOLDER/tensorrt_plugins_cuda.py run FOLDER           # there: needs numpy and a GPU
     cp FOLDER/tensorrt_plugins_cuda.md benchmarks/results/
 
-`prepare` compiles the plugins with their own CMakeLists.txt for sm_90, against headers with IPluginV3 and against
-some with IPluginV2DynamicExt, and the harness of tests/plugins that takes the place of TensorRT: it finds a
-creator as the ONNX parser does, creates, clones, asks for types, shapes, formats and workspace, saves, loads,
-and enqueues in device memory. Expected results are the function bodies' in ONNX Runtime, on inputs that fp16
-holds. Outputs and workspace are poisoned before, and what lies behind them must not change.
+`prepare` compiles the plugins with their own CMakeLists.txt for sm_90, against headers with IPluginV3 and
+against some with IPluginV2DynamicExt, and the harness of tests/plugins that takes the place of TensorRT:
+it finds a creator as the ONNX parser does, creates, clones, asks for types, shapes, formats and workspace,
+saves, loads, and enqueues in device memory. Expected results are the function bodies' in ONNX Runtime, on
+inputs that fp16 holds. Outputs and workspace are poisoned, and what lies behind them must not change.
 """
 
 from __future__ import annotations

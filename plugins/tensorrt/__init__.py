@@ -1,10 +1,10 @@
 """The CUDA kernels as TensorRT plugins: which op is in which library, and the sources that make it.
 
 A library is compiled where it runs, by `CMakeLists.txt`: it needs the headers of the device's own TensorRT
-and code for its processor and GPU. One source serves all versions: from TensorRT 10 on its classes are IPluginV3,
-before IPluginV2DynamicExt. The parser finds a plugin by op type, `plugin_version` and `plugin_namespace`
-(`NAMESPACE`, `VERSION`), which are written to the nodes as attributes; an op's domain alone is looked at by
-new parsers only.
+and code for its processor and GPU. One source serves all versions: from TensorRT 10 on its classes are
+IPluginV3, before IPluginV2DynamicExt. The parser finds a plugin by op type, `plugin_version` and
+`plugin_namespace` (`VERSION`, `NAMESPACE`), which are written to the nodes as attributes; new parsers alone
+look at an op's domain too.
 
 Two libraries, because VarlenAttention's kernel needs instructions that a Xavier has not, and what a graph
 does not use is not compiled.

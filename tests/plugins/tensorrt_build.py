@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import shutil
 import subprocess
 import tempfile
@@ -78,7 +79,8 @@ def with_cmake(
 
 def compile_harness(folder: Path, flags: Sequence[str], *more: str) -> None:
     """Compile the harness into the folder, under a name of its own for every folder."""
-    soname = f"-Wl,-soname,{folder.name}-harness.so"
+    # The loader takes two libraries of one name for one.
+    soname = f"-Wl,-soname,harness-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}.so"
     _run("g++", *flags, "-shared", soname, HERE / "harness.cpp", "-o", folder / "harness.so", *more)
 
 
