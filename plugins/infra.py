@@ -19,12 +19,17 @@ class Plugin:
         function: makes the ONNX function whose body, in standard ops, is the op's definition.
         infer: shapes and dtypes of the outputs from the node's inputs and attributes.
         doc: what the op computes, one sentence, with its source.
+        full_inputs: places of the inputs that stay fp32 in an fp16 graph: counts, which fp16 holds to 2048
+            only, and scores, which are ranked.
+        full_outputs: likewise of the outputs.
     """
 
     op_type: str
     function: Callable[[], ir.Function]
     infer: Callable[[ir.Node], Sequence[tuple[ir.Shape, ir.DataType]]]
     doc: str
+    full_inputs: frozenset[int] = frozenset()
+    full_outputs: frozenset[int] = frozenset()
 
 
 _PLUGINS: dict[str, Plugin] = {}

@@ -82,6 +82,7 @@ def decide(
     feeds: Sequence[Arrays],
     *,
     fused: Collection[str] = (),
+    full: Mapping[str, str] | None = None,
     measure: bool = True,
 ) -> Decision:
     """Decide what stays in fp32.
@@ -96,11 +97,11 @@ def decide(
         feeds: inputs as the model will meet them.
         fused: names of nodes that the engine runs inside one attention kernel, whose softmax is fp32 already:
             they stay fp16 unless a range forbids it.
+        full: names of nodes that are fp32 whatever is decided, with the reason: they are not weighed.
         measure: whether to do the third step.
     """
     ranges = calibrate(model, feeds)
-    keep = _by_kind(model, fused)
-    keep |= _by_range(model, ranges)
+    keep = {**_by_kind(model, fused), **_by_range(model, ranges), **(full or {})}
     expected = [_outputs(model, feed) for feed in feeds]
     plain_error = _error_of(plain_half(model), feeds, expected) if measure else math.inf
     error = _error_of(_typed(model, keep), feeds, expected)
@@ -134,6 +135,18 @@ def hot_attentions(model: ir.Model, feeds: Sequence[Arrays]) -> list[ir.Node]:
         return []
     ranges = calibrate(model, feeds, only=nodes)
     return [node for name, node in nodes.items() if name in ranges and _beyond(ranges[name])]
+
+
+def beyond_half(model: ir.Model, feeds: Sequence[Arrays], names: Collection[str]) -> dict[str, str]:
+    """Why fp16 does not hold a value, by name; those that it holds are left out.
+
+    Args:
+        model: the lowered fp32 model.
+        feeds: inputs as the model will meet them.
+        names: the values to look at; unknown names are passed over.
+    """
+    ranges = calibrate(model, feeds, only=names)
+    return {name: why for name in names if name in ranges and (why := _beyond(ranges[name]))}
 
 
 def _typed(model: ir.Model, keep: Mapping[str, str]) -> ir.Model:

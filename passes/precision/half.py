@@ -11,6 +11,7 @@ import onnx_ir as ir
 from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.passes.editing import Editor, constant
 from edgec.passes.infra import MatchLog, Pass, register
+from edgec.plugins.infra import plugins
 
 HALF, FULL = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
@@ -41,7 +42,8 @@ class HalfPrecision(Pass):
         x ── Cast(fp16) ── MatMul(W as fp16) ── Cast(fp32) ── Softmax ── y
 
     Inputs and outputs of the graph keep their types. A value is cast once for all its readers. Nodes that
-    move values compute in the type of what they move. What ONNX defines for fp32 alone stays there.
+    move values compute in the type of what they move. What ONNX defines for fp32 alone stays there, and so do
+    the sizes and scores that a plugin's op takes and gives.
 
     Args:
         keep: names of the nodes that stay in fp32.
@@ -148,8 +150,9 @@ class _Writer:
 
     def retype(self, node: ir.Node, wanted: ir.DataType) -> None:
         """Give a node's floating operands the type, and its outputs with them."""
+        plugin = plugins().get(node.op_type) if node.domain == EDGEC_DOMAIN else None
         places = (
-            frozenset(range(len(node.inputs)))
+            frozenset(range(len(node.inputs))) - (plugin.full_inputs if plugin else frozenset())
             if node.domain == EDGEC_DOMAIN
             else _half_places(node.op_type, len(node.inputs), _opset(node))
         )
@@ -161,8 +164,8 @@ class _Writer:
                 node.replace_input_with(place, self._as(value, here, node))
         self._inner(node)
         if wanted == HALF:
-            for value in node.outputs:
-                if value.dtype == FULL:
+            for place, value in enumerate(node.outputs):
+                if value.dtype == FULL and not (plugin and place in plugin.full_outputs):
                     value.type = ir.TensorType(HALF)
 
     def restore_outputs(self) -> None:

@@ -178,6 +178,8 @@ TOKEN_MERGE = register(
         _merge,
         functools.partial(token_steps.infer_reduction, most=2, what="TokenMerge"),
         "Merge the r most alike pairs of tokens by bipartite soft matching (ToMe, arXiv 2210.09461).",
+        full_inputs=frozenset({2}),
+        full_outputs=frozenset({1}),
     )
 )
 
@@ -187,5 +189,7 @@ TOKEN_MERGE_ENERGY = register(
         _merge_energy,
         functools.partial(token_steps.infer_reduction, most=2, what="TokenMergeEnergy"),
         "Merge r pairs among the 2r tokens of highest energy (PiToMe, arXiv 2405.16148).",
+        full_inputs=frozenset({2}),
+        full_outputs=frozenset({1}),
     )
 )

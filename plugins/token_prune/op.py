@@ -89,5 +89,7 @@ TOKEN_PRUNE = register(
         _prune,
         functools.partial(token_steps.infer_reduction, most=1, what="TokenPrune"),
         "Remove the r least important tokens, each merged into its most alike kept token.",
+        full_inputs=frozenset({1, 3}),
+        full_outputs=frozenset({1}),
     )
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Collection
 
 import onnx_ir as ir
@@ -15,22 +13,14 @@ from edgec.passes.decompose.plugins import DecomposePlugins
 from edgec.passes.editing import Editor, attribute, constant, sizes
 from edgec.passes.infra import registered
 from edgec.passes.manager import Pipeline
+from edgec.plugins import tensorrt
 from edgec.plugins.infra import plugins
+from edgec.plugins.tensorrt import limits
 from edgec.targets.jetson.definitions import Definitions
 from edgec.targets.jetson.integers import FloatOnly
 from edgec.targets.jetson.opset import lower_opset
 from edgec.targets.jetson.sites import fits_kernel, head_size
 from edgec.targets.jetson.versions import Dialect
-
-PLUGIN_MODULE = "edgec.plugins.tensorrt"
-"""The room of the CUDA kernels as TensorRT plugins; its `LIBRARIES` maps op types to shared libraries."""
-
-
-def plugin_libraries() -> dict[str, str]:
-    """The ops of `ai.edgec` that there is a TensorRT plugin for, each with its library's file name."""
-    if importlib.util.find_spec(PLUGIN_MODULE) is None:
-        return {}
-    return dict(getattr(importlib.import_module(PLUGIN_MODULE), "LIBRARIES", {}))
 
 
 def lower(
@@ -43,7 +33,7 @@ def lower(
         dialect: what the release takes.
         native_attention: whether `Attention` may stay, in a dialect that knows it: only where it will be
             fp16, for the builder refuses it in fp32.
-        keep: ops of `ai.edgec` that stay, as a plugin runs them.
+        keep: ops of `ai.edgec` that stay, as a plugin runs them, where its kernel takes the sizes.
 
     Raises:
         UnsupportedError: something has no form in the dialect; lists all of it.
@@ -54,6 +44,7 @@ def lower(
     Pipeline(_passes(copy, dialect, native, keep)).run(copy)
     _infer(copy)
     Pipeline([Definitions(dialect.ops), FloatOnly(dialect.float_only)]).run(copy)
+    _name_plugins(copy)
     reasons = lower_opset(copy, dialect.opset)
     reasons += obstacles(copy, dialect, keep)
     if reasons:
@@ -70,7 +61,7 @@ def _passes(model: ir.Model, dialect: Dialect, native: bool, keep: frozenset[str
 
     load_passes()
     known = registered()
-    steps: list = [DecomposePlugins(keep)]  # type: ignore[type-arg]
+    steps: list = [DecomposePlugins(keep, limits.obstacle)]  # type: ignore[type-arg]
     if native:
         split_attention(model, {node for node in model.graph if _needs_parts(node)})
     else:
@@ -82,6 +73,14 @@ def _passes(model: ir.Model, dialect: Dialect, native: bool, keep: frozenset[str
         ("LayerNormalization", "decompose.layer_norm"),
     )
     return steps + [known[name]() for op_type, name in replacements if op_type not in dialect.ops]
+
+
+def _name_plugins(model: ir.Model) -> None:
+    """Write to a plugin's node what the parser finds its creator by: the op type and these attributes."""
+    for node in model.graph.all_nodes():
+        if node.domain == EDGEC_DOMAIN and node.op_type in tensorrt.LIBRARIES:
+            node.attributes["plugin_namespace"] = ir.AttrString("plugin_namespace", tensorrt.NAMESPACE)
+            node.attributes["plugin_version"] = ir.AttrString("plugin_version", tensorrt.VERSION)
 
 
 def _needs_parts(node: ir.Node) -> bool:
@@ -190,4 +189,4 @@ def narrow_doubles(model: ir.Model) -> None:
     editor.remove_dead()
 
 
-__all__ = ["lower", "narrow_doubles", "obstacles", "plugin_libraries"]
+__all__ = ["lower", "narrow_doubles", "obstacles"]

@@ -7,17 +7,20 @@ from collections.abc import Collection, Mapping, Sequence
 
 import onnx_ir as ir
 
-from edgec.core.dialect import is_op, source_layer
+from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
 from edgec.core.errors import RequestError
 from edgec.core.graph import Arrays, Graph
 from edgec.passes.manager import Pipeline
-from edgec.passes.precision.decide import decide, hot_attentions
+from edgec.passes.precision.decide import beyond_half, decide, hot_attentions
 from edgec.passes.precision.half import HalfPrecision, clamp_masks
 from edgec.passes.precision.judge import evaluable
 from edgec.passes.precision.quantize import SCHEMES, QuantizeProducts, activation_limits, noisiest, products
 from edgec.passes.precision.ranges import calibrate
+from edgec.plugins.infra import plugins
+from edgec.plugins.tensorrt import LIBRARIES
+from edgec.plugins.tensorrt.limits import kernels_for
 from edgec.targets.base import Candidate
-from edgec.targets.jetson.bodies import with_bodies
+from edgec.targets.jetson.bodies import with_bodies, write_bodies
 from edgec.targets.jetson.lowering import lower, split_attention
 from edgec.targets.jetson.sites import attention_sites
 from edgec.targets.jetson.versions import Dialect
@@ -62,12 +65,15 @@ def write_half(model: ir.Model, feeds: Sequence[Arrays], compute_capability: int
     """
     clamp_masks(model)
     split_attention(model, _hot(model, feeds))
+    hot = _hot_plugins(model, feeds)
     fused = _fused(model, compute_capability)
-    decision = decide(with_bodies(model), feeds, fused=fused)
-    _mark(model, decision.keep)
-    Pipeline([HalfPrecision(frozenset(decision.keep))]).run(model)
+    bodies, inside = _bodies(model)
+    decision = decide(bodies, feeds, fused=fused, full=inside)
+    keep = {name: why for name, why in decision.keep.items() if name not in inside} | hot
+    _mark(model, keep)
+    Pipeline([HalfPrecision(frozenset(keep))]).run(model)
     plain = decision.plain_error if decision.plain_error < float("inf") else None
-    return Kept(decision.keep, decision.error, plain)
+    return Kept(keep, decision.error, plain)
 
 
 def write_int8(
@@ -92,14 +98,17 @@ def write_int8(
     """
     clamp_masks(model)
     split_attention(model, _hot(model, feeds))
+    hot = _hot_plugins(model, feeds[:FEEDS])
     limits = activation_limits(evaluable(with_bodies(model)), feeds, scheme)
     fused = _fused(model, compute_capability)
-    decision = decide(with_bodies(model), feeds[:FEEDS], fused=fused, measure=False)
-    _mark(model, decision.keep)
-    full = {source_layer(one.node) for one in products(model) if one.node.name in decision.keep}
+    bodies, inside = _bodies(model)
+    decision = decide(bodies, feeds[:FEEDS], fused=fused, full=inside, measure=False)
+    keep = {name: why for name, why in decision.keep.items() if name not in inside} | hot
+    _mark(model, keep)
+    full = {source_layer(one.node) for one in products(model) if one.node.name in keep}
     Pipeline([QuantizeProducts(limits, {*layers, *full})]).run(model)
     if typed:
-        Pipeline([HalfPrecision(frozenset(decision.keep))]).run(model)
+        Pipeline([HalfPrecision(frozenset(keep))]).run(model)
 
 
 def int8_candidates(engine: str, form: str, model: ir.Model, graph: Graph) -> list[Candidate]:
@@ -163,6 +172,44 @@ def lowered(
 def _hot(model: ir.Model, feeds: Sequence[Arrays]) -> set[ir.Node]:
     names = {node.name for node in hot_attentions(with_bodies(model), feeds)}
     return {node for node in model.graph if is_op(node, "Attention") and node.name in names}
+
+
+def _bodies(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
+    """The model with bodies for plugins, and the names of the bodies' nodes with why they are fp32."""
+    bodies = with_bodies(model)
+    own = {node.name for node in model.graph}
+    inside = {node.name or "" for node in bodies.graph if node.name not in own}
+    return bodies, dict.fromkeys(inside, "computed in fp32 inside a plugin")
+
+
+def _hot_plugins(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, str]:
+    """The plugins' nodes that stay in fp32, as what they read leaves fp16's range, with the reason.
+
+    One that has no kernel in fp32 is written as its body, which the decision then treats node by node.
+    """
+    found: dict[str, str] = {}
+    nodes = [node for node in model.graph if node.domain == EDGEC_DOMAIN and node.op_type in LIBRARIES]
+    read = {
+        node: [
+            value
+            for place, value in enumerate(node.inputs)
+            if value is not None and place not in plugins()[node.op_type].full_inputs and value.name
+        ]
+        for node in nodes
+    }
+    names = {value.name or "" for values in read.values() for value in values}
+    ranges = beyond_half(with_bodies(model), feeds, names) if nodes else {}
+    for node in nodes:
+        for value in read[node]:
+            maker = value.producer()
+            if value.name in ranges:
+                found[node.name or ""] = f"{value.name!r} {ranges[value.name or '']}"
+            elif maker is not None and maker.name in found:
+                # With bodies in their place, results of plugins have other names.
+                found[node.name or ""] = found[maker.name or ""]
+    half_only = frozenset(LIBRARIES) - kernels_for(0, half=False)
+    write_bodies(model, [node for node in nodes if node.op_type in half_only and node.name in found])
+    return found
 
 
 def _fused(model: ir.Model, compute_capability: int) -> set[str]:

@@ -30,6 +30,9 @@ from edgec.targets.jetson.plan import ShapeProfile
 CAPABILITIES = (75, 80, 86, 89, 120, 121)
 """What TensorRT-RTX builds for, times ten."""
 
+_WITHOUT_FP32_PRODUCTS = 75
+"""tensorrt-rtx 1.7.1 on SM75: "FP32 GEMM is not supported"; TensorRT itself has them there."""
+
 _BLACKWELL = 100
 """From here on: Thor's 11.0 is of one generation with 12.x, and 8.9 is two before it."""
 
@@ -51,13 +54,27 @@ class Preview:
     seconds: float
 
 
-def nearest_capability(compute_capability: int) -> int:
+def nearest_capability(compute_capability: int, *, fp32_products: bool = False) -> int:
     """What TensorRT-RTX builds for that is nearest to a device's capability: 86 for 87, 120 for 110.
 
     A Jetson's own (7.2, 8.7, 11.0) are not among them. Of two as near, the older one.
+
+    Args:
+        compute_capability: the device's, times ten.
+        fp32_products: whether the graph has any, which TensorRT-RTX refuses for 7.5.
     """
     generation = [one for one in CAPABILITIES if (one >= _BLACKWELL) == (compute_capability >= _BLACKWELL)]
+    if fp32_products:
+        generation = [one for one in generation if one != _WITHOUT_FP32_PRODUCTS]
     return min(generation, key=lambda one: (abs(one - compute_capability), one))
+
+
+def has_fp32_products(model: ir.Model) -> bool:
+    """Whether a lowered model multiplies matrices in fp32, in the bodies of plugins too."""
+    return any(
+        node.op_type in ("MatMul", "Gemm") and node.outputs[0].dtype == ir.DataType.FLOAT
+        for node in with_bodies(model).graph
+    )
 
 
 def preview(

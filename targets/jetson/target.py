@@ -7,14 +7,16 @@ from pathlib import Path
 
 from edgec.core.errors import JobError
 from edgec.core.graph import Arrays, Graph
+from edgec.plugins import tensorrt
+from edgec.plugins.tensorrt import limits
 from edgec.runtime.engine import Engine, EngineDescription, LayerTime
 from edgec.targets.base import Candidate
 from edgec.targets.jetson import lowering, on_device, writing
 from edgec.targets.jetson.devices import device
 from edgec.targets.jetson.engine import CheckedGraph
-from edgec.targets.jetson.plan import MODEL
+from edgec.targets.jetson.plan import MODEL, Plan
 from edgec.targets.jetson.precise import int8_candidates, kept_nodes, lowered
-from edgec.targets.jetson.preview import nearest_capability, preview
+from edgec.targets.jetson.preview import has_fp32_products, nearest_capability, preview
 from edgec.targets.jetson.shapes import shape_profiles
 
 ENGINE = "tensorrt"
@@ -61,8 +63,9 @@ class Jetson:
                 f"--precision {wanted} is not available on a Jetson", fix=f"use {' or '.join(PRECISIONS)}"
             )
         shape_profiles(graph)
+        half = wanted != "fp32"
         model = lowering.lower(
-            graph.model, self.device.dialect, native_attention=wanted != "fp32", keep=_kept_plugins()
+            graph.model, self.device.dialect, native_attention=half, keep=self._kernels(half=half)
         )
         self._shipped = wanted
         form = f"TensorRT {self.device.tensorrt} of JetPack {self.device.jetpack}, {self.device.name}"
@@ -74,7 +77,11 @@ class Jetson:
         """The graph in the dialect of the device's TensorRT, with the candidate's precision written in."""
         return graph.with_model(
             lowered(
-                graph, candidate, self.device.dialect, self.device.compute_capability, keep=_kept_plugins()
+                graph,
+                candidate,
+                self.device.dialect,
+                self.device.compute_capability,
+                keep=self._kernels(half=candidate.precision != "fp32"),
             )
         )
 
@@ -96,15 +103,23 @@ class Jetson:
         return CheckedGraph(folder)
 
     def ship(self, bundle: Path) -> None:
-        """Add the builder and runner for the device, and the plugins' sources and libraries."""
+        """Add the builder and runner for the device, and the sources of the plugins that the graph uses."""
         on_device.copy_to(bundle)
+        used = [plugin.op for plugin in Plan.read(bundle / "engine").plugins]
+        if used:
+            tensorrt.copy_sources(bundle / "plugins", used)
 
     def profile(self, engine: Engine, feeds: Arrays) -> list[LayerTime]:
         """No times: they are measured on the device."""
         return engine.profile(feeds)
 
+    def _kernels(self, *, half: bool) -> frozenset[str]:
+        return limits.kernels_for(self.device.compute_capability, half=half)
+
     def _preview(self, graph: Graph, folder: Path) -> None:
-        capability = nearest_capability(self.device.compute_capability)
+        capability = nearest_capability(
+            self.device.compute_capability, fp32_products=has_fp32_products(graph.model)
+        )
         name = f"jetson ({self.device.title}, TensorRT {self.device.tensorrt})"
         built = preview(graph.model, [capability], shape_profiles(graph), target=name)
         writing.write_preview(
@@ -114,10 +129,7 @@ class Jetson:
                 "layers": built.layers,
                 "attention": writing.attention_summary(graph.model, self.device.compute_capability),
                 "kept_in_fp32": len(kept_nodes(graph.model)),
+                "plugins": writing.plugin_summary(graph.model),
             },
             folder,
         )
-
-
-def _kept_plugins() -> frozenset[str]:
-    return frozenset(lowering.plugin_libraries())

@@ -12,9 +12,9 @@ from edgec.core.dialect import EDGEC_DOMAIN, source_layer
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph
 from edgec.core.numerics import GATES, compare
+from edgec.plugins.tensorrt import LIBRARIES
 from edgec.targets.jetson.devices import Device
 from edgec.targets.jetson.engine import runnable
-from edgec.targets.jetson.lowering import plugin_libraries
 from edgec.targets.jetson.plan import (
     MODEL,
     Needs,
@@ -101,6 +101,16 @@ def attention_summary(model: ir.Model, compute_capability: int) -> dict[str, Any
     }
 
 
+def plugin_summary(model: ir.Model) -> dict[str, Any]:
+    """Nodes by op type that plugins run on the device, and what stood for them in the preview."""
+    counts: dict[str, int] = {}
+    for node in model.graph.all_nodes():
+        if node.domain == EDGEC_DOMAIN:
+            counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    previewed = "their function bodies: the previewing builder has no plugins" if counts else ""
+    return {"nodes": dict(sorted(counts.items())), "previewed_as": previewed}
+
+
 def _flags(precision: str) -> tuple[str, ...]:
     """Builder flags of a weakly typed build: without `obey` it may move kept layers to fp16 for speed."""
     if precision == "fp32":
@@ -110,9 +120,8 @@ def _flags(precision: str) -> tuple[str, ...]:
 
 
 def _plugins(model: ir.Model) -> tuple[PluginUse, ...]:
-    libraries = plugin_libraries()
     used = sorted({node.op_type for node in model.graph.all_nodes() if node.domain == EDGEC_DOMAIN})
-    return tuple(PluginUse(op_type, libraries[op_type]) for op_type in used)
+    return tuple(PluginUse(op_type, LIBRARIES[op_type]) for op_type in used)
 
 
 def _tensors(values: list[ir.Value], *, narrow: bool) -> tuple[PlanTensor, ...]:

@@ -18,7 +18,7 @@ from edgec.core.graph import OpenSize
 from edgec.targets import open_for_checking, target_named
 from edgec.targets.jetson.devices import device, names
 from edgec.targets.jetson.plan import Plan
-from edgec.targets.jetson.preview import nearest_capability, preview
+from edgec.targets.jetson.preview import has_fp32_products, nearest_capability, preview
 from edgec.targets.jetson.shapes import shape_profiles
 
 needs_rtx = pytest.mark.skipif(
@@ -76,6 +76,14 @@ def test_every_profile_is_a_target():
 @pytest.mark.parametrize(("own", "nearest"), [(72, 75), (87, 86), (110, 120), (89, 89), (121, 121)])
 def test_the_preview_takes_the_nearest_capability(own, nearest):
     assert nearest_capability(own) == nearest
+
+
+def test_a_graph_with_fp32_products_is_not_previewed_for_turing():
+    assert nearest_capability(72, fp32_products=True) == 80
+    assert nearest_capability(87, fp32_products=True) == 86
+    assert has_fp32_products(block().model)
+    half = model("p (float16[2, 4] a, float16[4, 3] b) => (float16[2, 3] y) { y = MatMul (a, b) }")
+    assert not has_fp32_products(half)
 
 
 def test_a_bucket_of_sizes_is_a_profile():

@@ -3,31 +3,16 @@
 // program compiles, links and calls in the right order; nothing of TensorRT itself.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <cuda_runtime_api.h>
+#include "NvInferRuntime.h"
 
 #include <map>
 #include <string>
 #include <vector>
 
-#define NV_TENSORRT_MAJOR 10
-#define NV_TENSORRT_MINOR 3
-#define NV_TENSORRT_PATCH 0
-
 extern "C" int32_t getInferLibVersion() noexcept;
 
 namespace nvinfer1 {
 
-class Dims64 {
-public:
-    static constexpr int32_t MAX_DIMS{8};
-    int32_t nbDims;
-    int64_t d[MAX_DIMS];
-};
-using Dims = Dims64;
-
-enum class DataType : int32_t { kFLOAT, kHALF, kINT8, kINT32, kBOOL, kUINT8, kFP8, kBF16, kINT64, kINT4 };
 enum class TensorIOMode : int32_t { kNONE, kINPUT, kOUTPUT };
 enum class OptProfileSelector : int32_t { kMIN, kOPT, kMAX };
 enum class MemoryPoolType : int32_t { kWORKSPACE };
@@ -35,13 +20,6 @@ enum class ProfilingVerbosity : int32_t { kLAYER_NAMES_ONLY, kNONE, kDETAILED };
 enum class NetworkDefinitionCreationFlag : int32_t { kEXPLICIT_BATCH, kSTRONGLY_TYPED };
 enum class BuilderFlag : int32_t { kFP16, kINT8, kOBEY_PRECISION_CONSTRAINTS };
 enum class LayerType : int32_t { kCONVOLUTION, kCONSTANT };
-
-class ILogger {
-public:
-    enum class Severity : int32_t { kINTERNAL_ERROR, kERROR, kWARNING, kINFO, kVERBOSE };
-    virtual void log(Severity severity, char const *msg) noexcept = 0;
-    virtual ~ILogger() = default;
-};
 
 class IHostMemory {
 public:
