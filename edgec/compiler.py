@@ -24,7 +24,7 @@ from edgec.core.progress import Progress, Silent
 from edgec.inspection import Inspection, inspect_model
 from edgec.passes.manager import PassReport, Pipeline
 from edgec.precision_search import SECONDS
-from edgec.targets.base import Annotates, PreparesGraphs, Ships, Target
+from edgec.targets.base import Annotates, FallsBack, PreparesGraphs, Ships, Target
 from edgec.token_auto import reduce_by_search
 from edgec.token_methods import check_words
 from edgec.token_padding import padding_report, typical_first
@@ -474,12 +474,25 @@ def _report(
         "passes": [_pass_json(report) for report in steps],
         "attention": [dataclasses.asdict(site) for site in inspection.attention],
         "search": choice.search,
-        "fallbacks": [],
+        "fallbacks": _fallbacks(neutral, choice, request, reduction),
         "tokens": None if reduction is None else reduction.report,
         "slim": None,
         "tools": tool_versions(),
         "files": {},
     }
+
+
+def _fallbacks(
+    neutral: Neutral, choice: Choice, request: Request, reduction: Reduction | None
+) -> list[dict[str, str]]:
+    """What the target had to do without."""
+    if not isinstance(request.target, FallsBack):
+        return []
+    graph = neutral.graph if reduction is None else reduction.reduced.graph
+    beside = None if reduction is None else reduction.report["baseline"]
+    measured = f"measured: {beside['ratio']:.2f} times the same engine with all tokens" if beside else ""
+    found = request.target.fallbacks(graph, choice.chosen.candidate, measured)
+    return [dataclasses.asdict(fallback) for fallback in found]
 
 
 def _pass_json(report: PassReport) -> dict[str, Any]:
@@ -561,6 +574,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
             step["name"]: {"matched": step["matched"], "missed": step["missed"]} for step in report["passes"]
         },
         "tokens": report["tokens"],
+        "fallbacks": report["fallbacks"],
         "slim": report["slim"],
         "exporter": report["model"]["exporter"],
         "exporter_reason": report["model"]["exporter_reason"],

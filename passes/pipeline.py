@@ -15,6 +15,7 @@ _MODULES = {
     "canonicalize.exporter": "canonicalize.exporter",
     "canonicalize.layout": "canonicalize.layout",
     "fuse.conv_batchnorm": "fuse.conv_batchnorm",
+    "fuse.conv_branches": "fuse.conv_branches",
     "fuse.layer_norm": "fuse.layer_norm",
     "fuse.rms_norm": "fuse.rms_norm",
     "fuse.gelu": "fuse.gelu",

@@ -2,7 +2,8 @@
 
 Both hold the same objects for every x86-64 instruction set and pick one at run time, so a library made
 on one machine serves on another. Libraries are kept by the hash of their sources, the compiler and the
-OpenVINO release; a second call finds the first one's.
+OpenVINO release; a second call finds the first one's. A kept library ends in the sha256 of the rest, so that
+a damaged one is compiled again instead of being loaded.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def _library(
     for name in (*_HEADERS, *_PER_ISA, *_PLAIN, *([extension] if extension else [])):
         digest.update((SOURCES / name).read_bytes())
     target = cache_folder() / f"{stem}-{digest.hexdigest()[:16]}.so"
-    if target.exists():
+    if _is_whole(target):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
@@ -148,8 +149,19 @@ def _library(
             _run([cxx, *_FLAGS, *include, "-c", str(SOURCES / name), "-o", str(objects[-1])])
         made = folder / "library.so"
         _run([cxx, "-shared", "-s", *map(str, objects), *link, "-o", str(made)])
+        content = made.read_bytes()
+        made.write_bytes(content + hashlib.sha256(content).digest())
         made.replace(target)
     return target
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a kept library is there and as it was written: loaders ignore what lies behind an ELF file."""
+    if not library.is_file():
+        return False
+    content = library.read_bytes()
+    size = hashlib.sha256().digest_size
+    return hashlib.sha256(content[:-size]).digest() == content[-size:]
 
 
 def _run(command: Sequence[str]) -> None:

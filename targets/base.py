@@ -94,6 +94,37 @@ class Offer:
     refused: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Fallback:
+    """Something that did not run the way it was meant to.
+
+    Attributes:
+        what: what was not used.
+        why: what stood in the way, and what cures it.
+        instead: what ran instead.
+        cost: what that cost, as far as it is known here.
+    """
+
+    what: str
+    why: str
+    instead: str
+    cost: str
+
+
+@runtime_checkable
+class FallsBack(Protocol):
+    """A target that has a second way to run something, and says when it took it."""
+
+    def fallbacks(self, graph: Graph, chosen: Candidate, measured: str) -> list[Fallback]:
+        """What a compile had to do without.
+
+        Args:
+            graph: the graph that ships, before it was lowered.
+            chosen: the engine that ships.
+            measured: what was measured of the ops that reduce tokens; empty where nothing was.
+        """
+
+
 @runtime_checkable
 class Quantising(Protocol):
     """What a target has besides where it quantises: candidates that only a budget allows."""

@@ -51,7 +51,8 @@ def command(
     from edgec.core.bundle import pack
     from edgec.core.progress import progress
 
-    # x86 takes a graph whole or refuses it, so there is never anything to fall back to.
+    # Every target takes a graph whole or refuses it: nothing runs elsewhere, and an op of edgec's own that
+    # runs by its definition, in the same engine, is reported and needs no leave.
     del allow_fallback
     _refuse_what_is_not_there(slim)
     with progress() as steps:
@@ -108,6 +109,10 @@ def _print_summary(fields: dict[str, Any]) -> None:
         )
     if fields["tokens"]:
         _print_tokens(fields["tokens"], scored=accuracy is not None)
+    for fallback in fields["fallbacks"]:
+        print(f"fallback  {fallback['what']} not used: {fallback['why']}")
+        print(f"          instead: {fallback['instead']}")
+        print(f"          cost: {fallback['cost']}")
     fused = [
         f"{name.removeprefix('fuse.')} {step['matched']}"
         + (f" (+{len(step['missed'])} not)" if step["missed"] else "")

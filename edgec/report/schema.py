@@ -235,7 +235,8 @@ class Report(TypedDict):
     """`report.json`, whole.
 
     `device` is the profile of the machine (`edgec.devices.host.HostProfile.to_dict`); `fallbacks`
-    are sentences or objects that say what ran elsewhere and why; `tokens` and `slim` describe lossy
+    are objects that say what was not used, why, what ran instead and what that cost
+    (`edgec.targets.base.Fallback`), or sentences; `tokens` and `slim` describe lossy
     steps and are null where none was asked for; `files` is path to sha256 of the bundle's files. Once
     another device measured the bundle (`edgec.report.measured`), `device` is that one, `compiled_on` the
     machine that compiled, and `measurements` all that the devices said. `neural_engine` is what is

@@ -59,7 +59,7 @@ def warnings(report: Report) -> list[str]:
     found = list(report["model"]["notes"])
     if report["fallbacks"]:
         number = formats.plural(len(report["fallbacks"]), "fallback")
-        found.append(f"{number}: part of the model does not run on the chosen engine, see Origin.")
+        found.append(f"{number}: part of the model does not run the way it was meant to, see Origin.")
     tokens = report["tokens"]
     if tokens and not tokens.get("gated", True):
         loss = "its loss is under Accuracy" if report["accuracy"] else "its loss is not known"

@@ -34,6 +34,7 @@ class Settle(Pass):
         "fuse.attention",
         "fuse.channel_attention",
         "fuse.conv_batchnorm",
+        "fuse.conv_branches",
         "fuse.gelu",
         "fuse.layer_norm",
         "fuse.matmul_add",

@@ -65,7 +65,7 @@ DONE = ""
 """What a fold returns where it folded; else the reason why not, or None where it does not apply."""
 
 
-def _affine(node: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
+def normalisation(node: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
     """Scale and shift of a BatchNormalization in inference, fp64; None where they are not constant."""
     arrays = [constant(value) for value in node.inputs[1:5]]
     if attribute(node, "training_mode", 0) or any(value.uses() for value in node.outputs[1:]):
@@ -78,7 +78,7 @@ def _affine(node: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _batch_norm(editor: Editor, node: ir.Node) -> bool:
-    affine, source = _affine(node), node.inputs[0]
+    affine, source = normalisation(node), node.inputs[0]
     if affine is None or source is None:
         editor.log.missed(node, "its statistics are not constants, or it normalises by the batch")
         return False

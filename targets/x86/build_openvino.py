@@ -11,11 +11,10 @@ from typing import Any
 from edgec.core.errors import JobError
 from edgec.core.evaluation import save_model
 from edgec.core.graph import Graph
-from edgec.plugins.native_build import openvino_library
 from edgec.runtime.engine import EngineDescription
 from edgec.runtime.engine_openvino import import_openvino
 from edgec.targets.base import Candidate
-from edgec.targets.x86.forms import reduces_tokens
+from edgec.targets.x86.forms import kernel_ops
 from edgec.targets.x86.layers import LayerNames
 from edgec.targets.x86.quantize_openvino import quantised
 
@@ -34,20 +33,27 @@ _BF16_INPUTS = {
 """Of each kernel that takes bf16: the inputs that may be."""
 
 
-def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
+def build(graph: Graph, candidate: Candidate, folder: Path, library: Path | None) -> None:
     """Write a lowered graph as an OpenVINO engine.
 
     Weights keep their fp32 bits whatever the engine computes in: OpenVINO rounds them when it opens
     the engine, and a later fp32 opening loses nothing. It compiles for the processor when it opens.
 
+    Args:
+        graph: the lowered graph.
+        candidate: the candidate.
+        folder: an empty folder.
+        library: edgec's own kernels, where the graph has ops that they compute.
+
     Raises:
-        JobError: OpenVINO does not take the model, or its kernels cannot be compiled.
+        JobError: OpenVINO does not take the model.
     """
     openvino = import_openvino()
     core = openvino.Core()
     extensions: tuple[str, ...] = ()
-    if reduces_tokens(graph.model):
-        shutil.copyfile(openvino_library(), folder / _KERNELS)
+    if kernel_ops(graph.model):
+        assert library is not None
+        shutil.copyfile(library, folder / _KERNELS)
         core.add_extension(str(folder / _KERNELS))
         extensions = (_KERNELS,)
     try:

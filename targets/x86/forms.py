@@ -80,18 +80,26 @@ def forms(graph: Graph, engine: str, precision: str, *, alone: bool) -> list[str
     if engine == "openvino" and precision == "int8" and packed_projections(graph.model):
         found.append(PACKED)
     # The exporter's graph computes with all tokens: it is no form of a graph that has fewer.
-    if graph.exported is not None and (engine == "openvino" or alone) and not reduces_tokens(graph.model):
+    if graph.exported is not None and (engine == "openvino" or alone) and not kernel_ops(graph.model):
         found.append(EXPORTED)
     return found
 
 
-def reduces_tokens(model: ir.Model) -> bool:
-    """Whether a model has ops that OpenVINO runs by edgec's own kernels: those that reduce tokens."""
-    return any(node.domain == EDGEC_DOMAIN and node.op_type in OPENVINO_OPS for node in model.graph)
+def kernel_ops(model: ir.Model) -> list[str]:
+    """The ops of a model that OpenVINO runs by edgec's own kernels, each once."""
+    return sorted(
+        {node.op_type for node in model.graph if node.domain == EDGEC_DOMAIN and node.op_type in OPENVINO_OPS}
+    )
 
 
-def lowered(graph: Graph, candidate: Candidate) -> Graph:
-    """The neutral graph in a form; the given graph is left as it is."""
+def lowered(graph: Graph, candidate: Candidate, kernels: frozenset[str]) -> Graph:
+    """The neutral graph in a form; the given graph is left as it is.
+
+    Args:
+        graph: the neutral graph.
+        candidate: its engine, precision and form.
+        kernels: the ops of `ai.edgec` that the engine has kernels for; the others are written out.
+    """
     from edgec.passes.decompose import load_passes
     from edgec.passes.decompose.plugins import DecomposePlugins
     from edgec.targets.x86 import (  # noqa: F401 - each registers its pass
@@ -107,9 +115,8 @@ def lowered(graph: Graph, candidate: Candidate) -> Graph:
 
     load_passes()
     copy = graph.clone()
-    kernels = OPENVINO_OPS if candidate.engine == "openvino" else frozenset()
     names = _PIPELINES[candidate.engine, candidate.form]
-    if candidate.engine == "openvino" and reduces_tokens(copy.model):
+    if "SizeBias" in kernels and kernel_ops(copy.model):
         names = (*names, "x86.size_bias")
     if "bf16" in (candidate.precision, candidate.rest):
         names = (*names, "x86.wide_bias")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -9,11 +10,12 @@ from edgec.core.errors import JobError, MissingExtraError, RequestError, Unsuppo
 from edgec.core.graph import Arrays, Graph
 from edgec.runtime.engine import Engine, LayerTime
 from edgec.runtime.engines import open_engine
-from edgec.targets.base import Candidate, Offer
+from edgec.targets.base import Candidate, Fallback, Offer
 from edgec.targets.x86 import keep, quantize_openvino, quantize_ort
 from edgec.targets.x86.accepts import ENGINES, obstacles
 from edgec.targets.x86.cpu import lacking, require_bf16
-from edgec.targets.x86.forms import EXPORTED, PACKED, exported, forms, lowered
+from edgec.targets.x86.forms import EXPORTED, PACKED, PADDING_FREE, exported, forms, kernel_ops, lowered
+from edgec.targets.x86.kernels import Kernels, find_kernels
 
 _PACKAGES = {"ort": "onnxruntime", "openvino": "openvino"}
 
@@ -31,6 +33,11 @@ class X86:
         self.name = "x86"
         self._engines = (engine,) if engine else tuple(ENGINES)
         self._asked = engine
+
+    @functools.cached_property
+    def _kernels(self) -> Kernels:
+        """Looked for when a graph needs them: compiling them takes some seconds."""
+        return find_kernels()
 
     def candidates(self, graph: Graph, precision: str) -> list[Candidate]:
         """Engines by lowering forms, in the precision asked for; `auto` is fp32.
@@ -68,6 +75,7 @@ class X86:
             Candidate(name, wanted, form)
             for name in engines
             for form in forms(graph, name, wanted, alone=len(engines) == 1)
+            if not self._lacking_kernels(form)
         ]
 
     def lossy_candidates(self, graph: Graph, precision: str) -> list[Offer]:
@@ -87,7 +95,45 @@ class X86:
             for name in sorted(engines, key=lambda name: name != "openvino")
             for candidate in _tried(graph, name, precision)
         ]
-        return [Offer(candidate, _refusal(candidate)) for candidate in found]
+        return [
+            Offer(candidate, _refusal(candidate) or self._lacking_kernels(candidate.form))
+            for candidate in found
+        ]
+
+    def fallbacks(self, graph: Graph, chosen: Candidate, measured: str) -> list[Fallback]:
+        """The kernels and the form that a compile did without, for want of a C++ compiler that works."""
+        if importlib.util.find_spec(_PACKAGES["openvino"]) is None or "openvino" not in self._engines:
+            return []
+        found = []
+        ops = kernel_ops(graph.model)
+        if ops and self._kernels.why:
+            ships = chosen.engine == "openvino"
+            found.append(
+                Fallback(
+                    f"edgec's OpenVINO kernels of {', '.join(ops)}",
+                    self._kernels.why,
+                    "their definitions in standard ops, in the same engine"
+                    if ships
+                    else f"{chosen.engine} ships, which runs them by their definitions anyway; OpenVINO "
+                    "competed with the definitions too",
+                    "; ".join(filter(None, (measured, "what the kernels would take is not known here"))),
+                )
+            )
+        skipped = PADDING_FREE in forms(graph, "openvino", "fp32", alone=False)
+        if skipped and (why := self._lacking_kernels(PADDING_FREE)):
+            found.append(
+                Fallback(
+                    f"OpenVINO's form {PADDING_FREE!r}",
+                    why,
+                    "the other forms, which compute padded places too",
+                    "not known: the form cannot be measured without its kernels",
+                )
+            )
+        return found
+
+    def _lacking_kernels(self, form: str) -> str:
+        """Why a form whose only point are kernels cannot be had; empty where it can."""
+        return self._kernels.why if form == PADDING_FREE else ""
 
     def open_keeping(self, folder: Path, layers: frozenset[str]) -> Engine:
         """Open a quantised engine with the activations of some source layers unquantised."""
@@ -116,7 +162,7 @@ class X86:
         """The graph in the candidate's dialect; the given graph is left as it is."""
         if candidate.form == EXPORTED:
             return exported(graph)
-        return lowered(graph, candidate)
+        return lowered(graph, candidate, self._ops(graph, candidate))
 
     def build(self, graph: Graph, candidate: Candidate, folder: Path) -> None:
         """Write the engine of a lowered graph into an empty folder, with its `engine.json`.
@@ -126,9 +172,20 @@ class X86:
         """
         if candidate.engine == "ort":
             from edgec.targets.x86.build_ort import build
+
+            build(graph, candidate, folder)
         else:
-            from edgec.targets.x86.build_openvino import build
-        build(graph, candidate, folder)
+            from edgec.targets.x86.build_openvino import build as build_openvino
+
+            library = self._kernels.library if kernel_ops(graph.model) else None
+            build_openvino(graph, candidate, folder, library)
+
+    def _ops(self, graph: Graph, candidate: Candidate) -> frozenset[str]:
+        """The ops of `ai.edgec` that stay as they are for the candidate's engine."""
+        if candidate.engine != "openvino":
+            return frozenset()
+        needed = candidate.form == PADDING_FREE or kernel_ops(graph.model)
+        return self._kernels.ops if needed else frozenset()
 
     def open(self, folder: Path) -> Engine:
         """Open what `build` wrote."""

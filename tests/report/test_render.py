@@ -252,7 +252,7 @@ def test_another_precision_than_the_peers_is_said(sample_report: dict[str, Any])
 def test_fallbacks_are_said_first_and_listed(sample_report: dict[str, Any]) -> None:
     sample_report["fallbacks"] = ["blocks.3.attn runs on ort", {"node": "head", "why": "no kernel"}]
     text = Page(render(sample_report)).text
-    assert "2 fallbacks: part of the model does not run on the chosen engine" in text
+    assert "2 fallbacks: part of the model does not run the way it was meant to" in text
     assert "blocks.3.attn runs on ort" in text
     assert "no kernel" in text
 

@@ -1,0 +1,48 @@
+"""Whether edgec's own OpenVINO kernels can be had on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from edgec.core.errors import JobError
+from edgec.plugins.native_build import OPENVINO_OPS, openvino_library
+from edgec.runtime.engine_openvino import import_openvino
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernels:
+    """The OpenVINO extension, or why there is none.
+
+    Attributes:
+        library: the compiled extension, which OpenVINO has loaded; None where there is none.
+        why: why not; empty where there is one.
+    """
+
+    library: Path | None
+    why: str = ""
+
+    @property
+    def ops(self) -> frozenset[str]:
+        """The ops of `ai.edgec` that OpenVINO runs by a kernel; all others run by their definition."""
+        return frozenset() if self.library is None else OPENVINO_OPS
+
+
+def find_kernels() -> Kernels:
+    """Compile the extension, or find it compiled, and load it once.
+
+    Every op can run by its definition in standard ops, so what stands in the way is told and not raised.
+    """
+    openvino = import_openvino()
+    try:
+        library = openvino_library()
+        openvino.Core().add_extension(str(library))
+    except JobError as error:
+        return Kernels(None, str(error))
+    except OSError as error:
+        return Kernels(None, f"the kernels could not be compiled ({error})")
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[-1] if lines else type(error).__name__
+        return Kernels(None, f"OpenVINO {openvino.__version__} does not load the compiled kernels ({reason})")
+    return Kernels(library)
