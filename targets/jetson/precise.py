@@ -16,6 +16,7 @@ from edgec.passes.precision.half import HalfPrecision, clamp_masks
 from edgec.passes.precision.judge import evaluable
 from edgec.passes.precision.quantize import SCHEMES, QuantizeProducts, activation_limits, noisiest, products
 from edgec.passes.precision.ranges import calibrate
+from edgec.passes.precision.weights import RoundWeights
 from edgec.targets.base import Candidate
 from edgec.targets.jetson.bodies import with_bodies
 from edgec.targets.jetson.lowering import lower, split_attention
@@ -65,7 +66,8 @@ def write_half(model: ir.Model, feeds: Sequence[Arrays], compute_capability: int
     fused = _fused(model, compute_capability)
     decision = decide(with_bodies(model), feeds, fused=fused)
     _mark(model, decision.keep)
-    Pipeline([HalfPrecision(frozenset(decision.keep))]).run(model)
+    keep = frozenset(decision.keep)
+    Pipeline([RoundWeights(decision.weights, keep), HalfPrecision(keep)]).run(model)
     plain = decision.plain_error if decision.plain_error < float("inf") else None
     return Kept(decision.keep, decision.error, plain)
 
