@@ -20,7 +20,7 @@ from tables import markdown, publish
 
 from edgec.core.dialect import IR_VERSION, ONNX_OPSET
 from edgec.core.evaluation import Evaluator
-from edgec.passes.precision.decide import mean_error
+from edgec.passes.precision.errors import mean_error
 from edgec.passes.precision.judge import evaluable, spelled_out
 from edgec.passes.precision.plain import plain_half
 from edgec.targets.jetson.lowering import lower

@@ -5,11 +5,14 @@
 With names, only those run again and the table keeps the others; what is in the results already is not run
 twice without being named. Each model runs in a process of its own. fp32 is the lowered graph, fp16 the same
 with precision written in, both against what the source computed; `plain` has every primitive op in fp16. The
-ratio is of their root mean square errors on inputs that the decision has not seen, against the fp32 graph.
+ratio is of their root mean square errors on inputs that the decision has not seen, against the fp32 graph:
+other samples where the zoo brings data, else the drawn inputs' numbers in another order, and nudged copies of
+them until the outputs have some hundreds of numbers.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import statistics
@@ -25,17 +28,28 @@ from edgec import zoo
 
 VERSIONS = ("8.5", "10.3", "10.13", "11.0")
 CAPABILITY = 87
+UNSEEN = 8
+"""Samples of the zoo's data that the errors are measured on."""
+
+NUMBERS = 600
+"""Outputs to measure on, at least."""
 ROWS = RESULTS / "jetson_zoo.json"
 
 
 def measure_one(name: str) -> dict[str, Any]:
     """Lower, check and preview one model for every version."""
+    from edgec.budget import calibration_data, calibration_feeds
     from edgec.compiler import load, to_neutral
     from edgec.core.dialect import is_op
     from edgec.core.progress import Silent
     from edgec.passes.pipeline import default_pipeline
+    from edgec.targets.jetson.precise import FEEDS
 
-    neutral = to_neutral(load(f"zoo:{name}"), default_pipeline(), Silent()).graph
+    source = load(f"zoo:{name}")
+    data = calibration_data(source, None, most=FEEDS + UNSEEN)
+    neutral = to_neutral(source, default_pipeline(), Silent()).graph
+    if data is not None:
+        neutral = dataclasses.replace(neutral, calibration=calibration_feeds(neutral, data))
     attention = sum(is_op(node, "Attention") for node in neutral.model.graph)
     return {
         "name": name,
@@ -65,12 +79,12 @@ def _versions(neutral: Any) -> dict[str, dict[str, Any]]:
 def _version(neutral: Any, version: str) -> dict[str, Any]:
     from edgec.core.evaluation import Evaluator
     from edgec.core.numerics import compare
-    from edgec.passes.precision.decide import mean_error
+    from edgec.passes.precision.errors import mean_error
     from edgec.passes.precision.half import clamp_masks
     from edgec.passes.precision.judge import evaluable, spelled_out
     from edgec.passes.precision.plain import plain_half
     from edgec.targets.jetson.lowering import lower
-    from edgec.targets.jetson.precise import FEEDS, write_half
+    from edgec.targets.jetson.precise import decision_feeds, write_half
     from edgec.targets.jetson.preview import preview
     from edgec.targets.jetson.sites import attention_sites
     from edgec.targets.jetson.versions import dialects
@@ -85,10 +99,10 @@ def _version(neutral: Any, version: str) -> dict[str, Any]:
     half = lower(neutral.model, dialect, native_attention=True)
     plain_source = exact.clone()
     clamp_masks(plain_source)
-    fresh = [shuffled(feeds, seed) for seed, feeds in enumerate(neutral.examples)]
+    fresh = unseen(neutral)
     expected = run(evaluable(exact), fresh)
     plain_error = mean_error(expected, run(spelled_out(plain_half(plain_source)), fresh))
-    kept = write_half(half, neutral.examples[:FEEDS], CAPABILITY)
+    kept = write_half(half, decision_feeds(neutral), CAPABILITY)
     judge = spelled_out(half)
     found = run(judge, neutral.examples)
     sites = attention_sites(half, CAPABILITY)
@@ -108,6 +122,18 @@ def _version(neutral: Any, version: str) -> dict[str, Any]:
         "engine_mb": len(built.engine) / 1e6,
         "seconds": built.seconds,
     }
+
+
+def unseen(neutral: Any) -> list[Any]:
+    """Inputs that the decision has not looked at, with enough outputs to tell an error by."""
+    from edgec.passes.precision.errors import nudged
+    from edgec.targets.jetson.precise import FEEDS
+
+    found = list(neutral.calibration[FEEDS:]) or [
+        shuffled(feeds, seed) for seed, feeds in enumerate(neutral.examples)
+    ]
+    numbers = sum(np.size(array) for array in neutral.references[0].values())
+    return [*found, *nudged(found, NUMBERS // numbers - len(found))]
 
 
 def shuffled(feeds: Any, seed: int) -> dict[str, np.ndarray]:

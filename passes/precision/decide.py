@@ -14,10 +14,13 @@ from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Arrays
 from edgec.passes.editing import constant, consumers, sizes
 from edgec.passes.manager import Pipeline
+from edgec.passes.precision.errors import mean_error, nudged
 from edgec.passes.precision.half import FULL, LARGEST, HalfPrecision, moves, takes_half
-from edgec.passes.precision.judge import SWITCH, evaluable, spelled_out
+from edgec.passes.precision.judge import evaluable, spelled_out
 from edgec.passes.precision.plain import plain_half
 from edgec.passes.precision.ranges import Range, calibrate
+from edgec.passes.precision.roundings import FIXED, Between, costs
+from edgec.passes.precision.weights import RoundWeights, input_keeping_weights
 
 HEADROOM = 2.0
 """Calibration sees some inputs only: a tensor within this factor of fp16's largest number stays out."""
@@ -50,10 +53,11 @@ _STATISTICS = frozenset({"Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "Pow"
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention")
 
 _LIGHT = 0.01
-"""A product with at most this part of all multiply-accumulates may stay in fp32 for accuracy's sake."""
+"""Products that together have at most this part of all multiply-accumulates may stay in fp32 for accuracy's
+sake: without tensor cores they take some ten times as long."""
 
 _TELLING = 256
-"""Outputs of so many elements tell an error well enough on one sample."""
+"""So many numbers in the outputs, of all samples together, tell an error well enough."""
 
 _THIRDS = 3
 """Nodes of one kind are weighed in this many stretches of the graph."""
@@ -65,13 +69,16 @@ class Decision:
 
     Attributes:
         keep: reason by node name.
+        weights: by product, its weights as fp16 holds them (`weights.RoundWeights`); empty where no error was
+            measured.
         error: error of the graph with these kept: root of the mean square over the reference's spread.
         plain_error: likewise of plain fp16; inf where it is not finite.
-        contributions: error that each group of nodes brings alone, largest first; empty where none was
+        contributions: error of the roundings between kinds of nodes, each alone; empty where none was
             weighed.
     """
 
     keep: dict[str, str]
+    weights: dict[str, np.ndarray]
     error: float
     plain_error: float
     contributions: dict[str, float]
@@ -89,8 +96,8 @@ def decide(
 
     1. Norms, softmax and sums of squares, with the primitives of norms in parts.
     2. Whatever makes or reads a tensor that leaves fp16's range, or sinks under its precision.
-    3. Then the groups of cheap nodes whose rounding costs most, measured one by one, until the error is at
-       most `SHARE` of plain fp16's.
+    3. Then the kinds of cheap nodes between which rounding costs most, measured one by one, until the error
+       is at most `SHARE` of plain fp16's.
 
     Args:
         model: the lowered fp32 model, masks clamped (`half.clamp_masks`).
@@ -100,27 +107,10 @@ def decide(
         full: names of nodes that are fp32 whatever is decided, with the reason: they are not weighed.
         measure: whether to do the third step.
     """
-    ranges = calibrate(model, feeds)
-    keep = {**_by_kind(model, fused), **_by_range(model, ranges), **(full or {})}
-    expected = [_outputs(model, feed) for feed in feeds]
-    plain_error = _error_of(plain_half(model), feeds, expected) if measure else math.inf
-    error = _error_of(_typed(model, keep), feeds, expected)
-    contributions: dict[str, float] = {}
-    wanted = max(SHARE * plain_error, SMALL)
-    if sum(array.size for one in expected for array in one.values()) < _TELLING:
-        # A few numbers may be near by chance: whatever tells is kept.
-        wanted = SMALL
-    if measure and error > wanted:
-        ordered, enough, contributions, wanted = _by_error(model, feeds, expected, keep, fused, wanted)
-        while enough:
-            for group in ordered[:enough]:
-                keep |= group
-            error = _error_of(_typed(model, keep), feeds, expected)
-            if error <= wanted or enough >= len(ordered):
-                break
-            # What reads a kept value in fp16 rounds it after all: the simulation was a little too kind.
-            enough = min(len(ordered), enough + max(1, enough // 2))
-    return Decision(keep, error, plain_error, contributions)
+    keep = {**_by_kind(model, fused), **_by_range(model, calibrate(model, feeds)), **(full or {})}
+    if not measure:
+        return Decision(keep, {}, math.nan, math.nan, {})
+    return _Measured(model, feeds).extended(keep, fused)
 
 
 def hot_attentions(model: ir.Model, feeds: Sequence[Arrays]) -> list[ir.Node]:
@@ -147,12 +137,6 @@ def beyond_half(model: ir.Model, feeds: Sequence[Arrays], names: Collection[str]
     """
     ranges = calibrate(model, feeds, only=names)
     return {name: why for name in names if name in ranges and (why := _beyond(ranges[name]))}
-
-
-def _typed(model: ir.Model, keep: Mapping[str, str]) -> ir.Model:
-    copy = model.clone()
-    Pipeline([HalfPrecision(frozenset(keep))]).run(copy)
-    return copy
 
 
 def _by_kind(model: ir.Model, fused: Collection[str]) -> dict[str, str]:
@@ -230,70 +214,110 @@ def _beyond(found: Range, *, weights: bool = False) -> str:
     return ""
 
 
-def _by_error(
-    model: ir.Model,
-    feeds: Sequence[Arrays],
-    expected: Sequence[Arrays],
-    keep: Mapping[str, str],
-    fused: Collection[str],
-    wanted: float,
-) -> tuple[list[dict[str, str]], int, dict[str, float], float]:
-    """Groups that might be kept, costliest first; how many suffice; what each costs; what can be reached."""
-    if sum(array.size for array in expected[0].values()) >= _TELLING:
-        feeds, expected = feeds[:1], expected[:1]
-    typed = _typed(model, keep)
-    groups = _groups(model, keep, fused)
-    if not groups:
-        return [], 0, {}, wanted
-    numbers = {name: index for index, names in enumerate(groups.values()) for name in names}
-    labels = list(groups)
-    switched = spelled_out(typed, numbers)
-    with Evaluator(switched) as evaluator:
+class _Measured:
+    """The third step: errors measured on feeds, and what is kept on their account."""
 
-        def error(on: np.ndarray) -> float:
-            return mean_error(expected, [evaluator.run({**feed, SWITCH: on}) for feed in feeds])
+    def __init__(self, model: ir.Model, feeds: Sequence[Arrays]) -> None:
+        self._model = model
+        self._weights = input_keeping_weights(model, feeds)
+        with Evaluator(evaluable(model)) as evaluator:
+            expected = [evaluator.run(feed) for feed in feeds]
+            more = nudged(feeds, math.ceil(_TELLING / max(1, _numbers(expected[0]))) - len(feeds))
+            self._expected = [*expected, *(evaluator.run(feed) for feed in more)]
+        self._feeds = [*feeds, *more]
 
-        none = np.zeros(len(labels), np.float32)
-        floor = error(none)
-        alone = {}
-        for index, label in enumerate(labels):
-            one = none.copy()
-            one[index] = 1.0
-            alone[label] = math.sqrt(max(0.0, error(one) ** 2 - floor**2))
-        # Where the products alone cost more than is wanted, the rest is kept as far as it still tells.
-        wanted = max(wanted, NEAR * floor)
-        order = sorted(labels, key=lambda label: -alone[label])
-        # The fewest of the costliest groups that suffice, found by bisection along the order.
-        low, high = 0, len(order)
-        while low < high:
-            middle = (low + high) // 2
-            on = np.asarray([label not in order[:middle] for label in labels], np.float32)
-            if error(on) <= wanted:
-                high = middle
-            else:
-                low = middle + 1
-    ordered = [
-        dict.fromkeys(groups[label], f"rounding {label} costs {alone[label]:.1e} of the outputs' spread")
-        for label in order
-    ]
-    return ordered, low, {label: alone[label] for label in order}, wanted
+    def extended(self, keep: Mapping[str, str], fused: Collection[str]) -> Decision:
+        """What is kept already, and what else there is to keep."""
+        keep = dict(keep)
+        plain_error = self._error(spelled_out(plain_half(self._model)))
+        error = self._error(spelled_out(self._typed(keep)))
+        wanted = max(SHARE * plain_error, SMALL)
+        if error <= wanted:
+            return Decision(keep, self._weights, error, plain_error, {})
+        labels = _labels(self._model, keep, fused)
+        rounded = self._model.clone()
+        Pipeline([RoundWeights(self._weights, keep)]).run(rounded)
+        weighed = costs(rounded, labels, keep, self._feeds[: self._enough()])
+        lasting = self._error(evaluable(rounded))
+        for between in _costliest_first(weighed, lasting, wanted):
+            why = f"rounding between {_shown(between)} costs {weighed[between]:.1e} of the outputs' spread"
+            keep = {**{name: why for name, label in labels.items() if label in between}, **keep}
+        error = self._error(spelled_out(self._typed(keep)))
+        shown = {_shown(between): cost for between, cost in weighed.items()}
+        return Decision(keep, self._weights, error, plain_error, shown)
+
+    def _typed(self, keep: Mapping[str, str]) -> ir.Model:
+        copy = self._model.clone()
+        Pipeline([RoundWeights(self._weights, keep), HalfPrecision(frozenset(keep))]).run(copy)
+        return copy
+
+    def _error(self, model: ir.Model) -> float:
+        with Evaluator(model) as evaluator:
+            return mean_error(self._expected, [evaluator.run(feed) for feed in self._feeds])
+
+    def _enough(self) -> int:
+        """So many feeds tell what a rounding costs."""
+        return math.ceil(_TELLING / max(1, _numbers(self._expected[0])))
 
 
-def _groups(model: ir.Model, keep: Collection[str], fused: Collection[str]) -> dict[str, list[str]]:
-    """Cheap nodes that would be fp16, by kind and stretch of the graph."""
+def _numbers(outputs: Arrays) -> int:
+    return sum(array.size for array in outputs.values() if array.dtype.kind == "f")
+
+
+def _costliest_first(weighed: Mapping[Between, float], lasting: float, wanted: float) -> list[Between]:
+    """The costliest roundings, as many as must be saved for an error of at most `wanted`.
+
+    Args:
+        weighed: error by what it lies between.
+        lasting: error that no keeping can undo, that of the weights.
+        wanted: where the heavy products alone cost more, the rest is saved as far as it still tells.
+    """
+
+    def left(kept: Collection[str]) -> float:
+        costs = (cost for between, cost in weighed.items() if not between <= set(kept))
+        return math.hypot(lasting, *costs)
+
+    everything = {label for between in weighed for label in between} - {FIXED}
+    wanted = max(wanted, NEAR * left(everything))
+    chosen: list[Between] = []
+    kept: set[str] = set()
+    for between in sorted(weighed, key=lambda one: (-weighed[one], sorted(one))):
+        if left(kept) <= wanted:
+            break
+        if FIXED not in between and not between <= kept:
+            chosen.append(between)
+            kept |= between
+    return chosen
+
+
+def _shown(between: Between) -> str:
+    return " and ".join(sorted(between))
+
+
+def _labels(model: ir.Model, keep: Collection[str], fused: Collection[str]) -> dict[str, str]:
+    """Cheap nodes that would be fp16, by name: their kind and stretch of the graph."""
     nodes = list(model.graph)
-    work = {node: _work(node) for node in nodes if node.op_type in _PRODUCTS}
-    total = sum(work.values()) or 1
-    groups: dict[str, list[str]] = {}
+    heavy = _heavy(nodes)
+    labels: dict[str, str] = {}
     for place, node in enumerate(nodes):
         name = node.name or ""
         if name in keep or name in fused or moves(node) or not _computes_floats(node) or not takes_half(node):
             continue
-        if work.get(node, 0) > _LIGHT * total:
-            continue
-        stretch = place * _THIRDS // len(nodes) + 1
-        groups.setdefault(f"{_kind(node)} in stretch {stretch} of {_THIRDS}", []).append(name)
-    return groups
+        if node not in heavy:
+            labels[name] = f"{_kind(node)} in stretch {place * _THIRDS // len(nodes) + 1} of {_THIRDS}"
+    return labels
+
+
+def _heavy(nodes: Sequence[ir.Node]) -> set[ir.Node]:
+    """The products that carry the work: all but the lightest that together are at most `_LIGHT` of it."""
+    work = {node: _work(node) for node in nodes if node.op_type in _PRODUCTS}
+    left = _LIGHT * sum(work.values())
+    heavy = set()
+    for node in sorted(work, key=lambda one: work[one]):
+        left -= work[node]
+        if left < 0:
+            heavy.add(node)
+    return heavy
 
 
 def _kind(node: ir.Node) -> str:
@@ -321,39 +345,3 @@ def _count(value: ir.Value | None) -> int | None:
 
 def _computes_floats(node: ir.Node) -> bool:
     return any(value.dtype == FULL for value in node.outputs)
-
-
-def _outputs(model: ir.Model, feed: Arrays) -> Arrays:
-    with Evaluator(evaluable(model)) as evaluator:
-        return evaluator.run(feed)
-
-
-def _error_of(typed: ir.Model, feeds: Sequence[Arrays], expected: Sequence[Arrays]) -> float:
-    with Evaluator(spelled_out(typed)) as evaluator:
-        return mean_error(expected, [evaluator.run(feed) for feed in feeds])
-
-
-def mean_error(expected: Sequence[Arrays], found: Sequence[Arrays]) -> float:
-    """Root of the mean square of `rms_error` over samples."""
-    errors = [rms_error(reference, actual) for reference, actual in zip(expected, found, strict=True)]
-    return math.sqrt(sum(error**2 for error in errors) / len(errors))
-
-
-def rms_error(reference: Arrays, found: Arrays) -> float:
-    """Root of the mean square difference over the reference's standard deviation, the worst output's.
-
-    inf where a result is not finite and its reference is.
-    """
-    worst = 0.0
-    for name, expected in reference.items():
-        if expected.dtype.kind != "f" or not expected.size:
-            continue
-        wide, actual = expected.astype(np.float64), found[name].astype(np.float64)
-        finite = np.isfinite(wide)
-        if not np.isfinite(actual[finite]).all():
-            return math.inf
-        if not finite.any():
-            continue
-        spread = float(np.std(wide[finite])) or max(1e-30, float(np.abs(wide[finite]).max()))
-        worst = max(worst, float(np.sqrt(np.mean((wide[finite] - actual[finite]) ** 2))) / spread)
-    return worst

@@ -6,8 +6,6 @@ so a chain of fp16 nodes rounds once at its end. A pair of casts that is written
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import onnx_ir as ir
 
@@ -16,9 +14,6 @@ from edgec.passes.decompose.attention import DecomposeAttention
 from edgec.passes.editing import Editor, attribute, constant
 from edgec.passes.manager import Pipeline
 from edgec.passes.precision.half import FULL, HALF, moves
-
-SWITCH = "edgec.rounding"
-"""The input of a switched model: one float a group, above 0 where its nodes round."""
 
 
 def evaluable(model: ir.Model) -> ir.Model:
@@ -33,7 +28,7 @@ def evaluable(model: ir.Model) -> ir.Model:
     return copy
 
 
-def spelled_out(model: ir.Model, groups: Mapping[str, int] | None = None) -> ir.Model:
+def spelled_out(model: ir.Model) -> ir.Model:
     """An fp32 model that rounds to fp16 wherever the given one computes in it.
 
     ::
@@ -44,16 +39,9 @@ def spelled_out(model: ir.Model, groups: Mapping[str, int] | None = None) -> ir.
 
     Args:
         model: the model, with fp16 in it; left as it is. Its opset stays.
-        groups: group by node name: the nodes of a group round only where the group's entry of an added input
-            `SWITCH`, float32 [groups], is above 0. Nodes without a group always round.
     """
     copy = model.clone()
     editor = Editor(copy, "precision.judge")
-    switch = None
-    if groups is not None:
-        count = max(groups.values(), default=0) + 1
-        switch = ir.Value(name=SWITCH, shape=ir.Shape([count]), type=ir.TensorType(FULL))
-    conditions: dict[int, ir.Value] = {}
     for value in list(copy.graph.initializers.values()):
         if value.dtype == HALF:
             array = constant(value)
@@ -72,28 +60,13 @@ def spelled_out(model: ir.Model, groups: Mapping[str, int] | None = None) -> ir.
             node.attributes["output_dtype"] = ir.AttrInt64("output_dtype", int(FULL))
         if moves(node) or not halves:
             continue
-        group = None if groups is None else groups.get(node.name or "")
-        condition = None
-        if group is not None and switch is not None:
-            if group not in conditions:
-                conditions[group] = _condition(editor, switch, group, copy.graph[0])
-            condition = conditions[group]
         for value in halves:
-            _round(editor, node, value, condition)
-    if switch is not None:
-        copy.graph.inputs.append(switch)
+            _round(editor, node, value)
     editor.remove_dead()
     return evaluable(copy)
 
 
-def _condition(editor: Editor, switch: ir.Value, group: int, first: ir.Node) -> ir.Value:
-    place = editor.initializer(np.asarray(group, np.int64), f"{SWITCH}/place")
-    zero = editor.initializer(np.asarray(0.0, np.float32), f"{SWITCH}/zero")
-    entry = editor.node("Gather", [switch, place], like=first, attributes={"axis": 0}, dtype=FULL, shape=[])
-    return editor.node("Greater", [entry, zero], like=first, dtype=ir.DataType.BOOL, shape=[])
-
-
-def _round(editor: Editor, node: ir.Node, value: ir.Value, condition: ir.Value | None) -> None:
+def _round(editor: Editor, node: ir.Node, value: ir.Value) -> None:
     half = editor.node(
         "Cast", [value], like=node, after=node, attributes={"to": int(HALF)}, dtype=HALF, shape=value.shape
     )
@@ -102,17 +75,5 @@ def _round(editor: Editor, node: ir.Node, value: ir.Value, condition: ir.Value |
     result = editor.node(
         "Cast", [half], like=node, after=maker, attributes={"to": int(FULL)}, dtype=FULL, shape=value.shape
     )
-    readers = [maker]
-    last = result.producer()
-    if condition is not None:
-        assert last is not None
-        result = editor.node(
-            "Where", [condition, result, value], like=node, after=last, dtype=FULL, shape=value.shape
-        )
-        chosen = result.producer()
-        assert chosen is not None
-        readers.append(chosen)
     editor.replace(value, result)
     maker.replace_input_with(0, value)
-    for reader in readers[1:]:
-        reader.replace_input_with(2, value)

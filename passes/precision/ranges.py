@@ -79,7 +79,7 @@ def calibrate(
             here = Range.of(array)
             found[name] = found[name].joined(here) if name in found else here
 
-    for names in _batches(model, only):
+    for names in batches(model, only):
         with Evaluator(model, outputs=names) as evaluator:
             for feed in feeds:
                 for name, array in evaluator.run(feed).items():
@@ -90,8 +90,9 @@ def calibrate(
     return found
 
 
-def _batches(model: ir.Model, only: Collection[str] | None) -> list[list[str]]:
-    batches: list[list[str]] = [[]]
+def batches(model: ir.Model, only: Collection[str] | None = None) -> list[list[str]]:
+    """Names of floating values in parts that may be read back at once; `only` those, where given."""
+    parts: list[list[str]] = [[]]
     held = 0
     for value in floating_values(model):
         if only is not None and value.name not in only:
@@ -99,10 +100,10 @@ def _batches(model: ir.Model, only: Collection[str] | None) -> list[list[str]]:
         size = 4
         for length in value.shape or ():
             size *= length if isinstance(length, int) else 64
-        if batches[-1] and held + size > _BYTES_AT_ONCE:
-            batches.append([])
+        if parts[-1] and held + size > _BYTES_AT_ONCE:
+            parts.append([])
             held = 0
         assert value.name is not None
-        batches[-1].append(value.name)
+        parts[-1].append(value.name)
         held += size
-    return batches
+    return parts

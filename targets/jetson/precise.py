@@ -16,6 +16,7 @@ from edgec.passes.precision.half import HalfPrecision, clamp_masks
 from edgec.passes.precision.judge import evaluable
 from edgec.passes.precision.quantize import SCHEMES, QuantizeProducts, activation_limits, noisiest, products
 from edgec.passes.precision.ranges import calibrate
+from edgec.passes.precision.weights import RoundWeights
 from edgec.plugins.infra import plugins
 from edgec.plugins.tensorrt import LIBRARIES
 from edgec.plugins.tensorrt.limits import kernels_for
@@ -71,7 +72,8 @@ def write_half(model: ir.Model, feeds: Sequence[Arrays], compute_capability: int
     decision = decide(bodies, feeds, fused=fused, full=inside)
     keep = {name: why for name, why in decision.keep.items() if name not in inside} | hot
     _mark(model, keep)
-    Pipeline([HalfPrecision(frozenset(keep))]).run(model)
+    full = frozenset(keep)
+    Pipeline([RoundWeights(decision.weights, full), HalfPrecision(full)]).run(model)
     plain = decision.plain_error if decision.plain_error < float("inf") else None
     return Kept(keep, decision.error, plain)
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -25,6 +26,7 @@ from edgec.core.dialect import source_layer
 from edgec.core.errors import MissingExtraError, UnsupportedError
 from edgec.core.evaluation import save_model
 from edgec.targets.jetson.bodies import with_bodies
+from edgec.targets.jetson.crash import first_to_crash
 from edgec.targets.jetson.plan import ShapeProfile
 
 CAPABILITIES = (75, 80, 86, 89, 120, 121)
@@ -100,6 +102,43 @@ def preview(
     rtx_version()
     model = with_bodies(model)
     start = time.perf_counter()
+
+    def build(tried: ir.Model) -> _Built:
+        return _build(tried, capabilities, profiles)
+
+    built = build(model)
+    result = built.result
+    if result is None:
+        # It dies in one of its own passes and names no node.
+        node = first_to_crash(model, lambda part: build(part).result is None)
+        where = f"{node.op_type} {node.name!r} (layer {source_layer(node)})"
+        raise UnsupportedError(target, [f"{where}: {built.ending}"], fix="report the model to NVIDIA")
+    if result["parser"] or result["builder"]:
+        reasons = _parser_errors(result["parser"], model) + _builder_errors(result["builder"], model)
+        raise UnsupportedError(
+            target,
+            reasons,
+            fix="rewrite these layers in ops that TensorRT takes, or try --precision fp32",
+        )
+    return Preview(result["tool"], built.engine, result["layers"], time.perf_counter() - start)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Built:
+    """What came of one process.
+
+    Attributes:
+        result: what it wrote; None where it ended without.
+        engine: the engine's bytes; empty where it built none.
+        ending: how it ended, where it ended without a result.
+    """
+
+    result: dict[str, Any] | None
+    engine: bytes
+    ending: str
+
+
+def _build(model: ir.Model, capabilities: Sequence[int], profiles: Sequence[ShapeProfile]) -> _Built:
     with tempfile.TemporaryDirectory(prefix="edgec-preview-") as scratch:
         folder = Path(scratch)
         save_model(model, folder / "model.onnx")
@@ -118,17 +157,10 @@ def preview(
             check=False,
         )
         if not (folder / "result.json").is_file():
-            raise UnsupportedError(target, [_crash(done)], fix="report the model to NVIDIA")
+            return _Built(None, b"", _ending(done))
+        engine = folder / "model.engine"
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        if result["parser"] or result["builder"]:
-            reasons = _parser_errors(result["parser"], model) + _builder_errors(result["builder"], model)
-            raise UnsupportedError(
-                target,
-                reasons,
-                fix="rewrite these layers in ops that TensorRT takes, or try --precision fp32",
-            )
-        engine = (folder / "model.engine").read_bytes()
-    return Preview(result["tool"], engine, result["layers"], time.perf_counter() - start)
+        return _Built(result, engine.read_bytes() if engine.is_file() else b"", "")
 
 
 def rtx_version() -> str:
@@ -142,9 +174,9 @@ def rtx_version() -> str:
     return importlib.metadata.version("tensorrt-rtx")
 
 
-def _crash(done: subprocess.CompletedProcess[str]) -> str:
+def _ending(done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode < 0:
-        return f"TensorRT-RTX's builder crashed on this graph (signal {-done.returncode})"
+        return f"TensorRT-RTX's builder crashes on this node (signal {-done.returncode})"
     said = done.stderr.strip().splitlines()
     return f"TensorRT-RTX ended without a result ({said[-1] if said else f'status {done.returncode}'})"
 

@@ -91,6 +91,7 @@ def test_a_jetson_context_is_sound(jetson_context: tuple[str, Path]) -> None:
     assert f"ARG BUILD_IMAGE={images.build}" in text
     assert "VOLUME /var/lib/edgec" in text
     assert all(source in text for source in images.sources)
+    assert images.confirmed in text
     Bundle.open(context / "bundle")  # every byte as sealed
 
 
@@ -123,6 +124,7 @@ def test_the_x86_context_is_sound(x86_bundle: Path, tmp_path: Path) -> None:
 def test_every_image_has_a_source() -> None:
     assert [images.tensorrt for images in known()] == list(JETPACKS)
     assert all(images.sources and images.run.startswith("nvcr.io/") for images in known())
+    assert all(images.confirmed and "\n" not in images.confirmed for images in known())
 
 
 def free_port() -> int:

@@ -21,6 +21,7 @@ class Images:
         tensorrt: major.minor of the TensorRT inside.
         build: the image that compiles.
         run: the image that runs.
+        confirmed: what shows that they exist and carry it.
         sources: addresses of the documents that list them.
     """
 
@@ -28,6 +29,7 @@ class Images:
     tensorrt: str
     build: str
     run: str
+    confirmed: str
     sources: tuple[str, ...]
 
 

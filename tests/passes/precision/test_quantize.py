@@ -11,7 +11,7 @@ import pytest
 from edgec.core.dialect import SOURCE_KEY
 from edgec.core.evaluation import Evaluator
 from edgec.passes.manager import Pipeline
-from edgec.passes.precision.decide import rms_error
+from edgec.passes.precision.errors import rms_error
 from edgec.passes.precision.half import HalfPrecision
 from edgec.passes.precision.judge import spelled_out
 from edgec.passes.precision.quantize import (

@@ -199,6 +199,18 @@ def test_an_engine_of_another_gpu_or_version_is_not_loaded(
     assert "build --again" in fields["error"]["fix"]
 
 
+def test_a_machine_without_a_gpu_does_not_run_the_engine_of_one(bundle: Path) -> None:
+    assert edgec_engine(bundle, "build")[0] == 0
+    environment = device_environment(bundle)
+    del environment["EDGEC_SIMULATED_GPU"]
+    command = [sys.executable, "-B", "-m", "edgec_engine", "run", str(bundle), "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode == 1
+    assert error["what"] == "the engine was built on Orin, CUDA finds no GPU here"
+    assert "on the device" in error["fix"]
+
+
 @pytest.mark.parametrize("at", [0, 500, -1])
 def test_an_engine_with_a_changed_byte_is_not_loaded(bundle: Path, at: int) -> None:
     assert edgec_engine(bundle, "build")[0] == 0
@@ -267,6 +279,25 @@ def test_missing_and_unknown_inputs_are_refused(
     status, fields, _ = edgec_engine(bundle, "run", "--input", str(tmp_path / "x.npz"))
     assert status == 2
     assert word in fields["error"]["what"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "text", "cut", "one array"])
+def test_a_file_that_is_no_npz_is_refused(bundle: Path, tmp_path: Path, damage: str) -> None:
+    assert edgec_engine(bundle, "build")[0] == 0
+    path = tmp_path / "x.npz"
+    if damage == "text":
+        path.write_text("x: 1\n")
+    elif damage == "cut":
+        np.savez(path, x=np.zeros((1, 16), np.float32))
+        path.write_bytes(path.read_bytes()[:100])
+    elif damage == "one array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros((1, 16), np.float32))
+    status, fields, said = edgec_engine(bundle, "run", "--input", str(path))
+    assert status == 2
+    assert ("No such file" if damage == "missing" else "not an .npz file") in fields["error"]["what"]
+    assert "pickle" not in fields["error"]["what"]
+    assert "Traceback" not in said
 
 
 def test_an_engine_that_is_off_fails_and_is_not_measured(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from edgec.core.bundle import file_sha256
 from edgec.core.errors import JobError, RequestError, UnsupportedError
 from edgec.core.graph import OpenSize
 from edgec.targets import open_for_checking, target_named
+from edgec.targets.jetson.crash import first_to_crash
 from edgec.targets.jetson.devices import device, names
 from edgec.targets.jetson.plan import Plan
 from edgec.targets.jetson.preview import has_fp32_products, nearest_capability, preview
@@ -223,13 +224,27 @@ def test_a_refusal_of_the_builder_names_node_and_layer():
 
 
 @needs_rtx
-def test_a_crash_of_the_builder_is_told_and_survived():
+def test_a_crash_of_the_builder_names_node_and_layer():
     """One fp16 tensor as queries and keys: tensorrt-rtx 1.7.1 ends with signal 11."""
     text = """a (float[1, 2, 6, 64] x) => (float[1, 2, 6, 64] y) {
-        q = Cast <to = 10> (x) h = Attention (q, q, q) y = Cast <to = 1> (h)
+        r = Relu (x) q = Cast <to = 10> (r) h = Attention (q, q, q) w = Cast <to = 1> (h) y = Tanh (w)
     }"""
-    with pytest.raises(UnsupportedError, match="crashed on this graph"):
+    with pytest.raises(UnsupportedError, match=r"Attention 'node_h' \(layer layers.h\).*crashes on this"):
         preview(model(text), [86], target="jetson")
+
+
+@pytest.mark.parametrize("culprit", range(5))
+def test_the_first_node_to_crash_is_found(culprit):
+    body = "a = Relu (x) b = Tanh (a) c = Add (a, b) d = Neg (x) y = Add (c, d)"
+    built = model(f"c (float[2] x) => (float[2] y) {{ {body} }}")
+    names = [node.name for node in built.graph]
+
+    def crashes(part):
+        onnx.checker.check_model(ir.to_proto(part), full_check=True)
+        return names[culprit] in {node.name for node in part.graph}
+
+    assert first_to_crash(built, crashes).name == names[culprit]
+    assert [node.name for node in built.graph] == names
 
 
 def test_a_plan_survives_writing_and_reading(tmp_path):

@@ -9,6 +9,8 @@ import argparse
 import json
 import math
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
@@ -144,9 +146,12 @@ def _read_npz(path: str) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, AttributeError) as error:
+    except OSError as error:
+        raise DeviceError(f"{path}: {error.strerror or error}", "name a file that is there", 2) from error
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # numpy speaks of pickles, of missing attributes or of zip files, as the first bytes happen to be.
         raise DeviceError(
-            f"{path}: not an .npz file of named arrays ({error})", "write it with numpy.savez", 2
+            f"{path}: not an .npz file of named arrays, or not all of one", "write it with numpy.savez", 2
         ) from error
 
 

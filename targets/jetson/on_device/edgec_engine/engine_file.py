@@ -56,6 +56,11 @@ def check(plan: Plan, device: dict[str, Any]) -> dict[str, Any]:
         DeviceError: the engine is of another GPU, TensorRT or bundle, or a byte of it or of a plugin changed.
     """
     sidecar = read_sidecar(plan)
+    if device.get("gpu") is None and sidecar.get("gpu") is not None:
+        raise DeviceError(
+            "the engine was built on {}, CUDA finds no GPU here".format(sidecar["gpu"]),
+            "run this on the device; in a container, start it with --runtime nvidia",
+        )
     for key, noun in (
         ("tensorrt_module", "with"),
         ("tensorrt", "with TensorRT"),
