@@ -39,7 +39,8 @@ class DecomposePlugins(Pass):
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Inline in place."""
         known = plugins()
-        calls, kept = [], []
+        calls: list[ir.Node] = []
+        kept: list[ir.Node] = []
         for node in model.graph.all_nodes():
             if node.domain == EDGEC_DOMAIN and node.op_type in known:
                 (kept if self._stays(node, log) else calls).append(node)
