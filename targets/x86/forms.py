@@ -38,13 +38,15 @@ _OPENVINO = (
     "decompose.plugins",
     "decompose.attention",
     "decompose.norm_affine",
+    "x86.shared_norm",
     "x86.flat_norm",
     "x86.separate_projections",
+    "x86.axis_linear",
     "x86.flat_linear",
 )
 
 _PIPELINES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("ort", DECOMPOSED): ("decompose.plugins", "decompose.attention"),
+    ("ort", DECOMPOSED): ("decompose.plugins", "decompose.attention", "x86.axis_linear"),
     ("openvino", DECOMPOSED): _OPENVINO,
     ("openvino", BLOCKED): (*_OPENVINO, "x86.blocked_linear"),
     ("openvino", WHOLE_ROWS): ("x86.whole_rows", *_OPENVINO),
@@ -96,10 +98,12 @@ def lowered(graph: Graph, candidate: Candidate, kernels: frozenset[str]) -> Grap
     from edgec.passes.decompose import load_passes
     from edgec.passes.decompose.plugins import DecomposePlugins
     from edgec.targets.x86 import (  # noqa: F401 - each registers its pass
+        axis_linear,
         flat_linear,
         flat_norm,
         pack_tokens,
         separate_projections,
+        shared_norm,
         size_bias,
         whole_rows,
         wide_bias,
