@@ -39,6 +39,7 @@ _OPENVINO = (
     "decompose.attention",
     "decompose.norm_affine",
     "x86.shared_norm",
+    "x86.gathered_rows",
     "x86.flat_norm",
     "x86.separate_projections",
     "x86.axis_linear",
@@ -46,7 +47,7 @@ _OPENVINO = (
 )
 
 _PIPELINES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("ort", DECOMPOSED): ("decompose.plugins", "decompose.attention", "x86.axis_linear"),
+    ("ort", DECOMPOSED): ("decompose.plugins", "decompose.attention", "x86.gathered_rows", "x86.axis_linear"),
     ("openvino", DECOMPOSED): _OPENVINO,
     ("openvino", BLOCKED): (*_OPENVINO, "x86.blocked_linear"),
     ("openvino", WHOLE_ROWS): ("x86.whole_rows", *_OPENVINO),
@@ -101,6 +102,7 @@ def lowered(graph: Graph, candidate: Candidate, kernels: frozenset[str]) -> Grap
         axis_linear,
         flat_linear,
         flat_norm,
+        gathered_rows,
         pack_tokens,
         separate_projections,
         shared_norm,
