@@ -14,6 +14,7 @@ _MODULES = {
     "canonicalize.identity": "canonicalize.identity",
     "canonicalize.exporter": "canonicalize.exporter",
     "canonicalize.layout": "canonicalize.layout",
+    "fuse.stacked_sum": "fuse.stacked_sum",
     "fuse.conv_batchnorm": "fuse.conv_batchnorm",
     "fuse.conv_branches": "fuse.conv_branches",
     "fuse.layer_norm": "fuse.layer_norm",

@@ -41,6 +41,7 @@ class Settle(Pass):
         "fuse.rms_norm",
         "fuse.rope",
         "fuse.silu",
+        "fuse.stacked_sum",
     )
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:

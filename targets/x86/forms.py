@@ -42,13 +42,16 @@ _OPENVINO = (
     "decompose.plugins",
     "decompose.attention",
     "decompose.norm_affine",
+    "x86.shared_norm",
+    "x86.gathered_rows",
     "x86.flat_norm",
     "x86.separate_projections",
+    "x86.axis_linear",
     "x86.flat_linear",
 )
 
 _PIPELINES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("ort", DECOMPOSED): ("decompose.plugins", "decompose.attention"),
+    ("ort", DECOMPOSED): ("decompose.plugins", "decompose.attention", "x86.gathered_rows", "x86.axis_linear"),
     ("openvino", DECOMPOSED): _OPENVINO,
     ("openvino", BLOCKED): (*_OPENVINO, "x86.blocked_linear"),
     ("openvino", WHOLE_ROWS): ("x86.whole_rows", *_OPENVINO),
@@ -103,11 +106,14 @@ def lowered(graph: Graph, candidate: Candidate, kernels: frozenset[str]) -> Grap
     from edgec.passes.decompose import load_passes
     from edgec.passes.decompose.plugins import DecomposePlugins
     from edgec.targets.x86 import (  # noqa: F401 - each registers its pass
+        axis_linear,
         blocked_attention,
         flat_linear,
         flat_norm,
+        gathered_rows,
         pack_tokens,
         separate_projections,
+        shared_norm,
         size_bias,
         whole_rows,
         wide_bias,
