@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
@@ -20,7 +19,7 @@ from edgec.passes.precision.judge import evaluable, spelled_out
 from edgec.passes.precision.plain import plain_half
 from edgec.passes.precision.ranges import Range, calibrate
 from edgec.passes.precision.roundings import FIXED, Between, costs
-from edgec.passes.precision.weights import RoundWeights, input_keeping_weights
+from edgec.passes.precision.weights import Constants, RoundWeights, input_keeping_weights
 
 HEADROOM = 2.0
 """Calibration sees some inputs only: a tensor within this factor of fp16's largest number stays out."""
@@ -69,8 +68,8 @@ class Decision:
 
     Attributes:
         keep: reason by node name.
-        weights: by product, its weights as fp16 holds them (`weights.RoundWeights`); empty where no error was
-            measured.
+        weights: by product, its weights and bias as fp16 holds them (`weights.RoundWeights`); empty where no
+            error was measured.
         error: error of the graph with these kept: root of the mean square over the reference's spread.
         plain_error: likewise of plain fp16; inf where it is not finite.
         contributions: error of the roundings between kinds of nodes, each alone; empty where none was
@@ -78,7 +77,7 @@ class Decision:
     """
 
     keep: dict[str, str]
-    weights: dict[str, np.ndarray]
+    weights: dict[str, Constants]
     error: float
     plain_error: float
     contributions: dict[str, float]

@@ -4,7 +4,8 @@ Rounding each weight to the nearest fp16 number makes the same error for every r
 and pixels it does not average out, and it is often the largest part of fp16's error. Rounding one weight
 after the other and letting the next ones make good for it, by how their inputs vary together, leaves much
 less of it (the method of GPTQ, Frantar et al., arXiv 2210.17323, on the grid of fp16). It costs the engine
-nothing.
+nothing. A bias is one weight more, of an input that is always 1: large ones, as folded batch norms leave
+them, are what fp16 rounds worst.
 """
 
 from __future__ import annotations
@@ -37,8 +38,12 @@ _DAMPING = 0.05
 """Part of the mean variance that is added to each input's: few rows do not tell all that inputs may do."""
 
 
-def input_keeping_weights(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """The weights of each product of an fp32 model, rounded to fp16, by the product's name.
+Constants = tuple[np.ndarray, ...]
+"""A product's inputs from the second on: its weights, and its bias where it has one."""
+
+
+def input_keeping_weights(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, Constants]:
+    """The constants of each product of an fp32 model, rounded to fp16, by the product's name.
 
     Args:
         model: the lowered fp32 model.
@@ -52,14 +57,14 @@ def input_keeping_weights(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str,
 
 @register
 class RoundWeights(Pass):
-    """Replace the weights of products by given ones, which fp16 holds exactly.
+    """Replace the weights and biases of products by given ones, which fp16 holds exactly.
 
     ::
 
-        x ── MatMul(W) ── y      ⇒      x ── MatMul(W rounded) ── y
+        x ── Gemm(W, b) ── y      ⇒      x ── Gemm(W rounded, b rounded) ── y
 
     Args:
-        weights: the rounded weights by the product's name.
+        weights: the rounded constants by the product's name.
         keep: names of products that keep their own.
     """
 
@@ -67,7 +72,7 @@ class RoundWeights(Pass):
     exact = False
 
     def __init__(
-        self, weights: Mapping[str, np.ndarray] | None = None, keep: Collection[str] = frozenset()
+        self, weights: Mapping[str, Constants] | None = None, keep: Collection[str] = frozenset()
     ) -> None:
         self.weights = dict(weights or {})
         self.keep = frozenset(keep)
@@ -76,14 +81,15 @@ class RoundWeights(Pass):
         """Rewrite in place; a match is a product with rounded weights."""
         editor = Editor(model, self.name, log)
         for node in model.graph:
-            array = self.weights.get(node.name or "")
-            if array is None:
+            arrays = self.weights.get(node.name or "")
+            if arrays is None:
                 continue
             if node.name in self.keep:
                 log.missed(node, "stays in fp32")
                 continue
-            stem = node.inputs[1].name  # type: ignore[union-attr]
-            node.replace_input_with(1, editor.initializer(array, f"{stem}/rounded"))
+            for place, array in enumerate(arrays, start=1):
+                stem = node.inputs[place].name  # type: ignore[union-attr]
+                node.replace_input_with(place, editor.initializer(array, f"{stem}/rounded"))
             log.matched(node)
         editor.remove_dead()
 
@@ -99,8 +105,17 @@ def _rounds(product: Product) -> bool:
     return weight.ndim == 2 and not attribute(node, "transA", 0)
 
 
-def _rounded(product: Product, rows: np.ndarray) -> np.ndarray:
-    """A product's weights in fp16's numbers.
+def _bias(node: ir.Node, outputs: int) -> np.ndarray | None:
+    """The bias of each output; None where there is none, or it is not constant, or scaled."""
+    bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if bias is None or bias.size != outputs or not np.abs(bias).max(initial=0.0) <= LARGEST:
+        return None
+    scaled = attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0
+    return None if scaled else bias
+
+
+def _rounded(product: Product, rows: np.ndarray) -> Constants:
+    """A product's weights and bias in fp16's numbers.
 
     Args:
         product: the product.
@@ -111,23 +126,39 @@ def _rounded(product: Product, rows: np.ndarray) -> np.ndarray:
     assert weight is not None
     outputs_first = node.op_type == "Conv" or bool(attribute(node, "transB", 0))
     matrix = weight.reshape(len(weight), -1) if outputs_first else weight.T
+    bias = _bias(node, len(matrix))
+    if bias is not None:
+        matrix = np.concatenate([bias.reshape(-1, 1), matrix], axis=1)
+        rows = np.concatenate([np.ones_like(rows[:, :, :1]), rows], axis=2)
     grouped = matrix.reshape(len(rows), -1, matrix.shape[1]).transpose(0, 2, 1)
     found = np.empty_like(grouped)
     for start in range(0, grouped.shape[1], _TOGETHER):
         block = slice(start, start + _TOGETHER)
-        found[:, block] = _fed_back(grouped[:, block], rows[:, :, block])
+        first = 1 if bias is not None and start == 0 else 0
+        found[:, block] = _fed_back(grouped[:, block], rows[:, :, block], first)
     matrix = found.transpose(0, 2, 1).reshape(matrix.shape)
-    return np.ascontiguousarray(matrix if outputs_first else matrix.T).reshape(weight.shape)
+    constants = [matrix[:, 0].reshape(bias.shape)] if bias is not None else []
+    matrix = matrix[:, len(constants) :]
+    rounded = np.ascontiguousarray(matrix if outputs_first else matrix.T).reshape(weight.shape)
+    return (rounded, *constants)
 
 
-def _fed_back(weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Weights [groups, inputs, outputs] rounded one input after the other, the error spread over the rest."""
+def _fed_back(weights: np.ndarray, rows: np.ndarray, first: int) -> np.ndarray:
+    """Weights [groups, inputs, outputs] rounded one input after the other, the error spread over the rest.
+
+    Args:
+        weights: the weights.
+        rows: the inputs, [groups, rows, inputs].
+        first: so many inputs come before all others.
+    """
     variance = np.einsum("gri,grj->gij", rows, rows, optimize=True).astype(np.float64) / rows.shape[1]
     inputs = np.arange(variance.shape[1])
     own = variance[:, inputs, inputs]
     variance[:, inputs, inputs] += _DAMPING * own.mean(axis=1, keepdims=True) + 1e-30
     # The weights that matter most come first, while there are others left to make good for them.
-    order = np.argsort(-own.mean(axis=0), kind="stable")
+    weight = own.mean(axis=0)
+    weight[:first] = np.inf
+    order = np.argsort(-weight, kind="stable")
     variance = variance[:, order[:, None], order[None, :]]
     factor = np.linalg.cholesky(np.linalg.inv(variance)).transpose(0, 2, 1)
     factor /= factor[:, inputs, inputs, None]

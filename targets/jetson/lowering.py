@@ -87,9 +87,9 @@ def _needs_parts(node: ir.Node) -> bool:
     """Whether an `Attention` cannot stay one node.
 
     The importer refuses more than one output, a past, a cap, and values of another head size than the keys;
-    the builder refuses head sizes that it has no kernel for, and single queries (tensorrt-rtx 1.7.1 for SM86:
-    one query of head size 64). Queries and keys that are one tensor crash it (signal 11; keys and values may
-    be one).
+    the builder refuses head sizes that it has no kernel for, single queries, and one head of one sample
+    (tensorrt-rtx 1.7.1 for SM86, seen at head sizes 32 to 128). Queries and keys that are one tensor crash it
+    (signal 11; keys and values may be one).
     """
     if not is_op(node, "Attention"):
         return False
@@ -97,6 +97,9 @@ def _needs_parts(node: ir.Node) -> bool:
     if node.inputs[0] is node.inputs[1] or not fits_kernel(head_size(node)):
         return True
     if query is None or query[-2] == 1 or key is None or value is None or key[-1] != value[-1]:
+        return True
+    heads = query[1] if len(query) == 4 else attribute(node, "q_num_heads")
+    if heads == 1 and query[0] in (1, None):
         return True
     used = [value for value in node.outputs[1:] if value.uses() or value.is_graph_output()]
     past = len(node.inputs) > 4 and any(value is not None for value in node.inputs[4:])

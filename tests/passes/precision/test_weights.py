@@ -54,7 +54,7 @@ def test_results_stay_nearer_than_with_the_nearest_weights(kind):
         return np.ascontiguousarray(np.moveaxis(picked, -1, 1).astype(np.float32))
 
     built = model(body, shape, weights)
-    rounded = input_keeping_weights(built, [{"x": inputs(0)}, {"x": inputs(1000)}])["product"]
+    rounded = input_keeping_weights(built, [{"x": inputs(0)}, {"x": inputs(1000)}])["product"][0]
     assert rounded.shape == weights.shape
     np.testing.assert_array_equal(rounded, rounded.astype(np.float16).astype(np.float32))
     # What one weight makes good for another is a few steps of fp16, not another matrix.
@@ -71,7 +71,7 @@ def test_kept_products_and_weights_beyond_fp16_stay():
     weights = drawn((16, 5), seed=1)
     built = model("y = MatMul (x, w)", (6, 16), weights)
     rounded = input_keeping_weights(built, [{"x": drawn((6, 16), seed=4)}])
-    for keep, expected in (((), rounded["product"]), (("product",), weights)):
+    for keep, expected in (((), rounded["product"][0]), (("product",), weights)):
         copy = built.clone()
         Pipeline([RoundWeights(rounded, keep)]).run(copy)
         node = next(iter(copy.graph))
@@ -80,3 +80,29 @@ def test_kept_products_and_weights_beyond_fp16_stay():
     assert (
         input_keeping_weights(model("y = MatMul (x, w)", (6, 16), weights), [{"x": drawn((6, 16), 4)}]) == {}
     )
+
+
+@pytest.mark.parametrize("kind", ["Gemm", "Conv", "depthwise Conv"])
+def test_weights_make_good_for_a_large_bias(kind):
+    body, shape, weight_shape = PRODUCTS[kind]
+    weights = drawn(weight_shape, seed=1)
+    bias = 40 * drawn(weight_shape[:1], seed=5)
+    x = np.abs(drawn(shape, seed=6)) + 0.5
+    built = model(body.replace("w)", "w, b)"), shape, weights)
+    built.graph.initializers.clear()
+    text = ir.to_proto(built)
+    text.graph.initializer.extend(
+        [onnx.numpy_helper.from_array(weights, "w"), onnx.numpy_helper.from_array(bias, "b")]
+    )
+    built = ir.from_proto(text)
+    rounded, other = input_keeping_weights(built, [{"x": x}])["product"]
+    np.testing.assert_array_equal(other, other.astype(np.float16).astype(np.float32))
+    assert other.shape == bias.shape
+
+    def off(w, b):
+        copy = built.clone()
+        Pipeline([RoundWeights({"product": (w, b)})]).run(copy)
+        return np.square(run(copy, x) - run(built, x)).mean() ** 0.5
+
+    nearest = off(weights.astype(np.float16).astype(np.float32), bias.astype(np.float16).astype(np.float32))
+    assert off(rounded, other) < 0.5 * nearest

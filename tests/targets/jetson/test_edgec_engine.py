@@ -75,6 +75,7 @@ def test_every_release_is_built_run_verified_and_measured(
     assert built["compute_capability"] == "8.7"
     told = header(bundle)
     assert told["workspace"] == 1 << 28
+    assert "TF32" not in told["flags"]
     assert told["profiles"] == [{"x": [[1, 16], [2, 16], [4, 16]]}]
     assert told["level"] == (None if version.startswith("8.5") else 3)
     assert ("Timing graph nodes" in said) == (not version.startswith("8."))
@@ -94,6 +95,7 @@ def test_a_weakly_typed_build_sets_flags_and_keeps_layers(tmp_path: Path) -> Non
     status, built, said = edgec_engine(bundle, "build", tensorrt="8.5.2", jetpack="5.1.2")
     assert status == 0, said
     assert header(bundle)["precisions"] == {"/fc/MatMul": "FLOAT"}
+    assert header(bundle)["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
     assert built["notes"] == ["no layer of /gone was found to keep it in fp32"]
 
 

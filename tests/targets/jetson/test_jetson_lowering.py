@@ -89,6 +89,10 @@ def test_head_sizes_without_a_kernel_are_named(size, obstacle):
     [
         "one (float[1, 2, 1, 32] q, float[1, 2, 6, 32] k) => (float[1, 2, 1, 32] y) "
         "{ y = Attention (q, k, k) }",
+        "head (float[1, 1, 6, 32] q, float[1, 1, 6, 32] k) => (float[1, 1, 6, 32] y) "
+        "{ y = Attention (q, k, k) }",
+        "flat (float[1, 6, 32] q, float[1, 6, 32] k) => (float[1, 6, 32] y) "
+        "{ y = Attention <q_num_heads = 1, kv_num_heads = 1> (q, k, k) }",
         "same (float[1, 2, 6, 32] q) => (float[1, 2, 6, 32] y) { y = Attention (q, q, q) }",
         "wide (float[1, 2, 6, 32] q, float[1, 2, 6, 64] v) => (float[1, 2, 6, 64] y) "
         "{ k = Neg (q) y = Attention (q, k, v) }",

@@ -134,6 +134,10 @@ def _configure(trt: Any, builder: Any, network: Any, plan: Plan) -> Any:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(plan.fields["workspace_bytes"]))
     # Layer names with the ONNX nodes they came from, for the profile; costs nothing at run time.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # On by default, and as coarse as fp16: what is fp32 in the graph was judged in fp32.
+    tf32 = getattr(trt.BuilderFlag, "TF32", None)
+    if tf32 is not None:
+        config.clear_flag(tf32)
     level = plan.fields.get("optimization_level")
     if level is not None and hasattr(config, "builder_optimization_level"):
         config.builder_optimization_level = int(level)

@@ -116,7 +116,7 @@ class IBuilderConfig:
         __slots__ += ["progress_monitor"]
 
     def __init__(self):
-        self.flags, self.pools, self.profiles, self.cache = 0, {}, [], None
+        self.flags, self.pools, self.profiles, self.cache = 1 << BuilderFlag.TF32, {}, [], None
         if hasattr(IBuilderConfig, "progress_monitor"):
             self.progress_monitor = None
         if hasattr(IBuilderConfig, "builder_optimization_level"):
@@ -124,6 +124,9 @@ class IBuilderConfig:
 
     def set_flag(self, flag):
         self.flags |= 1 << int(flag)
+
+    def clear_flag(self, flag):
+        self.flags &= ~(1 << int(flag))
 
     def set_memory_pool_limit(self, pool, pool_size):
         self.pools[pool] = pool_size
@@ -278,7 +281,7 @@ class Builder:
             config.cache.data = config.cache.data or _stamp() + b"timed"
         header = {
             "stamp": _stamp().decode(),
-            "flags": config.flags,
+            "flags": [flag.name for flag in BuilderFlag if config.flags >> flag & 1],
             "network_flags": network.flags,
             "profiles": [profile.shapes for profile in config.profiles],
             "workspace": config.pools.get(MemoryPoolType.WORKSPACE),

@@ -174,6 +174,8 @@ void build(const Plan &plan, const std::string &engine) {
     need(config != nullptr, "TensorRT makes no builder configuration");
     config->setMemoryPoolLimit(nvinfer1::MemoryPoolType::kWORKSPACE, plan.workspace_bytes);
     config->setProfilingVerbosity(nvinfer1::ProfilingVerbosity::kDETAILED);
+    // On by default, and as coarse as fp16: what is fp32 in the graph was judged in fp32.
+    config->clearFlag(nvinfer1::BuilderFlag::kTF32);
 #if NV_TENSORRT_MAJOR >= 10 || NV_TENSORRT_MINOR >= 6
     config->setBuilderOptimizationLevel(plan.optimization_level);
 #endif

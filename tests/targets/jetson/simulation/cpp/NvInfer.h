@@ -18,7 +18,7 @@ enum class OptProfileSelector : int32_t { kMIN, kOPT, kMAX };
 enum class MemoryPoolType : int32_t { kWORKSPACE };
 enum class ProfilingVerbosity : int32_t { kLAYER_NAMES_ONLY, kNONE, kDETAILED };
 enum class NetworkDefinitionCreationFlag : int32_t { kEXPLICIT_BATCH, kSTRONGLY_TYPED };
-enum class BuilderFlag : int32_t { kFP16, kINT8, kOBEY_PRECISION_CONSTRAINTS };
+enum class BuilderFlag : int32_t { kFP16, kINT8, kTF32, kOBEY_PRECISION_CONSTRAINTS };
 enum class LayerType : int32_t { kCONVOLUTION, kCONSTANT };
 
 class IHostMemory {
@@ -81,6 +81,7 @@ public:
     void setProfilingVerbosity(ProfilingVerbosity) noexcept {}
     void setBuilderOptimizationLevel(int32_t) noexcept {}
     void setFlag(BuilderFlag) noexcept {}
+    void clearFlag(BuilderFlag) noexcept {}
     int32_t addOptimizationProfile(IOptimizationProfile const *) noexcept { return 0; }
     ITimingCache *createTimingCache(void const *, std::size_t) const noexcept { return new ITimingCache; }
     bool setTimingCache(ITimingCache const &cache, bool) noexcept { return mCache = &cache, true; }
