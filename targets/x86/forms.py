@@ -43,7 +43,6 @@ _OPENVINO = (
     "decompose.attention",
     "decompose.norm_affine",
     "x86.shared_norm",
-    "x86.gathered_rows",
     "x86.flat_norm",
     "x86.separate_projections",
     "x86.axis_linear",
