@@ -139,9 +139,10 @@ def moved_by_rounded_inputs(neutral: Any) -> float:
     """
     from edgec.core.evaluation import Evaluator
     from edgec.passes.precision.judge import evaluable
+    from edgec.targets.jetson.bodies import with_bodies
 
     found = []
-    with Evaluator(evaluable(neutral.model)) as evaluator:
+    with Evaluator(evaluable(with_bodies(neutral.model))) as evaluator:
         for feeds, references in zip(neutral.examples, neutral.references, strict=True):
             for seed in range(DRAWS):
                 random = np.random.default_rng(seed)
