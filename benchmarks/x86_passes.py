@@ -43,7 +43,6 @@ PARALLEL = ("timm:vit_small_patch16_18x2_224",)
 SERVED = {
     "fuse.conv_branches": BRANCHED,
     "fuse.stacked_sum": PARALLEL,
-    "x86.shared_norm": PARALLEL,
     "x86.axis_linear": ("zoo:cait_xxs24",),
     "x86.gathered_rows": ("zoo:swin_tiny",),
     "decompose.norm_affine": ("zoo:deit_tiny", "zoo:swin_tiny"),
@@ -57,7 +56,6 @@ ONE_ENGINE = {
     "decompose.norm_affine": ("openvino",),
     "x86.gathered_rows": ("ort",),
     "x86.separate_projections": ("openvino",),
-    "x86.shared_norm": ("openvino",),
 }
 """Passes that are in the forms of one engine only."""
 

@@ -38,11 +38,16 @@ PADDING_FREE = "padding-free"
 BLOCKED_ATTENTION = "blocked attention"
 """`decomposed`, with attention over long sequences by edgec's own kernel."""
 
+BY_KERNELS = {
+    PADDING_FREE: "the other forms, which compute padded places too",
+    BLOCKED_ATTENTION: "the other forms, with the engine's own attention",
+}
+"""Forms whose only point are edgec's kernels, and what is there without them."""
+
 _OPENVINO = (
     "decompose.plugins",
     "decompose.attention",
     "decompose.norm_affine",
-    "x86.shared_norm",
     "x86.flat_norm",
     "x86.separate_projections",
     "x86.axis_linear",
@@ -112,7 +117,6 @@ def lowered(graph: Graph, candidate: Candidate, kernels: frozenset[str]) -> Grap
         gathered_rows,
         pack_tokens,
         separate_projections,
-        shared_norm,
         size_bias,
         whole_rows,
         wide_bias,

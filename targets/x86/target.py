@@ -14,7 +14,7 @@ from edgec.targets.base import Candidate, Fallback, Offer
 from edgec.targets.x86 import keep, quantize_openvino, quantize_ort
 from edgec.targets.x86.accepts import ENGINES, obstacles
 from edgec.targets.x86.cpu import lacking, require_bf16
-from edgec.targets.x86.forms import EXPORTED, PACKED, PADDING_FREE, exported, forms, kernel_ops, lowered
+from edgec.targets.x86.forms import BY_KERNELS, EXPORTED, PACKED, exported, forms, kernel_ops, lowered
 from edgec.targets.x86.kernels import Kernels, find_kernels
 
 _PACKAGES = {"ort": "onnxruntime", "openvino": "openvino"}
@@ -119,21 +119,22 @@ class X86:
                     "; ".join(filter(None, (measured, "what the kernels would take is not known here"))),
                 )
             )
-        skipped = PADDING_FREE in forms(graph, "openvino", "fp32", alone=False)
-        if skipped and (why := self._lacking_kernels(PADDING_FREE)):
-            found.append(
-                Fallback(
-                    f"OpenVINO's form {PADDING_FREE!r}",
-                    why,
-                    "the other forms, which compute padded places too",
-                    "not known: the form cannot be measured without its kernels",
-                )
+        possible = forms(graph, "openvino", "fp32", alone=False)
+        found += [
+            Fallback(
+                f"OpenVINO's form {form!r}",
+                self._kernels.why,
+                instead,
+                "not known: the form cannot be measured without its kernels",
             )
+            for form, instead in BY_KERNELS.items()
+            if form in possible and self._kernels.why
+        ]
         return found
 
     def _lacking_kernels(self, form: str) -> str:
         """Why a form whose only point are kernels cannot be had; empty where it can."""
-        return self._kernels.why if form == PADDING_FREE else ""
+        return self._kernels.why if form in BY_KERNELS else ""
 
     def open_keeping(self, folder: Path, layers: frozenset[str]) -> Engine:
         """Open a quantised engine with the activations of some source layers unquantised."""
@@ -184,7 +185,7 @@ class X86:
         """The ops of `ai.edgec` that stay as they are for the candidate's engine."""
         if candidate.engine != "openvino":
             return frozenset()
-        needed = candidate.form == PADDING_FREE or kernel_ops(graph.model)
+        needed = candidate.form in BY_KERNELS or kernel_ops(graph.model)
         return self._kernels.ops if needed else frozenset()
 
     def open(self, folder: Path) -> Engine:
