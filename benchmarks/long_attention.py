@@ -11,7 +11,6 @@ own, less the same for 16 tokens (code, threads); inputs and outputs are there b
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import subprocess
 import sys
@@ -33,9 +32,9 @@ def model(kind: str, length: int, precision: str) -> Any:
     import openvino
     import openvino.opset13 as ops
 
-    inputs = [ops.parameter([1, length, HEADS, DEPTH], np.float32, name=name) for name in "qkv"]
     if kind == OWN:
         return _own(length, precision)
+    inputs = [ops.parameter([1, length, HEADS, DEPTH], np.float32, name=name) for name in "qkv"]
     heads_first = [ops.transpose(value, np.array([0, 2, 1, 3])) for value in inputs]
     if kind == FUSED:
         mixed = ops.scaled_dot_product_attention(*heads_first, causal=False)
@@ -137,8 +136,7 @@ def row(length: int, precision: str) -> list[object]:
     arrays = feeds(length)
     outputs = {kind: np.empty_like(arrays[0]) for kind in (OWN, PARTS, FUSED)}
     requests = {kind: request(kind, length, precision, arrays, outputs[kind]) for kind in outputs}
-    calls = {kind: functools.partial(each.infer) for kind, each in requests.items()}
-    latencies = measure(calls, blocks=11, block_seconds=0.4)
+    latencies = measure({kind: each.infer for kind, each in requests.items()}, blocks=11, block_seconds=0.4)
     expected = _exactly(arrays)
     off = {kind: np.abs(output - expected).max() / np.std(expected) for kind, output in outputs.items()}
     theirs = min((PARTS, FUSED), key=lambda kind: latencies[kind].p50)

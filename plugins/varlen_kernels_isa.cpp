@@ -233,9 +233,10 @@ void attend(const Job& job, int64_t sequence, int64_t head, int64_t part) {
     constexpr float LOG2E = 1.44269504088896341f;
     const float scale = job.shape.scale * LOG2E;
 
+    const int64_t rest = length - first;
     for (int64_t p = 0; p < panels; ++p)
         take_queries(w, w.queries + p * w.depth * PANEL, query + p * PANEL * stride, stride,
-                     smaller(PANEL, length - first - p * PANEL));
+                     smaller(PANEL, rest - p * PANEL));
     for (int64_t i = 0; i < panels * PANEL; i += W) {
         store(w.tops + i, splat(HIDDEN));
         store(w.totals + i, Vec{});
@@ -246,7 +247,6 @@ void attend(const Job& job, int64_t sequence, int64_t head, int64_t part) {
     const int64_t step = divided_up(divided_up(length, divided_up(length, TILE)), ROWS) * ROWS;
     for (int64_t tile = 0; tile < length; tile += step) {
         const int64_t count = smaller(step, length - tile);
-        const int64_t rest = length - first;
         if (places != nullptr && seen(places + first, smaller(panels * PANEL, rest) - 1, places + tile, count - 1,
                                       job.shape.window) == Seen::nothing)
             continue;
@@ -268,7 +268,7 @@ void attend(const Job& job, int64_t sequence, int64_t head, int64_t part) {
     }
     for (int64_t p = 0; p < panels; ++p)
         give_outputs(w, w.mixed + p * w.depth * PANEL, w.totals + p * PANEL, output + p * PANEL * stride, stride,
-                     smaller(PANEL, length - first - p * PANEL));
+                     smaller(PANEL, rest - p * PANEL));
 }
 
 void run_task(int64_t index, void* data) {
