@@ -14,8 +14,8 @@ _DOT = ("avx512_vnni", "avx_vnni", "amx_int8")
 
 _NEEDED = {
     ("openvino", "bf16"): _BF16,
-    # Without such a product OpenVINO's int8 layers are slower than in fp32; ONNX Runtime's, from pairs of sums
-    # in 16 bits, are not always: they are measured.
+    # Without such a product OpenVINO's int8 layers are slower than in fp32; ONNX Runtime's, summed in
+    # 16 bits by pairs, are not always: they are measured.
     ("openvino", "int8"): _DOT,
     ("ort", "int8"): ("avx2", *_DOT),
 }
