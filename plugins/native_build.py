@@ -43,8 +43,10 @@ _INSTRUCTIONS = {
     "avx2": ("-mavx2", "-mfma"),
     "baseline": (),
 }
-_HEADERS = ("vectors.h", "token_kernels.h", "varlen_kernels.h")
+_HEADERS = ("vectors.h", "token_kernels.h", "varlen_attend.h", "varlen_kernels.h")
 _PER_ISA = ("token_kernels_isa.cpp", "varlen_kernels_isa.cpp")
+_AMX = "varlen_kernels_amx.cpp"
+_AMX_FLAGS = (*_INSTRUCTIONS["avx512"], "-mamx-tile", "-mamx-bf16")
 _PLAIN = ("token_kernels.cpp", "varlen_kernels.cpp")
 _EXTENSION = "openvino_extension.cpp"
 
@@ -128,9 +130,9 @@ def _library(
     cxx = compiler()
     digest = hashlib.sha256()
     version = subprocess.run([cxx, "--version"], capture_output=True, check=False).stdout
-    for part in (version, salt.encode(), repr((_FLAGS, _INSTRUCTIONS)).encode()):
+    for part in (version, salt.encode(), repr((_FLAGS, _INSTRUCTIONS, _AMX_FLAGS)).encode()):
         digest.update(part)
-    for name in (*_HEADERS, *_PER_ISA, *_PLAIN, *([extension] if extension else [])):
+    for name in (*_HEADERS, *_PER_ISA, _AMX, *_PLAIN, *([extension] if extension else [])):
         digest.update((SOURCES / name).read_bytes())
     target = cache_folder() / f"{stem}-{digest.hexdigest()[:16]}.so"
     if _is_whole(target):
@@ -144,6 +146,8 @@ def _library(
                 objects.append(folder / f"{name}-{isa}.o")
                 source = str(SOURCES / name)
                 _run([cxx, *_FLAGS, *flags, f"-DEDGEC_ISA={isa}", "-c", source, "-o", str(objects[-1])])
+        objects.append(folder / f"{_AMX}.o")
+        _run([cxx, *_FLAGS, *_AMX_FLAGS, "-c", str(SOURCES / _AMX), "-o", str(objects[-1])])
         for name in (*_PLAIN, *([extension] if extension else [])):
             objects.append(folder / f"{name}.o")
             _run([cxx, *_FLAGS, *include, "-c", str(SOURCES / name), "-o", str(objects[-1])])

@@ -1,7 +1,8 @@
 /* Batches without padding on a CPU: the plain C entries.
  *
  * The definitions are plugins/varlen_attention/op.py and plugins/pack_tokens/op.py. Arrays are dense and
- * row-major; float32, or bf16 where the shape says half: everything is computed in float32 all the same.
+ * row-major; float32, or bf16 where the shape says half: everything is computed in float32 all the same, but
+ * that weights are rounded to bf16 where AMX makes the products.
  */
 #ifndef EDGEC_VARLEN_KERNELS_H
 #define EDGEC_VARLEN_KERNELS_H
@@ -28,6 +29,9 @@ typedef struct {
 void edgec_varlen_attention(const edgec_varlen_shape* shape, const void* query, const void* key,
                             const void* value, const int32_t* ends, const int32_t* places, void* output,
                             edgec_parallel parallel, edgec_scratch scratch);
+
+/* 1 where bf16 attention runs by AMX's tiles on this machine. */
+int edgec_varlen_tiles(void);
 
 /* Rows of `channels` elements of `size` bytes: those that are visible (rows bytes, 0 or not) one after the
  * other, or back at their places with zeros between. They return how many are visible. */

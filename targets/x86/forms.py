@@ -65,15 +65,15 @@ _PIPELINES: dict[tuple[str, str], tuple[str, ...]] = {
 }
 
 
-def forms(graph: Graph, engine: str, precision: str, *, alone: bool) -> list[str]:
+def forms(graph: Graph, engine: str, precision: str) -> list[str]:
     """The forms worth measuring, most promising first.
+
+    The exporter's graph stands in for the peer that the result must not be slower than.
 
     Args:
         graph: the neutral graph.
         engine: `ort` or `openvino`.
         precision: what the engine computes in.
-        alone: whether no other engine competes; the exporter's graph then stands in for the peer that
-            the result must not be slower than.
     """
     found = [DECOMPOSED]
     if engine == "openvino" and precision == "fp32" and linear_layers(graph.model):
@@ -87,7 +87,7 @@ def forms(graph: Graph, engine: str, precision: str, *, alone: bool) -> list[str
     if engine == "openvino" and precision == "int8" and packed_projections(graph.model):
         found.append(PACKED)
     # The exporter's graph computes with all tokens: it is no form of a graph that has fewer.
-    if graph.exported is not None and (engine == "openvino" or alone) and not kernel_ops(graph.model):
+    if graph.exported is not None and not kernel_ops(graph.model):
         found.append(EXPORTED)
     return found
 

@@ -70,11 +70,10 @@ class X86:
             )
         if wanted == "bf16":
             require_bf16()
-        engines = self._engines_for(graph, able)
         return [
             Candidate(name, wanted, form)
-            for name in engines
-            for form in forms(graph, name, wanted, alone=len(engines) == 1)
+            for name in self._engines_for(graph, able)
+            for form in forms(graph, name, wanted)
             if not self._lacking_kernels(form)
         ]
 
@@ -119,7 +118,7 @@ class X86:
                     "; ".join(filter(None, (measured, "what the kernels would take is not known here"))),
                 )
             )
-        possible = forms(graph, "openvino", "fp32", alone=False)
+        possible = forms(graph, "openvino", "fp32")
         found += [
             Fallback(
                 f"OpenVINO's form {form!r}",
@@ -203,7 +202,7 @@ def _tried(graph: Graph, engine: str, precision: str) -> list[Candidate]:
     schemes = quantize_openvino.SCHEMES if engine == "openvino" else quantize_ort.SCHEMES
     found: list[Candidate] = []
     later: list[Candidate] = []
-    for form in forms(graph, engine, "int8", alone=False):
+    for form in forms(graph, engine, "int8"):
         found.append(Candidate(engine, "fp32", form))
         if precision == "auto" and "bf16" in ENGINES[engine].precisions and form != PACKED:
             (later if later else found).append(Candidate(engine, "bf16", form))

@@ -43,6 +43,7 @@ def one_thread(monkeypatch):
 
 FP32 = [
     Candidate("ort", "fp32", DECOMPOSED),
+    Candidate("ort", "fp32", EXPORTED),
     Candidate("openvino", "fp32", BLOCKED),
     Candidate("openvino", "fp32", DECOMPOSED),
     Candidate("openvino", "fp32", EXPORTED),

@@ -127,9 +127,7 @@ def test_what_the_kernel_cannot_do_stays_and_says_why(proto, reason):
 def test_the_form_is_tried_where_sequences_are_long_and_before_the_others():
     def found(length: int, precision: str = "fp32") -> list[str]:
         model = ir.from_proto(attention_proto(length=length))
-        return forms(
-            graph_of(attention_proto(length=4)).with_model(model), "openvino", precision, alone=False
-        )
+        return forms(graph_of(attention_proto(length=4)).with_model(model), "openvino", precision)
 
     assert found(LONG)[0] == BLOCKED_ATTENTION
     assert BLOCKED_ATTENTION in found(LONG, "bf16")

@@ -1,0 +1,154 @@
+"""Attention by AMX's tiles: with its products as plain loops on any processor, and as tiles where there are some."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgec.plugins import native_build
+
+GUARD = 4096
+TASK = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)
+PARALLEL = ctypes.CFUNCTYPE(None, ctypes.c_int64, TASK, ctypes.c_void_p)
+SCRATCH = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int64)
+
+
+class Shape(ctypes.Structure):
+    """`edgec_varlen_shape`."""
+
+    _fields_ = [
+        ("sequences", ctypes.c_int64),
+        ("heads", ctypes.c_int64),
+        ("depth", ctypes.c_int64),
+        ("scale", ctypes.c_float),
+        ("half", ctypes.c_int64),
+        ("window", ctypes.c_int64),
+    ]
+
+
+@pytest.fixture(scope="module", params=["plain loops", "tiles"])
+def entry(request, tmp_path_factory) -> Callable[..., None]:  # type: ignore[no-untyped-def]
+    if request.param == "tiles":
+        library = ctypes.CDLL(str(native_build.kernel_library()))
+        if not library.edgec_varlen_tiles():
+            pytest.skip("this processor has no AMX")
+        return library.edgec_varlen_attention_amx
+    made = tmp_path_factory.mktemp("amx") / "loops.so"
+    source = Path(native_build.SOURCES) / "varlen_kernels_amx.cpp"
+    flags = ["-O2", "-std=c++17", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
+    subprocess.run([native_build.compiler(), *flags, str(source), "-o", str(made)], check=True)
+    return ctypes.CDLL(str(made)).edgec_varlen_attention_amx
+
+
+def attention(
+    entry: Callable[..., None],
+    arrays: dict[str, np.ndarray],
+    *,
+    window: int | None,
+    scale: float,
+    in_parts: bool,
+) -> np.ndarray:
+    """One call; fails if it writes behind its scratch memory or its output."""
+    query = arrays["query"]
+    tokens, heads, depth = query.shape
+    output = np.full(query.size + GUARD, 77, ml_dtypes.bfloat16)
+    asked: list[tuple[np.ndarray, int]] = []
+
+    def scratch(size: int) -> int:
+        block = np.full(size + GUARD + 64, 0xA5, np.uint8)
+        start = -block.ctypes.data % 64
+        asked.append((block, start + size))
+        return block.ctypes.data + start
+
+    def parallel(count: int, task: Callable[[int, int], None], data: int) -> None:
+        for index in reversed(range(count)):
+            task(index, data)
+
+    # What ctypes makes of a function lives no longer than what holds it.
+    hold = SCRATCH(scratch), PARALLEL(parallel) if in_parts else ctypes.cast(None, PARALLEL)
+    shape = Shape(len(arrays["cu_seqlens"]) - 1, heads, depth, scale, 1, window or 0)
+    places = None if window is None else ctypes.c_void_p(arrays["places"].ctypes.data)
+    entry(
+        ctypes.byref(shape),
+        *(ctypes.c_void_p(arrays[name].ctypes.data) for name in ("query", "key", "value", "cu_seqlens")),
+        places,
+        ctypes.c_void_p(output.ctypes.data),
+        hold[1],
+        hold[0],
+    )
+    assert all((block[end:] == 0xA5).all() for block, end in asked)
+    assert (output[query.size :] == 77).all()
+    return output[: query.size].reshape(query.shape).astype(np.float64)
+
+
+def exactly(arrays: dict[str, np.ndarray], window: int | None, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """In float64, and how far bf16 may be from it.
+
+    A weight and the output are each rounded to 8 bits: by 2^-9 of themselves. Logits are sums in float32.
+    """
+    query, key, value = (arrays[name].astype(np.float64) for name in ("query", "key", "value"))
+    output, allowed = np.zeros_like(query), np.zeros_like(query)
+    for begin, end in itertools.pairwise(arrays["cu_seqlens"]):
+        for head in range(query.shape[1]) if end > begin else ():
+            q, k, v = query[begin:end, head] * scale, key[begin:end, head], value[begin:end, head]
+            logits = q @ k.T
+            unsure = (2 * (np.abs(q) @ np.abs(k).T).max() + 8) * np.finfo(np.float32).eps
+            if window is not None:
+                places = arrays["places"][begin:end]
+                logits[np.abs(places[:, None] - places) > window] = -np.inf
+            weights = np.exp(logits - logits.max(-1, keepdims=True))
+            weights /= weights.sum(-1, keepdims=True)
+            output[begin:end, head] = weights @ v
+            allowed[begin:end, head] = (2.0**-8 + 2 * unsure) * 1.01 * (weights @ np.abs(v)) + 1e-30
+    return output, allowed
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(
+        st.one_of(st.integers(0, 9), st.sampled_from([31, 32, 33, 64, 97, 256, 257, 300])), min_size=1, max_size=3
+    ),
+    heads=st.integers(1, 2),
+    depth=st.sampled_from([1, 3, 8, 20, 32, 33, 64, 80]),
+    spread=st.sampled_from([0.3, 1.0, 20.0]),
+    window=st.one_of(st.none(), st.sampled_from([0, 5, 40])),
+    in_parts=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_it_is_attention(entry, lengths, heads, depth, spread, window, in_parts, seed) -> None:  # type: ignore[no-untyped-def]
+    drawn = np.random.default_rng(seed)
+    ends = np.cumsum([0, *lengths]).astype(np.int32)
+    arrays: dict[str, np.ndarray] = {
+        name: (spread * drawn.normal(size=(ends[-1], heads, depth))).astype(ml_dtypes.bfloat16)
+        for name in ("query", "key", "value")
+    }
+    arrays["cu_seqlens"] = ends
+    # Places rise within a sequence, with holes.
+    arrays["places"] = np.concatenate(
+        [np.sort(drawn.choice(2 * length + 1, length, replace=False)) for length in lengths]
+    ).astype(np.int32)
+    scale = depth**-0.5
+    found = attention(entry, arrays, window=window, scale=scale, in_parts=in_parts)
+    expected, allowed = exactly(arrays, window, scale)
+    assert (np.abs(found - expected) <= allowed).all()
+
+
+def test_a_logit_that_is_no_number_spoils_its_own_query_only(entry) -> None:  # type: ignore[no-untyped-def]
+    drawn = np.random.default_rng(1)
+    arrays: dict[str, np.ndarray] = {
+        name: drawn.normal(size=(70, 1, 32)).astype(ml_dtypes.bfloat16) for name in ("query", "key", "value")
+    }
+    arrays["cu_seqlens"] = np.array([0, 70], np.int32)
+    arrays["query"][40, 0, 3] = np.nan
+    found = attention(entry, arrays, window=None, scale=0.2, in_parts=False)
+    assert np.isnan(found[40]).all()
+    assert np.isfinite(np.delete(found, 40, axis=0)).all()
