@@ -126,7 +126,8 @@ void give_outputs(const float* mixed, const float* totals, typename P::Element* 
     }
 }
 
-constexpr float HIDDEN = -3.0e38f;
+// A logit that nothing else reaches, and that is finite still when it is scaled.
+inline float hidden(float scale) { return -3.0e38f / (scale > 1.0f ? scale : 1.0f); }
 
 // What a window leaves of a tile of keys for a panel of queries.
 enum class Seen { nothing, some, all };
@@ -141,7 +142,7 @@ inline Seen seen(const int32_t* queries, int64_t last_query, const int32_t* keys
 // 2^-125 as soon as a tile comes that does not; one does, for a query sees itself.
 template <typename P>
 inline void hide(float* logits, const int32_t* queries, int64_t last_query, const int32_t* keys, int64_t count,
-                 int64_t window) {
+                 int64_t window, float hidden) {
     for (int v = 0; v < P::V; ++v) {
         Int place;
         for (int lane = 0; lane < W; ++lane) place[lane] = queries[smaller(v * W + lane, last_query)];
@@ -149,7 +150,7 @@ inline void hide(float* logits, const int32_t* queries, int64_t last_query, cons
         for (int64_t j = 0; j < count; ++j) {
             float* at = logits + j * PANEL<P> + v * W;
             const Int apart = place - keys[j];
-            store(at, apart > reach || -apart > reach ? splat(HIDDEN) : load(at));
+            store(at, apart > reach || -apart > reach ? splat(hidden) : load(at));
         }
     }
 }
@@ -216,7 +217,7 @@ void attend(const Job& job, int64_t sequence, int64_t head, int64_t part) {
         P::take_queries(w.queries + p * panel, query + p * PANEL<P> * stride, stride,
                         smaller(PANEL<P>, rest - p * PANEL<P>), w.depth);
     for (int64_t i = 0; i < panels * PANEL<P>; i += W) {
-        store(w.tops + i, splat(HIDDEN));
+        store(w.tops + i, splat(hidden(scale)));
         store(w.totals + i, Vec{});
     }
     const int32_t* places = job.places == nullptr ? nullptr : job.places + begin;
@@ -233,10 +234,12 @@ void attend(const Job& job, int64_t sequence, int64_t head, int64_t part) {
         for (int64_t p = 0; p < panels; ++p) {
             const int64_t last = smaller(PANEL<P>, rest - p * PANEL<P>) - 1;
             const int32_t* mine = places == nullptr ? nullptr : places + first + p * PANEL<P>;
-            const Seen here = places == nullptr ? Seen::all : seen(mine, last, places + tile, count - 1, job.shape.window);
+            const Seen here =
+                places == nullptr ? Seen::all : seen(mine, last, places + tile, count - 1, job.shape.window);
             if (here == Seen::nothing) continue;
             P::logits(w.logits, w.queries + p * panel, w.keys, count, w.depth);
-            if (here == Seen::some) hide<P>(w.logits, mine, last, places + tile, count, job.shape.window);
+            if (here == Seen::some)
+                hide<P>(w.logits, mine, last, places + tile, count, job.shape.window, hidden(scale));
             Vec shrink[P::V];
             weigh<P>(w.logits, w.tops + p * PANEL<P>, w.totals + p * PANEL<P>, count, scale, shrink);
             P::mix(w.mixed + p * panel, begun[p] ? shrink : nullptr, w.logits, w.values, count, w.depth);

@@ -164,7 +164,7 @@ def test_long_sequences_are_shared_among_tasks(compiled) -> None:  # type: ignor
 @given(
     lengths=st.lists(st.one_of(st.integers(0, 40), st.sampled_from([120, 250, 700])), min_size=1, max_size=3),
     heads=st.integers(1, 2),
-    depth=st.sampled_from([3, 16, 32]),
+    depth=st.sampled_from([1, 3, 16, 32]),
     gaps=st.sampled_from([1, 2, 15]),
     seed=st.integers(0, 999),
 )
