@@ -11,7 +11,7 @@
 //                            weights are given TOGETHER keys at a time
 //   padded(depth)            the depth as the products take it
 //   Session                  held while a task runs
-//   take_queries, take_keys, take_values, logits, give_weights, end_weights, mix
+//   take_queries, take_keys, take_values, logits, weight, give_weights, end_weights, mix
 #ifndef EDGEC_VARLEN_ATTEND_H
 #define EDGEC_VARLEN_ATTEND_H
 
@@ -29,21 +29,23 @@ constexpr int64_t TASKS = 16;   // enough for the cores of a small processor
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t divided_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
-// 2^x for x of at most 0, to about two of the last places; 2^-125 below -125, which no sum with a largest weight
-// of 1 can tell from 0. NaN stays NaN.
-inline Vec power_of_two(Vec x) {
+// Polynomials of 2^x on [-1/2, 1/2], the highest power first, with the smallest largest relative error: of degree 5
+// (1e-7, and exactly 1 at 0), and of degree 3 (7.5e-5, a hundredth of a unit of bf16).
+constexpr float EXACT[] = {1.3264700537547469e-3f, 9.6715148538351059e-3f, 5.5507339537143707e-2f,
+                           2.4022242426872253e-1f, 6.9314700365066528e-1f, 1.0f};
+constexpr float COARSE[] = {5.5171670307319634e-2f, 2.4261112521031974e-1f, 6.9326098527971650e-1f,
+                            9.9992807298230650e-1f};
+
+// 2^x for x of at most 0; 2^-125 below -125, which no sum with a largest weight of 1 can tell from 0. NaN stays NaN.
+template <int N>
+inline Vec power_of_two(Vec x, const float (&polynomial)[N]) {
     constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23 rounds to whole numbers
     const Vec floor = splat(-125.0f);
     const Vec y = floor > x ? floor : x;
     const Vec shifted = y + MAGIC;
     const Vec f = y - (shifted - MAGIC);
-    // Of degree 5, with the smallest largest relative error on [-1/2, 1/2] (1e-7).
-    Vec p = splat(1.3264700537547469e-3f);
-    p = p * f + 9.6715148538351059e-3f;
-    p = p * f + 5.5507339537143707e-2f;
-    p = p * f + 2.4022242426872253e-1f;
-    p = p * f + 6.9314700365066528e-1f;
-    p = p * f + 1.0f;
+    Vec p = splat(polynomial[0]);
+    for (int power = 1; power < N; ++power) p = p * f + polynomial[power];
     // The low bits of `shifted` are the whole number: it goes into the exponent.
     return reinterpret_cast<Vec>(reinterpret_cast<Int>(p) + (reinterpret_cast<Int>(shifted) << 23));
 }
@@ -166,7 +168,7 @@ inline void weigh(float* logits, float* tops, float* totals, int64_t count, floa
             top[v] = here > top[v] ? here : top[v];
         }
     for (int v = 0; v < P::V; ++v) {
-        shrink[v] = power_of_two((load(tops + v * W) - top[v]) * scale);
+        shrink[v] = power_of_two((load(tops + v * W) - top[v]) * scale, EXACT);
         store(tops + v * W, top[v]);
         base[v] = top[v] * scale;
         sum[v] = load(totals + v * W) * shrink[v];
@@ -176,7 +178,7 @@ inline void weigh(float* logits, float* tops, float* totals, int64_t count, floa
         for (int v = 0; v < P::V; ++v) {
             Vec weight[P::TOGETHER];
             for (int t = 0; t < P::TOGETHER; ++t) {
-                weight[t] = power_of_two(load(logits + (j + t) * PANEL<P> + v * W) * scale - base[v]);
+                weight[t] = P::weight(load(logits + (j + t) * PANEL<P> + v * W) * scale - base[v]);
                 sum[v] += weight[t];
             }
             P::give_weights(logits, j, v, weight);
@@ -184,7 +186,7 @@ inline void weigh(float* logits, float* tops, float* totals, int64_t count, floa
     for (int v = 0; v < P::V && whole < count; ++v) {
         Vec weight[P::TOGETHER] = {};
         for (int64_t t = 0; t < count - whole; ++t) {
-            weight[t] = power_of_two(load(logits + (whole + t) * PANEL<P> + v * W) * scale - base[v]);
+            weight[t] = P::weight(load(logits + (whole + t) * PANEL<P> + v * W) * scale - base[v]);
             sum[v] += weight[t];
         }
         P::give_weights(logits, whole, v, weight);

@@ -180,6 +180,8 @@ struct Tiles {
             block_product(to + j * BLOCK, false, keys + j * all, all, queries, all / BLOCK);
     }
 
+    static Vec weight(Vec x) { return power_of_two(x, COARSE); }
+
     // Two rows of weights to one row of pairs, over what has been read. To the nearest, half away from zero.
     static void give_weights(float* logits, int64_t j, int v, const Vec (&weight)[2]) {
         const Bits first = reinterpret_cast<Bits>(weight[0]) + 0x8000u;

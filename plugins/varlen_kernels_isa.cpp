@@ -59,6 +59,7 @@ struct Lanes {
     static void logits(float* to, const float* queries, const float* keys, int64_t count, int64_t depth) {
         products(to, nullptr, queries, keys, count, depth, 1, depth);
     }
+    static Vec weight(Vec x) { return power_of_two(x, EXACT); }
     static void give_weights(float* logits, int64_t j, int v, const Vec (&weight)[1]) {
         store(logits + j * QUERIES + v * W, weight[0]);
     }

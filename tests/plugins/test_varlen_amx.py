@@ -93,7 +93,8 @@ def attention(
 def exactly(arrays: dict[str, np.ndarray], window: int | None, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """In float64, and how far bf16 may be from it.
 
-    A weight and the output are each rounded to 8 bits: by 2^-8 of themselves. Logits are sums in float32.
+    A weight and the output are each rounded to 8 bits: by 2^-8 of themselves; a weight is a power of two to 1e-4
+    of itself before, in the sum below too. Logits are sums in float32.
     """
     query, key, value = (arrays[name].astype(np.float64) for name in ("query", "key", "value"))
     output, allowed = np.zeros_like(query), np.zeros_like(query)
@@ -108,7 +109,7 @@ def exactly(arrays: dict[str, np.ndarray], window: int | None, scale: float) -> 
             weights = np.exp(logits - logits.max(-1, keepdims=True))
             weights /= weights.sum(-1, keepdims=True)
             output[begin:end, head] = weights @ v
-            allowed[begin:end, head] = (2.0**-7 + 2 * unsure) * 1.01 * (weights @ np.abs(v)) + 1e-30
+            allowed[begin:end, head] = (2.0**-7 + 2e-4 + 2 * unsure) * 1.01 * (weights @ np.abs(v)) + 1e-30
     return output, allowed
 
 
