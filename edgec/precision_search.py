@@ -1,10 +1,11 @@
 """The search over engine, precision and lowering form within a budget.
 
 Exact engines come first: they are quick to build, each is the fp32 gate of its form, and they say which
-engine and which form are worth quantising. Then come lower precisions of the forms that were fast. Each
-candidate is timed beside the fastest that passed so far and dropped if it is slower; only one that is
-faster is scored, on the part of the data that the search may look at. When quantising the whole network
-costs more than the budget, the layers that cost most stay unquantised (`edgec.sensitivity`).
+engine and which form are worth quantising. Then come lower precisions of the forms that were fast, as long
+as what they gained in one form says that they may win in another. Each candidate is timed beside the fastest
+that passed so far and dropped if it is slower; only one that is faster is scored, on the part of the data
+that the search may look at. When quantising the whole network costs more than the budget, the layers that
+cost most stay unquantised (`edgec.sensitivity`).
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ MOST_RANKING = 0.6
 """Share of the time left that ranking layers may take; the rest is for building with some of them kept."""
 
 FORM_SLOWER = 1.15
-"""A form this much slower than another of its engine is not tried in the next lower precision."""
+"""A form this much slower than another of its engine is not tried in the next lower precision, nor what is
+expected to be this much slower than the fastest so far."""
 
 
 def search(
@@ -142,6 +144,8 @@ class _Search:
         self._over: Trial | None = None
         # By what was quantised how, in whatever form: the drop that broke the budget.
         self._broken: dict[Candidate, float] = {}
+        # By engine, precision and scheme: the least latency over that of fp32 in the same form.
+        self._gain: dict[tuple[str, str, str], float] = {}
         # Latency of each candidate over that of the first one timed: a chain of ratios of neighbours.
         self._pace: dict[str, float] = {}
         self._first: float | None = None
@@ -275,6 +279,9 @@ class _Search:
         self._progress.step(f"timing {candidate.name}")
         ratio = self._time(trial, engine)
         form.pace[candidate.precision] = self._pace_of(trial)
+        if "fp32" in form.pace:
+            gain = form.pace[candidate.precision] / form.pace["fp32"]
+            self._gain[_how(candidate)] = min(gain, self._gain.get(_how(candidate), gain))
         eligible = candidate.is_lossy or self._precision == "auto"
         if not eligible:
             trial.why = "not asked for: it is the fp32 gate of what is quantised"
@@ -344,6 +351,20 @@ class _Search:
             broken := self._broken.get(dataclasses.replace(candidate, form="", kept=()))
         ) and not candidate.kept:
             return f"the same quantisation loses {broken:.2%} in another form"
+        # What a quantisation gains in one form, it about gains in another.
+        if (
+            self.best is not None
+            and not candidate.kept
+            and "fp32" in form.pace
+            and _how(candidate) in self._gain
+        ):
+            gain = self._gain[_how(candidate)]
+            expected = gain * form.pace["fp32"] / self._pace_of(self.best)
+            if expected > FORM_SLOWER:
+                return (
+                    f"it takes {gain:.2f} times what fp32 takes in another form, so here about "
+                    f"{expected:.2f} times the latency of the fastest so far"
+                )
         # What a form is slower by in one precision, it is about slower by in the next one of the same engine.
         same = [other for (engine, _), other in self._forms.items() if engine == candidate.engine]
         for precision, pace in reversed(form.pace.items()):
@@ -372,6 +393,11 @@ class _Search:
             f"no engine keeps the budget of {self._budget.max_drop:.2%}: {reasons}",
             fix="allow a larger --max-drop, give more calibration data, or take a higher --precision",
         )
+
+
+def _how(candidate: Candidate) -> tuple[str, str, str]:
+    """What a candidate computes in, whatever its form."""
+    return candidate.engine, candidate.precision, candidate.scheme
 
 
 def _doubling(most: int) -> list[int]:

@@ -37,6 +37,7 @@ from edgec.devices.rates import Rates
 from edgec.peers import model_file, open_file
 from edgec.runtime.session import load as load_session
 from edgec.suite_data import DESCRIPTION, data_of
+from edgec.targets.x86.cpu import lacking
 from edgec.version import __version__
 
 SUITES = ("x86",)
@@ -234,7 +235,12 @@ def _prepare(name: str, tokens: str, short: bool, folder: Path, progress: Progre
 def _prepare_peer(
     graph: Graph, engine: str, precision: str, folder: Path, judge: budgets.Judge
 ) -> dict[str, Any]:
-    """A peer's file, relative to the entry, and how near it is to the source; `error` where it cannot run."""
+    """A peer's file, relative to the entry, and how near it is to the source; `error` where it cannot run.
+
+    Asked for bf16 on a processor that has none, OpenVINO computes in fp32 and says nothing: no other peer.
+    """
+    if precision == "bf16" and (why := lacking(engine, precision)):
+        return {"error": why}
     kept = folder / "peers" / (f"{engine}-int8" if precision == "int8" else "exported")
     try:
         if not kept.exists():

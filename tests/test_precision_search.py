@@ -228,3 +228,13 @@ def test_another_form_is_not_tried_where_the_same_quantisation_broke_the_budget(
     choice = _search(target, graph, budget, tmp_path)
     assert other not in target.built
     assert "the same quantisation loses" in _why(choice, other)
+
+
+def test_a_quantisation_that_gained_nothing_in_one_form_is_not_tried_in_another(graph, budget, tmp_path):
+    other = Candidate("fast", "int8", "other", rest="bf16", scheme="static")
+    target = Formulas({EXACT: 3.0, other.exact: 3.1, INT8: 6.0, other: 6.2}, {})
+    choice = _search(target, graph, budget, tmp_path)
+    assert choice.chosen.candidate == EXACT
+    assert INT8 in target.built
+    assert other not in target.built
+    assert "what fp32 takes in another form" in _why(choice, other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from edgec.core.graph import Graph, Source, TensorSpec
 from edgec.core.progress import Silent
 from edgec.core.timing import Latency
 from edgec.devices.rates import ProductRate, Rates
+from edgec.targets.x86 import cpu
 
 RATES = Rates(
     1024,
@@ -133,3 +135,11 @@ def test_without_padding_every_token_is_one_of_the_samples_own_real_ones():
     np.testing.assert_array_equal(found["mask"], np.ones_like(mask))
     np.testing.assert_array_equal(found["ids"], [[7, 8, 7, 8, 7], [4, 5, 6, 4, 5]])
     assert found["other"] is other
+
+
+def test_a_peer_in_a_precision_that_the_processor_lacks_is_named_and_not_measured(monkeypatch, tmp_path):
+    old = dataclasses.replace(cpu.read_processor(), isa=("avx2",), model="An old one")
+    monkeypatch.setattr(cpu, "read_processor", lambda: old)
+    peer = suite._prepare_peer(None, "openvino", "bf16", tmp_path, None)
+    assert "An old one" in peer["error"]
+    assert not any(tmp_path.iterdir())

@@ -26,7 +26,10 @@ def quantised_layers(folder: Path) -> tuple[str, ...]:
     description = EngineDescription.read(folder)
     if description.kind == "ort":
         model = ir.load(folder / description.model)
-        names = (use.node.name for node in _pairs(model) for use in node.outputs[0].uses())
+        readers = [use.node for node in _pairs(model) for use in node.outputs[0].uses()]
+        readers += [product.multiply for product in _integer_products(model)]
+        places = {node: place for place, node in enumerate(model.graph)}
+        names = (node.name for node in sorted(readers, key=lambda node: places[node]))
     else:
         model = _openvino_model(folder, description)
         names = (
@@ -82,6 +85,9 @@ def _keep_ort(folder: Path, changed: Path, description: EngineDescription, layer
         for use in list(node.outputs[0].uses()):
             if description.layers.get(use.node.name or "") in layers:
                 use.node.replace_input_with(use.idx, plain)
+    for product in _integer_products(model):
+        if description.layers.get(product.multiply.name or "") in layers:
+            product.in_float32(model)
     save_model(model, changed / description.model)
     layer_names = dataclasses.replace(description, layers={})
     layer_names.write(changed)
@@ -95,3 +101,48 @@ def _pairs(model: ir.Model) -> Iterator[ir.Node]:
         before = node.inputs[0].producer()
         if before is not None and before.op_type == "QuantizeLinear":
             yield node
+
+
+@dataclasses.dataclass(frozen=True)
+class _IntegerProduct:
+    """One dynamically quantised linear layer.
+
+    ::
+
+        x ── DynamicQuantizeLinear ── MatMulInteger(weight) ── Cast ── Mul ── y
+                     └ scale ── Mul(weight's scale) ────────────────────┘
+    """
+
+    multiply: ir.Node
+    given: ir.Value
+    weight_scale: ir.Value
+    scaled: ir.Node
+
+    def in_float32(self, model: ir.Model) -> None:
+        """Multiply x itself with the rounded weight."""
+        _, weight, _, zero = self.multiply.inputs
+        wide = ir.node("DequantizeLinear", [weight, self.weight_scale, zero], attributes={"axis": 1})
+        product = ir.node("MatMul", [self.given, wide.outputs[0]])
+        product.outputs[0].shape, product.outputs[0].type = self.scaled.outputs[0].shape, self.given.type
+        ir.convenience.replace_nodes_and_values(
+            model.graph, self.scaled, [self.scaled], [wide, product], self.scaled.outputs, product.outputs
+        )
+
+
+def _integer_products(model: ir.Model) -> list[_IntegerProduct]:
+    """Every dynamically quantised linear layer, as ONNX Runtime's quantiser writes it."""
+    found = []
+    for node in model.graph:
+        rounding = node.inputs[0].producer() if node.op_type == "MatMulInteger" and node.inputs[0] else None
+        if rounding is None or rounding.op_type != "DynamicQuantizeLinear" or rounding.inputs[0] is None:
+            continue
+        [cast] = node.outputs[0].consumers()
+        [scaled] = cast.outputs[0].consumers()
+        scales = next(value for value in scaled.inputs if value is not cast.outputs[0])
+        both = scales.producer() if scales is not None else None
+        weight_scale = (
+            next((value for value in both.inputs if value is not rounding.outputs[1]), None) if both else None
+        )
+        if weight_scale is not None:
+            found.append(_IntegerProduct(node, rounding.inputs[0], weight_scale, scaled))
+    return found

@@ -13,6 +13,7 @@ import numpy as np
 from edgec.core.errors import JobError, MissingExtraError
 from edgec.core.graph import Graph
 from edgec.targets.base import Candidate
+from edgec.targets.x86.cpu import sums_in_16_bits
 
 STATIC = "static"
 """Products and convolutions in int8, activations by ranges seen in calibration, with zero points."""
@@ -40,6 +41,7 @@ def quantised(model: Any, graph: Graph, candidate: Candidate, layers: Mapping[st
     Post-training quantisation of NNCF for transformers: per channel weights, activations by the ranges that
     NNCF estimates, SmoothQuant (Xiao et al., 2022, arXiv 2211.10438) in front of linear layers, and fast bias
     correction (Nagel et al., 2019, arXiv 1906.04721). Norms, softmaxes and residual sums are not quantised.
+    Weights take 7 bits on a processor that sums products in pairs in 16 bits (NNCF's `overflow_fix`).
 
     Args:
         model: what OpenVINO read of the lowered graph.
@@ -88,6 +90,8 @@ def _quantised(nncf: Any, model: Any, graph: Graph, candidate: Candidate, layers
             ignored_scope=scope,
             advanced_parameters=adjust,
         )
+    from nncf.quantization.advanced_parameters import OverflowFix
+
     preset = nncf.QuantizationPreset.PERFORMANCE if candidate.scheme == SYMMETRIC else None
     return nncf.quantize(
         model,
@@ -97,6 +101,9 @@ def _quantised(nncf: Any, model: Any, graph: Graph, candidate: Candidate, layers
         preset=preset or nncf.QuantizationPreset.MIXED,
         ignored_scope=scope,
         fast_bias_correction=True,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            overflow_fix=OverflowFix.ENABLE if sums_in_16_bits() else OverflowFix.DISABLE
+        ),
     )
 
 

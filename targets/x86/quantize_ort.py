@@ -69,9 +69,10 @@ def quantised(graph: Graph, candidate: Candidate) -> ir.Model:
         found = ir.load(done)
         # The weights live in the scratch folder, which goes.
         ir.external_data.load_to_model(found)
-    # The quantiser's own nodes belong to the layer that reads them.
+    # The quantiser names a product `fc1_quant`; its other nodes belong to the layer that reads them.
     for node in reversed(list(found.graph)):
-        layer = layers.get(node.name or "")
+        name = node.name or ""
+        layer = layers.get(name) or layers.get(name.rpartition("_quant")[0])
         readers = (use.node.metadata_props.get(SOURCE_KEY) for value in node.outputs for use in value.uses())
         layer = layer or next(filter(None, readers), None)
         if layer is not None:

@@ -11,11 +11,12 @@ from edgec.core.graph import Arrays, Graph
 from edgec.runtime.engine import Engine, LayerTime
 from edgec.runtime.engines import open_engine
 from edgec.targets.base import Candidate, Fallback, Offer
-from edgec.targets.x86 import keep, quantize_openvino, quantize_ort
+from edgec.targets.x86 import keep
 from edgec.targets.x86.accepts import ENGINES, obstacles
 from edgec.targets.x86.cpu import lacking, require_bf16
-from edgec.targets.x86.forms import BY_KERNELS, EXPORTED, PACKED, exported, forms, kernel_ops, lowered
+from edgec.targets.x86.forms import BY_KERNELS, EXPORTED, exported, forms, kernel_ops, lowered
 from edgec.targets.x86.kernels import Kernels, find_kernels
+from edgec.targets.x86.order import WEIGHTS_ALONE, tried
 
 _PACKAGES = {"ort": "onnxruntime", "openvino": "openvino"}
 
@@ -88,15 +89,9 @@ class X86:
         if precision == "int8" and all(reasons := [lacking(name, "int8") for name in self._engines]):
             raise JobError(f"--precision {reasons[0]}", fix="use --precision fp32")
         engines = self._engines_for(graph, list(self._engines))
-        # OpenVINO first: its kernels are the faster ones in every precision, on all but the smallest models.
-        found = [
-            candidate
-            for name in sorted(engines, key=lambda name: name != "openvino")
-            for candidate in _tried(graph, name, precision)
-        ]
         return [
             Offer(candidate, _refusal(candidate) or self._lacking_kernels(candidate.form))
-            for candidate in found
+            for candidate in tried(graph, engines, precision)
         ]
 
     def fallbacks(self, graph: Graph, chosen: Candidate, measured: str) -> list[Fallback]:
@@ -196,43 +191,9 @@ class X86:
         return engine.profile(feeds)
 
 
-def _tried(graph: Graph, engine: str, precision: str) -> list[Candidate]:
-    """One engine's candidates in a budget's search: each form exactly, then in what promises most."""
-    rest = "bf16" if "bf16" in ENGINES[engine].precisions and not lacking(engine, "bf16") else "fp32"
-    schemes = quantize_openvino.SCHEMES if engine == "openvino" else quantize_ort.SCHEMES
-    found: list[Candidate] = []
-    later: list[Candidate] = []
-    for form in forms(graph, engine, "int8"):
-        found.append(Candidate(engine, "fp32", form))
-        if precision == "auto" and "bf16" in ENGINES[engine].precisions and form != PACKED:
-            (later if later else found).append(Candidate(engine, "bf16", form))
-        if not graph.calibration:
-            continue
-        quantised = [
-            Candidate(engine, "int8", form, rest=rest, scheme=scheme)
-            for scheme, needed in schemes.items()
-            if largest_weight(graph) >= needed
-        ]
-        found += quantised[:1]
-        later += quantised[1:]
-    return [*found, *sorted(later, key=lambda candidate: candidate.precision == "bf16")]
-
-
-def largest_weight(graph: Graph) -> int:
-    """Bytes of the largest weight of a linear layer or a convolution, in fp32."""
-    return max(
-        (
-            value.const_value.nbytes
-            for value in graph.model.graph.initializers.values()
-            if value.const_value is not None and len(value.const_value.shape) >= 2
-        ),
-        default=0,
-    )
-
-
 def _refusal(candidate: Candidate) -> str:
     """Why this processor cannot run a candidate, or is slower with it than in fp32; empty where it can."""
-    if candidate.scheme in (quantize_openvino.WEIGHTS, quantize_openvino.WEIGHTS4, quantize_ort.WEIGHTS):
+    if (candidate.engine, candidate.scheme) in WEIGHTS_ALONE:
         return ""  # the products are fp32
     precisions = filter(None, (candidate.precision, candidate.rest))
     return next(filter(None, (lacking(candidate.engine, one) for one in precisions)), "")

@@ -1,4 +1,4 @@
-"""Attention by AMX's tiles: with its products as plain loops on any processor, and as tiles where there are some."""
+"""Attention by AMX's tiles: its products as plain loops on any processor, and as tiles where it has them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def attention(
 ) -> np.ndarray:
     """One call; fails if it writes behind its scratch memory or its output."""
     query = arrays["query"]
-    tokens, heads, depth = query.shape
+    _, heads, depth = query.shape
     output = np.full(query.size + GUARD, 77, ml_dtypes.bfloat16)
     asked: list[tuple[np.ndarray, int]] = []
 
@@ -93,8 +93,8 @@ def attention(
 def exactly(arrays: dict[str, np.ndarray], window: int | None, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """In float64, and how far bf16 may be from it.
 
-    A weight and the output are each rounded to 8 bits: by 2^-8 of themselves; a weight is a power of two to 1e-4
-    of itself before, in the sum below too. Logits are sums in float32.
+    A weight and the output are each rounded to 8 bits: by 2^-8 of themselves; a weight is a power of two to
+    1e-4 of itself before, in the sum below too. Logits are sums in float32.
     """
     query, key, value = (arrays[name].astype(np.float64) for name in ("query", "key", "value"))
     output, allowed = np.zeros_like(query), np.zeros_like(query)
@@ -116,7 +116,9 @@ def exactly(arrays: dict[str, np.ndarray], window: int | None, scale: float) -> 
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(
-        st.one_of(st.integers(0, 9), st.sampled_from([31, 32, 33, 64, 97, 256, 257, 300])), min_size=1, max_size=3
+        st.one_of(st.integers(0, 9), st.sampled_from([31, 32, 33, 64, 97, 256, 257, 300])),
+        min_size=1,
+        max_size=3,
     ),
     heads=st.integers(1, 2),
     depth=st.sampled_from([1, 3, 8, 20, 32, 33, 64, 80]),

@@ -1,0 +1,108 @@
+"""What a search within a budget tries on x86, in which order."""
+
+from __future__ import annotations
+
+import itertools
+
+from edgec.core.graph import Graph
+from edgec.targets.base import Candidate
+from edgec.targets.x86 import quantize_openvino, quantize_ort
+from edgec.targets.x86.accepts import ENGINES
+from edgec.targets.x86.cpu import lacking, sums_in_16_bits
+from edgec.targets.x86.forms import PACKED, forms
+
+_SCHEMES = {"openvino": quantize_openvino.SCHEMES, "ort": quantize_ort.SCHEMES}
+
+WEIGHTS_ALONE = (
+    ("openvino", quantize_openvino.WEIGHTS),
+    ("openvino", quantize_openvino.WEIGHTS4),
+    ("ort", quantize_ort.WEIGHTS),
+)
+"""Engines and schemes whose products stay in fp32: they save reading, not computing."""
+
+_BY_DOT_PRODUCTS = (
+    ("openvino", quantize_openvino.SYMMETRIC),
+    ("openvino", quantize_openvino.STATIC),
+    ("ort", quantize_ort.STATIC),
+    ("ort", quantize_ort.DYNAMIC),
+)
+_BY_PAIRS = (
+    ("ort", quantize_ort.DYNAMIC),
+    ("openvino", quantize_openvino.SYMMETRIC),
+    ("ort", quantize_ort.STATIC),
+    ("openvino", quantize_openvino.STATIC),
+)
+"""Most promising first, where products are summed in 32 bits, and where they are summed by pairs in 16: there
+OpenVINO's linear layers are slower in int8 than in fp32, its convolutions faster; ONNX Runtime's linear
+layers gain.
+"""
+
+
+def tried(graph: Graph, engines: list[str], precision: str) -> list[Candidate]:
+    """Every candidate of these engines: exact ones first, then by what promises most.
+
+    Exact engines are quick to build and say which forms are worth a lower precision. OpenVINO comes first:
+    its kernels are the faster ones on all but the smallest models.
+
+    Args:
+        graph: the neutral graph; nothing is quantised where it has no calibration feeds.
+        engines: `ort`, `openvino` or both.
+        precision: `auto` or `int8`.
+    """
+    ordered = sorted(engines, key=lambda name: name != "openvino")
+    found = {name: forms(graph, name, "int8") for name in ordered}
+    exact = [Candidate(name, "fp32", form) for name in ordered for form in found[name]]
+    # Forms for fp32 alone compete where nothing faster than fp32 computes what is not quantised.
+    exact += [
+        Candidate(name, "fp32", form)
+        for name in ordered
+        if _rest(name) == "fp32"
+        for form in forms(graph, name, "fp32")
+        if form not in found[name]
+    ]
+    half = [
+        Candidate(name, "bf16", form)
+        for name in ordered
+        for form in found[name]
+        if precision == "auto" and "bf16" in ENGINES[name].precisions and form != PACKED
+    ]
+    quantised: list[Candidate] = []
+    if graph.calibration:
+        largest = largest_weight(graph)
+        schemes = [*(_BY_PAIRS if sums_in_16_bits() else _BY_DOT_PRODUCTS), *WEIGHTS_ALONE]
+        quantised = [
+            Candidate(name, "int8", form, rest=_rest(name), scheme=scheme)
+            for name, scheme in schemes
+            if name in found and largest >= _SCHEMES[name][scheme]
+            for form in found[name]
+        ]
+    products, weights = (
+        list(group)
+        for group in (
+            itertools.filterfalse(_is_weights_alone, quantised),
+            filter(_is_weights_alone, quantised),
+        )
+    )
+    # int8 is the faster of the two mostly: one engine in bf16 is enough to begin with.
+    return [*exact, *half[:1], *products, *half[1:], *weights]
+
+
+def _is_weights_alone(candidate: Candidate) -> bool:
+    return (candidate.engine, candidate.scheme) in WEIGHTS_ALONE
+
+
+def _rest(engine: str) -> str:
+    """What an engine computes in where nothing is quantised."""
+    return "bf16" if "bf16" in ENGINES[engine].precisions and not lacking(engine, "bf16") else "fp32"
+
+
+def largest_weight(graph: Graph) -> int:
+    """Bytes of the largest weight of a linear layer or a convolution, in fp32."""
+    return max(
+        (
+            value.const_value.nbytes
+            for value in graph.model.graph.initializers.values()
+            if value.const_value is not None and len(value.const_value.shape) >= 2
+        ),
+        default=0,
+    )
