@@ -68,6 +68,10 @@ FORM_SLOWER = 1.15
 expected to be this much slower than the fastest so far."""
 
 
+ENGINE_SLOWER = 1.3
+"""An engine this much slower in fp32 than the fastest so far gets no second form."""
+
+
 def search(
     target: Target,
     neutral: Graph,
@@ -345,8 +349,13 @@ class _Search:
         form = self._forms[candidate.engine, candidate.form]
         if form.exact is not None and not form.exact.passed:
             return f"its form fails the fp32 gate: {form.exact}"
+        same = [other for (engine, _), other in self._forms.items() if engine == candidate.engine]
         if candidate.exact == candidate:
-            return ""
+            known = [other.pace["fp32"] for other in same if "fp32" in other.pace]
+            if self.best is None or not known or min(known) <= ENGINE_SLOWER * self._pace_of(self.best):
+                return ""
+            behind = min(known) / self._pace_of(self.best)
+            return f"another form of the engine takes {behind:.2f} times the latency of the fastest so far"
         if (
             broken := self._broken.get(dataclasses.replace(candidate, form="", kept=()))
         ) and not candidate.kept:
@@ -366,7 +375,6 @@ class _Search:
                     f"{expected:.2f} times the latency of the fastest so far"
                 )
         # What a form is slower by in one precision, it is about slower by in the next one of the same engine.
-        same = [other for (engine, _), other in self._forms.items() if engine == candidate.engine]
         for precision, pace in reversed(form.pace.items()):
             best = min(other.pace[precision] for other in same if precision in other.pace)
             allowed = SAME_SLOWER if precision == candidate.precision else FORM_SLOWER

@@ -17,6 +17,9 @@ SAMPLES = 24
 MOST_GROUPS = 24
 """Groups of layers that are tried one by one; where there are more layers, neighbours are tried together."""
 
+FEWEST_GROUPS = 4
+"""Groups however little time there is: fewer would say nothing about where the damage comes from."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:
@@ -40,13 +43,18 @@ def ranked(target: Quantising, folder: Path, judge: Judge, progress: Progress, s
         folder: the quantised engine's.
         judge: the search's data.
         progress: told each step.
-        seconds: when to stop; groups not tried by then are left out.
+        seconds: when to stop. Where that is short, groups are larger, so that all layers are in one that is
+            tried; groups not tried by then are left out.
     """
     few = judge.first(SAMPLES)
-    end = time.monotonic() + seconds
+    begin = time.monotonic()
     whole = _damage(target, folder, few, ())
+    affordable = int(seconds / max(time.monotonic() - begin, 1e-6)) - 1
+    end = begin + seconds
     found = []
-    for layers in grouped(target.quantised_layers(folder)):
+    for layers in grouped(
+        target.quantised_layers(folder), most=min(MOST_GROUPS, max(FEWEST_GROUPS, affordable))
+    ):
         if time.monotonic() > end:
             break
         progress.step(f"sensitivity: {layers[0]}{' …' if len(layers) > 1 else ''}")
@@ -58,17 +66,23 @@ def ranked(target: Quantising, folder: Path, judge: Judge, progress: Progress, s
 def grouped(layers: Sequence[str], most: int = MOST_GROUPS) -> list[tuple[str, ...]]:
     """Layers by the longest common beginning of their dotted names that leaves at most so many groups.
 
-    Where even the first words differ too often, neighbours in execution order go together.
+    Where that leaves less than half as many, neighbours in execution order go together instead, of the groups
+    that the next longer beginning makes.
     """
     depth = max((layer.count(".") + 1 for layer in layers), default=1)
+    finer: list[tuple[str, ...]] = []
     for words in range(depth, 0, -1):
-        groups: dict[str, list[str]] = {}
+        named: dict[str, list[str]] = {}
         for layer in layers:
-            groups.setdefault(".".join(layer.split(".")[:words]), []).append(layer)
+            named.setdefault(".".join(layer.split(".")[:words]), []).append(layer)
+        groups = [tuple(group) for group in named.values()]
+        if len(groups) <= most and (2 * len(groups) >= most or not finer):
+            return groups
         if len(groups) <= most:
-            return [tuple(group) for group in groups.values()]
-    size = -(-len(layers) // most)
-    return [tuple(layers[start : start + size]) for start in range(0, len(layers), size)]
+            break
+        finer = groups
+    size = -(-len(finer) // most)
+    return [sum(finer[start : start + size], ()) for start in range(0, len(finer), size)]
 
 
 def _damage(target: Quantising, folder: Path, judge: Judge, layers: tuple[str, ...]) -> float:

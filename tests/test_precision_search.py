@@ -17,7 +17,7 @@ from edgec.choice import choose
 from edgec.core.errors import JobError, NumericsError
 from edgec.core.graph import Graph, Source, TensorSpec
 from edgec.core.progress import Silent
-from edgec.sensitivity import grouped
+from edgec.sensitivity import grouped, ranked
 from edgec.targets.base import Candidate, Offer
 
 WIDTH = 64
@@ -220,6 +220,9 @@ def test_layers_are_grouped_by_the_beginning_of_their_names():
     apart = grouped([f"layer{index}" for index in range(50)], most=10)
     assert len(apart) <= 10
     assert sum(map(len, apart)) == 50
+    flat = grouped([f"blocks.{index}" for index in range(40)], most=24)
+    assert len(flat) == 20
+    assert flat[0] == ("blocks.0", "blocks.1")
 
 
 def test_another_form_is_not_tried_where_the_same_quantisation_broke_the_budget(graph, budget, tmp_path):
@@ -238,3 +241,33 @@ def test_a_quantisation_that_gained_nothing_in_one_form_is_not_tried_in_another(
     assert INT8 in target.built
     assert other not in target.built
     assert "what fp32 takes in another form" in _why(choice, other)
+
+
+def test_an_engine_far_behind_in_fp32_gets_no_second_form(graph, budget, tmp_path):
+    second, faster = Candidate("slow", "fp32", "other"), Candidate("fast", "fp32", "other")
+    target = Formulas({EXACT: 2.0, SLOW: 6.0, second: 1.0, faster: 1.9}, {})
+    choice = _search(target, graph, budget, tmp_path)
+    assert choice.chosen.candidate == faster
+    assert second not in target.built
+    assert "another form of the engine takes" in _why(choice, second)
+
+
+def test_layers_are_ranked_in_larger_groups_where_time_is_short(budget, tmp_path, monkeypatch):
+    target = Formulas({INT8: 2.0}, {INT8: 0.1})
+    layers = tuple(f"blocks.{index}" for index in range(40))
+    monkeypatch.setattr(target, "quantised_layers", lambda folder: layers)
+    opened = []
+
+    def slow(folder, kept):
+        opened.append(kept)
+        time.sleep(0.03)
+        return Engine(0.0, 0.1)
+
+    monkeypatch.setattr(target, "open_keeping", slow)
+    few = ranked(target, tmp_path, budget.search, Silent(), 0.05)
+    assert len(opened) - 1 < 10
+    assert all(group.layers for group in few)
+    opened.clear()
+    many = ranked(target, tmp_path, budget.search, Silent(), 60.0)
+    assert {layer for group in many for layer in group.layers} == set(layers)
+    assert len(many) > len(few)
