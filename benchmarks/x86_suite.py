@@ -25,7 +25,7 @@ from edgec.devices.host import host_profile
 from edgec.suite import BOUND, MODELS, TOKEN_MODELS, run_suite
 from edgec.suite_data import DESCRIPTION
 
-BLOCKS = 9
+BLOCKS = 15
 
 _PRODUCTS = ("avx512_bf16", "amx_bf16", "avx512_vnni", "avx_vnni", "amx_int8")
 """Instruction sets that decide which peers are fast."""

@@ -64,12 +64,11 @@ MOST_RANKING = 0.6
 """Share of the time left that ranking layers may take; the rest is for building with some of them kept."""
 
 FORM_SLOWER = 1.15
-"""A form this much slower than another of its engine is not tried in the next lower precision, nor what is
-expected to be this much slower than the fastest so far."""
+"""A form this much slower than another of its engine is not tried in the next lower precision."""
 
-
-ENGINE_SLOWER = 1.3
-"""An engine this much slower in fp32 than the fastest so far gets no second form."""
+FAR_BEHIND = 1.3
+"""An engine this much slower in fp32 than the fastest so far gets no second form; and no quantisation is tried
+that is expected to be this much slower."""
 
 
 def search(
@@ -352,7 +351,7 @@ class _Search:
         same = [other for (engine, _), other in self._forms.items() if engine == candidate.engine]
         if candidate.exact == candidate:
             known = [other.pace["fp32"] for other in same if "fp32" in other.pace]
-            if self.best is None or not known or min(known) <= ENGINE_SLOWER * self._pace_of(self.best):
+            if self.best is None or not known or min(known) <= FAR_BEHIND * self._pace_of(self.best):
                 return ""
             behind = min(known) / self._pace_of(self.best)
             return f"another form of the engine takes {behind:.2f} times the latency of the fastest so far"
@@ -369,7 +368,7 @@ class _Search:
         ):
             gain = self._gain[_how(candidate)]
             expected = gain * form.pace["fp32"] / self._pace_of(self.best)
-            if expected > FORM_SLOWER:
+            if expected > FAR_BEHIND:
                 return (
                     f"it takes {gain:.2f} times what fp32 takes in another form, so here about "
                     f"{expected:.2f} times the latency of the fastest so far"
