@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
             print(f"{row['name']}: {row['error']}", file=sys.stderr)
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
-        mine["rows"][row["name"]] = {**row, "measured_at": now}
+        mine["rows"][row["name"]] = {**row, "blocks": BLOCKS, "measured_at": now}
         mine["tools"] = tool_versions()
         kept.write_text(json.dumps(machines, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -73,7 +73,7 @@ def _body(machines: dict[str, dict[str, Any]], order: tuple[str, ...]) -> str:
     return "\n\n".join(
         [
             *sections,
-            f"Milliseconds a run, batch 1, {BLOCKS} alternating blocks, each model with its peers in one "
+            "Milliseconds a run, batch 1, in alternating blocks, each model with its peers in one "
             "process; peers with their share of the roofline. A peer in brackets does not keep a mean cosine "
             f"of {BOUND} to the source and does not count. {DESCRIPTION}.",
         ]
@@ -86,13 +86,14 @@ def _section(rows: dict[str, dict[str, Any]], order: tuple[str, ...]) -> str:
     table = markdown(
         [
             "model", "edgec ms", "spread", "share of roofline", *labels, "over the best peer", "cosine",
-            "engine", "tokens", "measured",
+            "engine", "tokens", "blocks", "measured",
         ],
         [
             [
                 row["name"], f"{row['edgec_ms']:.2f}", f"{row['spread']:.0%}", f"{row['roofline_share']:.0%}",
                 *(_peer(row, label) for label in labels), f"{row['ratio_to_best_peer']:.3f}",
-                f"{row['cosine']:.4f}", row["engine"], row.get("tokens") or "all", row["measured_at"][:10],
+                f"{row['cosine']:.4f}", row["engine"], row.get("tokens") or "all", str(row["blocks"]),
+                row["measured_at"][:10],
             ]
             for row in known
         ],
