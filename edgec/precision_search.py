@@ -67,8 +67,8 @@ FORM_SLOWER = 1.15
 """A form this much slower than another of its engine is not tried in the next lower precision."""
 
 FAR_BEHIND = 1.3
-"""An engine this much slower in fp32 than the fastest so far gets no second form; and no quantisation is tried
-that is expected to be this much slower."""
+"""An engine this much slower in fp32 than the fastest so far gets no second form, and a quantisation that is
+expected to be this much slower is not tried."""
 
 
 def search(
