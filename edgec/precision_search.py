@@ -70,6 +70,8 @@ FAR_BEHIND = 1.3
 """An engine this much slower in fp32 than the fastest so far gets no second form, and a quantisation that is
 expected to be this much slower is not tried."""
 
+_FP32 = ("fp32", "")
+
 
 def search(
     target: Target,
@@ -113,10 +115,14 @@ def search(
 
 @dataclasses.dataclass
 class _Form:
-    """One engine's lowering form: the gate of its fp32 engine, and how fast it is in each precision tried."""
+    """One engine's lowering form: the gate of its fp32 engine, why that was not built, and its latencies.
+
+    Latencies are by precision and scheme: only like ones tell forms apart.
+    """
 
     exact: GateResult | None = None
-    pace: dict[str, float] = dataclasses.field(default_factory=dict)
+    skipped: str = ""
+    pace: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
 
 
 class _Search:
@@ -175,7 +181,7 @@ class _Search:
             elif self._left <= 0 and self.best is not None:
                 self.stopped = self._time_over
                 trial.why = "not tried: the search's time was over"
-            elif self._over is not None and self._left < MIXING * self._seconds:
+            elif trial.candidate.is_lossy and self._over is not None and self._left < MIXING * self._seconds:
                 trial.why = "not tried: the time left is for keeping layers of what broke the budget"
             else:
                 self._try(trial)
@@ -265,7 +271,7 @@ class _Search:
         self._progress.step(f"building {candidate.name}")
         try:
             build(self._target, self._neutral, trial, exact=form.exact)
-            if trial.gates and trial.gates[0].passed:
+            if trial.gates:
                 form.exact = trial.gates[0]
             if trial.passed:
                 with self._opened(trial) as engine:
@@ -281,10 +287,11 @@ class _Search:
         candidate = trial.candidate
         self._progress.step(f"timing {candidate.name}")
         ratio = self._time(trial, engine)
-        form.pace[candidate.precision] = self._pace_of(trial)
-        if "fp32" in form.pace:
-            gain = form.pace[candidate.precision] / form.pace["fp32"]
-            self._gain[_how(candidate)] = min(gain, self._gain.get(_how(candidate), gain))
+        if not candidate.kept:
+            form.pace[candidate.precision, candidate.scheme] = self._pace_of(trial)
+            if _FP32 in form.pace:
+                gain = self._pace_of(trial) / form.pace[_FP32]
+                self._gain[_how(candidate)] = min(gain, self._gain.get(_how(candidate), gain))
         eligible = candidate.is_lossy or self._precision == "auto"
         if not eligible:
             trial.why = "not asked for: it is the fp32 gate of what is quantised"
@@ -350,38 +357,41 @@ class _Search:
             return f"its form fails the fp32 gate: {form.exact}"
         same = [other for (engine, _), other in self._forms.items() if engine == candidate.engine]
         if candidate.exact == candidate:
-            known = [other.pace["fp32"] for other in same if "fp32" in other.pace]
-            if self.best is None or not known or min(known) <= FAR_BEHIND * self._pace_of(self.best):
-                return ""
-            behind = min(known) / self._pace_of(self.best)
-            return f"another form of the engine takes {behind:.2f} times the latency of the fastest so far"
-        if (
-            broken := self._broken.get(dataclasses.replace(candidate, form="", kept=()))
-        ) and not candidate.kept:
+            form.skipped = self._far_behind(same)
+            return form.skipped
+        if candidate.kept:
+            return ""
+        if form.skipped:
+            return f"its form was not tried in fp32: {form.skipped}"
+        if broken := self._broken.get(dataclasses.replace(candidate, form="")):
             return f"the same quantisation loses {broken:.2%} in another form"
-        # What a quantisation gains in one form, it about gains in another.
-        if (
-            self.best is not None
-            and not candidate.kept
-            and "fp32" in form.pace
-            and _how(candidate) in self._gain
-        ):
-            gain = self._gain[_how(candidate)]
-            expected = gain * form.pace["fp32"] / self._pace_of(self.best)
+        # What a quantisation gains in one form, it about gains in another; some forms are for bf16's sake.
+        gain = self._gain.get(_how(candidate))
+        if candidate.is_lossy and self.best is not None and gain is not None and _FP32 in form.pace:
+            expected = gain * form.pace[_FP32] / self._pace_of(self.best)
             if expected > FAR_BEHIND:
                 return (
                     f"it takes {gain:.2f} times what fp32 takes in another form, so here about "
                     f"{expected:.2f} times the latency of the fastest so far"
                 )
         # What a form is slower by in one precision, it is about slower by in the next one of the same engine.
-        for precision, pace in reversed(form.pace.items()):
-            best = min(other.pace[precision] for other in same if precision in other.pace)
+        for how, pace in reversed(form.pace.items()):
+            best = min(other.pace[how] for other in same if how in other.pace)
+            precision = how[0]
             allowed = SAME_SLOWER if precision == candidate.precision else FORM_SLOWER
             if pace > allowed * best:
                 return (
                     f"in {precision} its form takes {pace / best:.2f} times what another of the engine takes"
                 )
         return ""
+
+    def _far_behind(self, forms: list[_Form]) -> str:
+        """Why no further form of an engine is tried, by its forms so far; empty where one should be."""
+        known = [form.pace[_FP32] for form in forms if _FP32 in form.pace]
+        if self.best is None or not known or min(known) <= FAR_BEHIND * self._pace_of(self.best):
+            return ""
+        behind = min(known) / self._pace_of(self.best)
+        return f"another form of the engine takes {behind:.2f} times the latency of the fastest so far"
 
     @contextlib.contextmanager
     def _opened(self, trial: Trial) -> Iterator[Engine]:

@@ -25,15 +25,22 @@ struct alignas(64) TileShapes {
 };
 static_assert(sizeof(TileShapes) == 64, "as LDTILECFG reads it");
 
+// Compilers know only part of what the tile instructions read and write (GCC's amxtileintrin.h).
+inline void all_memory() { asm volatile("" ::: "memory"); }
+
 // Other code on this thread may count on the shapes that it has set, so they come back.
 class TileSession {
 public:
     TileSession() {
         _tile_storeconfig(&m_before);
         const TileShapes all;
+        all_memory();
         _tile_loadconfig(&all);
     }
-    ~TileSession() { _tile_loadconfig(&m_before); }
+    ~TileSession() {
+        all_memory();
+        _tile_loadconfig(&m_before);
+    }
     TileSession(const TileSession&) = delete;
     TileSession& operator=(const TileSession&) = delete;
 
@@ -45,6 +52,7 @@ private:
 inline void block_product(float* sums, bool begun, const uint16_t* rows, int64_t stride, const uint16_t* pairs,
                           int64_t steps) {
     constexpr int64_t BYTES = BLOCK * 4;
+    all_memory();
     if (begun) {
         _tile_loadd(0, sums, BYTES);
         _tile_loadd(1, sums + 16, BYTES);

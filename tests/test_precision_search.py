@@ -245,11 +245,38 @@ def test_a_quantisation_that_gained_nothing_in_one_form_is_not_tried_in_another(
 
 def test_an_engine_far_behind_in_fp32_gets_no_second_form(graph, budget, tmp_path):
     second, faster = Candidate("slow", "fp32", "other"), Candidate("fast", "fp32", "other")
-    target = Formulas({EXACT: 2.0, SLOW: 6.0, second: 1.0, faster: 1.9}, {})
+    below = Candidate("slow", "int8", "other", rest="fp32", scheme="static")
+    target = Formulas({EXACT: 2.0, SLOW: 6.0, second: 1.0, faster: 1.8, below: 0.5}, {})
     choice = _search(target, graph, budget, tmp_path)
     assert choice.chosen.candidate == faster
-    assert second not in target.built
+    assert not {second, below} & set(target.built)
     assert "another form of the engine takes" in _why(choice, second)
+    assert "its form was not tried in fp32" in _why(choice, below)
+
+
+def test_forms_are_compared_in_one_scheme_and_not_across_schemes(graph, budget, tmp_path):
+    def int8(form: str, scheme: str) -> Candidate:
+        return Candidate("fast", "int8", form, rest="bf16", scheme=scheme)
+
+    other = Candidate("fast", "fp32", "other")
+    # The other form is the faster one in either scheme, but slower in the first than this form in the second.
+    times = {
+        EXACT: 6.0,
+        other: 5.9,
+        int8("plain", "first"): 5.0,
+        int8("other", "first"): 4.9,
+        int8("plain", "second"): 4.0,
+        int8("other", "second"): 3.0,
+    }
+    choice = _search(Formulas(times, {}), graph, budget, tmp_path)
+    assert choice.chosen.candidate == int8("other", "second")
+
+
+def test_time_that_is_left_for_keeping_layers_is_not_kept_from_bf16(graph, budget, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision_search, "MIXING", 2.0)
+    stuck = dict.fromkeys(LAYERS, 0.0)
+    target = Formulas({EXACT: 4.0, INT8: 1.0, HALF: 2.0}, {INT8: 5.0}, stuck)
+    assert _search(target, graph, budget, tmp_path).chosen.candidate == HALF
 
 
 def test_layers_are_ranked_in_larger_groups_where_time_is_short(budget, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from typing import Any
 import onnx_ir as ir
 
 from edgec.core.evaluation import save_model
+from edgec.passes.editing import sole_consumer
 from edgec.runtime.engine import DESCRIPTION, Engine, EngineDescription
 from edgec.runtime.engine_openvino import import_openvino
 from edgec.runtime.engines import open_engine
@@ -121,7 +122,7 @@ class _IntegerProduct:
     def in_float32(self, model: ir.Model) -> None:
         """Multiply x itself with the rounded weight."""
         _, weight, _, zero = self.multiply.inputs
-        wide = ir.node("DequantizeLinear", [weight, self.weight_scale, zero], attributes={"axis": 1})
+        wide = ir.node("DequantizeLinear", [weight, self.weight_scale, zero], attributes={"axis": -1})
         product = ir.node("MatMul", [self.given, wide.outputs[0]])
         product.outputs[0].shape, product.outputs[0].type = self.scaled.outputs[0].shape, self.given.type
         ir.convenience.replace_nodes_and_values(
@@ -134,15 +135,18 @@ def _integer_products(model: ir.Model) -> list[_IntegerProduct]:
     found = []
     for node in model.graph:
         rounding = node.inputs[0].producer() if node.op_type == "MatMulInteger" and node.inputs[0] else None
-        if rounding is None or rounding.op_type != "DynamicQuantizeLinear" or rounding.inputs[0] is None:
+        if rounding is None or rounding.op_type != "DynamicQuantizeLinear" or len(node.inputs) != 4:
             continue
-        [cast] = node.outputs[0].consumers()
-        [scaled] = cast.outputs[0].consumers()
-        scales = next(value for value in scaled.inputs if value is not cast.outputs[0])
-        both = scales.producer() if scales is not None else None
-        weight_scale = (
-            next((value for value in both.inputs if value is not rounding.outputs[1]), None) if both else None
-        )
+        given = rounding.inputs[0]
+        cast = sole_consumer(node.outputs[0])
+        scaled = None if cast is None or cast.op_type != "Cast" else sole_consumer(cast.outputs[0])
+        if given is None or cast is None or scaled is None or scaled.op_type != "Mul":
+            continue
+        scales = next((value for value in scaled.inputs if value is not cast.outputs[0]), None)
+        both = None if scales is None else scales.producer()
+        if both is None or both.op_type != "Mul" or rounding.outputs[1] not in both.inputs:
+            continue
+        weight_scale = next((value for value in both.inputs if value is not rounding.outputs[1]), None)
         if weight_scale is not None:
-            found.append(_IntegerProduct(node, rounding.inputs[0], weight_scale, scaled))
+            found.append(_IntegerProduct(node, given, weight_scale, scaled))
     return found

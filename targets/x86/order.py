@@ -52,14 +52,15 @@ def tried(graph: Graph, engines: list[str], precision: str) -> list[Candidate]:
     ordered = sorted(engines, key=lambda name: name != "openvino")
     found = {name: forms(graph, name, "int8") for name in ordered}
     exact = [Candidate(name, "fp32", form) for name in ordered for form in found[name]]
-    # Forms for fp32 alone compete where nothing faster than fp32 computes what is not quantised.
-    exact += [
-        Candidate(name, "fp32", form)
+    # Forms for fp32 alone: last where something faster computes what is not quantised.
+    for_fp32 = {
+        name: [
+            Candidate(name, "fp32", form) for form in forms(graph, name, "fp32") if form not in found[name]
+        ]
         for name in ordered
-        if _rest(name) == "fp32"
-        for form in forms(graph, name, "fp32")
-        if form not in found[name]
-    ]
+    }
+    exact += [candidate for name in ordered if _rest(name) == "fp32" for candidate in for_fp32[name]]
+    last = [candidate for name in ordered if _rest(name) != "fp32" for candidate in for_fp32[name]]
     half = [
         Candidate(name, "bf16", form)
         for name in ordered
@@ -84,7 +85,7 @@ def tried(graph: Graph, engines: list[str], precision: str) -> list[Candidate]:
         )
     )
     # int8 is the faster of the two mostly: one engine in bf16 is enough to begin with.
-    return [*exact, *half[:1], *products, *half[1:], *weights]
+    return [*exact, *half[:1], *products, *half[1:], *weights, *last]
 
 
 def _is_weights_alone(candidate: Candidate) -> bool:

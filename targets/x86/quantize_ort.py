@@ -69,15 +69,20 @@ def quantised(graph: Graph, candidate: Candidate) -> ir.Model:
         found = ir.load(done)
         # The weights live in the scratch folder, which goes.
         ir.external_data.load_to_model(found)
-    # The quantiser names a product `fc1_quant`; its other nodes belong to the layer that reads them.
+    # The quantiser's nodes bear the name of what it quantised; others belong to the layer that reads them.
     for node in reversed(list(found.graph)):
-        name = node.name or ""
-        layer = layers.get(name) or layers.get(name.rpartition("_quant")[0])
+        layer = next((layers[name] for name in _origins(node.name or "") if name in layers), None)
         readers = (use.node.metadata_props.get(SOURCE_KEY) for value in node.outputs for use in value.uses())
         layer = layer or next(filter(None, readers), None)
         if layer is not None:
             node.metadata_props[SOURCE_KEY] = layer
     return found
+
+
+def _origins(name: str) -> list[str]:
+    """The names that a node of the quantiser may come from: `fc1_quant`, `head_MatMul_quant`, `head_Add`."""
+    stem = name.rpartition("_quant")[0] or name
+    return [name, stem, stem.removesuffix("_MatMul").removesuffix("_Add")]
 
 
 def _static(plain: Path, done: Path, graph: Graph, left: list[str]) -> None:
@@ -109,7 +114,8 @@ def _dynamic(plain: Path, done: Path, left: list[str]) -> None:
         op_types_to_quantize=["Gemm", "MatMul"],
         per_channel=True,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=left,
+        # A Gemm is parted before it is quantised: `head` becomes `head_MatMul` and `head_Add`.
+        nodes_to_exclude=[*left, *(f"{name}_MatMul" for name in left)],
         use_external_data_format=True,
         reduce_range=sums_in_16_bits(),
         extra_options={"MatMulConstBOnly": True},

@@ -79,7 +79,7 @@ class X86:
         ]
 
     def lossy_candidates(self, graph: Graph, precision: str) -> list[Offer]:
-        """Each form exactly, which gates the rest of it, then in bf16 and int8; less promising ones last.
+        """Every form exactly, which gates the rest of it, then bf16 and int8, the most promising first.
 
         Raises:
             UnsupportedError: no engine takes the graph; lists all reasons of each.
@@ -192,7 +192,7 @@ class X86:
 
 
 def _refusal(candidate: Candidate) -> str:
-    """Why this processor cannot run a candidate, or is slower with it than in fp32; empty where it can."""
+    """Why this processor cannot run a candidate; empty where it can."""
     if (candidate.engine, candidate.scheme) in WEIGHTS_ALONE:
         return ""  # the products are fp32
     precisions = filter(None, (candidate.precision, candidate.rest))
