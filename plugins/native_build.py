@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from edgec.core.errors import JobError, MissingExtraError
@@ -140,17 +141,21 @@ def _library(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         folder = Path(work)
-        objects = []
-        for isa, flags in _INSTRUCTIONS.items():
-            for name in _PER_ISA:
-                objects.append(folder / f"{name}-{isa}.o")
-                source = str(SOURCES / name)
-                _run([cxx, *_FLAGS, *flags, f"-DEDGEC_ISA={isa}", "-c", source, "-o", str(objects[-1])])
-        objects.append(folder / f"{_AMX}.o")
-        _run([cxx, *_FLAGS, *_AMX_FLAGS, "-c", str(SOURCES / _AMX), "-o", str(objects[-1])])
-        for name in (*_PLAIN, *([extension] if extension else [])):
-            objects.append(folder / f"{name}.o")
-            _run([cxx, *_FLAGS, *include, "-c", str(SOURCES / name), "-o", str(objects[-1])])
+        units = [
+            (name, isa, (*flags, f"-DEDGEC_ISA={isa}"))
+            for isa, flags in _INSTRUCTIONS.items()
+            for name in _PER_ISA
+        ]
+        units += [(_AMX, "amx", _AMX_FLAGS), *((name, "plain", ()) for name in _PLAIN)]
+        if extension:
+            units.append((extension, "plain", tuple(include)))
+        objects = [folder / f"{name}-{isa}.o" for name, isa, _ in units]
+        commands = [
+            [cxx, *_FLAGS, *flags, "-c", str(SOURCES / name), "-o", str(made)]
+            for (name, _, flags), made in zip(units, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+            list(pool.map(_run, commands))
         made = folder / "library.so"
         _run([cxx, "-shared", "-s", *map(str, objects), *link, "-o", str(made)])
         content = made.read_bytes()
