@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
 import tempfile
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def main() -> None:
     parser.add_argument("--precisions", default="fp32,bf16")
     asked = parser.parse_args().precisions.split(",")
     # Without bf16 OpenVINO computes in fp32 and says nothing.
-    precisions = [precision for precision in asked if not lacking("openvino", precision)]
+    skipped = {precision: why for precision in asked if (why := lacking("openvino", precision))}
+    for why in skipped.values():
+        print(f"not measured: {why}", file=sys.stderr)
+    precisions = [precision for precision in asked if precision not in skipped]
     neutral = to_neutral(load("zoo:minilm", batch=BATCH), default_pipeline(), Silent()).graph
     target = X86("openvino")
     drawn = np.random.default_rng(0).integers(SHORTEST, LONGEST + 1, BATCH)

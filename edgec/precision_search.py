@@ -267,6 +267,8 @@ class _Search:
         form = self._forms.setdefault((candidate.engine, candidate.form), _Form())
         if hopeless := self._hopeless(candidate):
             trial.why = hopeless
+            if candidate.exact == candidate:
+                form.skipped = hopeless
             return
         self._progress.step(f"building {candidate.name}")
         try:
@@ -357,8 +359,7 @@ class _Search:
             return f"its form fails the fp32 gate: {form.exact}"
         same = [other for (engine, _), other in self._forms.items() if engine == candidate.engine]
         if candidate.exact == candidate:
-            form.skipped = self._far_behind(same)
-            return form.skipped
+            return self._far_behind(same)
         if candidate.kept:
             return ""
         if form.skipped:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Sequence
 
 from edgec.core.graph import Graph
 from edgec.targets.base import Candidate
@@ -67,29 +67,20 @@ def tried(graph: Graph, engines: list[str], precision: str) -> list[Candidate]:
         for form in found[name]
         if precision == "auto" and "bf16" in ENGINES[name].precisions and form != PACKED
     ]
-    quantised: list[Candidate] = []
-    if graph.calibration:
-        largest = largest_weight(graph)
-        schemes = [*(_BY_PAIRS if sums_in_16_bits() else _BY_DOT_PRODUCTS), *WEIGHTS_ALONE]
-        quantised = [
+    largest = largest_weight(graph)
+
+    def quantised(schemes: Sequence[tuple[str, str]]) -> list[Candidate]:
+        return [
             Candidate(name, "int8", form, rest=_rest(name), scheme=scheme)
             for name, scheme in schemes
-            if name in found and largest >= _SCHEMES[name][scheme]
+            if graph.calibration and name in found and largest >= _SCHEMES[name][scheme]
             for form in found[name]
         ]
-    products, weights = (
-        list(group)
-        for group in (
-            itertools.filterfalse(_is_weights_alone, quantised),
-            filter(_is_weights_alone, quantised),
-        )
-    )
+
+    products = quantised(_BY_PAIRS if sums_in_16_bits() else _BY_DOT_PRODUCTS)
+    weights = quantised(WEIGHTS_ALONE)
     # int8 is the faster of the two mostly: one engine in bf16 is enough to begin with.
     return [*exact, *half[:1], *products, *half[1:], *weights, *last]
-
-
-def _is_weights_alone(candidate: Candidate) -> bool:
-    return (candidate.engine, candidate.scheme) in WEIGHTS_ALONE
 
 
 def _rest(engine: str) -> str:

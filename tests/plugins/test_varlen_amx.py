@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+from varlen_bodies import exact_attention
 
 from edgec.plugins import native_build
 
@@ -96,21 +99,9 @@ def exactly(arrays: dict[str, np.ndarray], window: int | None, scale: float) -> 
     A weight and the output are each rounded to 8 bits: by 2^-8 of themselves; a weight is a power of two to
     1e-4 of itself before, in the sum below too. Logits are sums in float32.
     """
-    query, key, value = (arrays[name].astype(np.float64) for name in ("query", "key", "value"))
-    output, allowed = np.zeros_like(query), np.zeros_like(query)
-    for begin, end in itertools.pairwise(arrays["cu_seqlens"]):
-        for head in range(query.shape[1]) if end > begin else ():
-            q, k, v = query[begin:end, head] * scale, key[begin:end, head], value[begin:end, head]
-            logits = q @ k.T
-            unsure = (2 * (np.abs(q) @ np.abs(k).T).max() + 8) * np.finfo(np.float32).eps
-            if window is not None:
-                places = arrays["places"][begin:end]
-                logits[np.abs(places[:, None] - places) > window] = -np.inf
-            weights = np.exp(logits - logits.max(-1, keepdims=True))
-            weights /= weights.sum(-1, keepdims=True)
-            output[begin:end, head] = weights @ v
-            allowed[begin:end, head] = (2.0**-7 + 2e-4 + 2 * unsure) * 1.01 * (weights @ np.abs(v)) + 1e-30
-    return output, allowed
+    output, mixed, terms = exact_attention(arrays, scale, window)
+    unsure = (2 * terms + 8) * np.finfo(np.float32).eps
+    return output, (2.0**-7 + 2e-4 + 2 * unsure) * 1.01 * mixed + 1e-30
 
 
 @settings(max_examples=60, deadline=None)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
-from varlen_bodies import run_body
+from varlen_bodies import exact_attention, run_body
 
 import edgec.plugins.pack_tokens.op  # noqa: F401 - registers the ops
 from edgec.core.graph import Arrays
@@ -104,20 +104,9 @@ def exactly(feeds: Arrays, window: int | None = None) -> tuple[np.ndarray, float
     A logit is a sum of `depth` products: in fp32 it is off by some units of its terms' magnitudes, a weight
     by that times itself, and an output by twice that (numerator, denominator) times the largest value.
     """
-    query, key, value = (feeds[name].astype(np.float64) for name in ("query", "key", "value"))
-    output, largest = np.zeros_like(query), 0.0
-    for begin, end in itertools.pairwise(feeds["cu_seqlens"]):
-        for head in range(query.shape[1]) if end > begin else ():
-            q, k = query[begin:end, head] / np.sqrt(query.shape[2]), key[begin:end, head]
-            logits = q @ k.T
-            largest = max(largest, (np.abs(q) @ np.abs(k).T).max())
-            if window is not None:
-                places = feeds["places"][begin:end]
-                logits[np.abs(places[:, None] - places) > window] = -np.inf
-            weights = np.exp(logits - logits.max(-1, keepdims=True))
-            output[begin:end, head] = weights / weights.sum(-1, keepdims=True) @ value[begin:end, head]
+    output, _, terms = exact_attention(feeds, feeds["query"].shape[2] ** -0.5, window)
     unit = np.finfo(np.float32).eps
-    return output, (4 * largest + 8) * unit * np.abs(value).max()
+    return output, (4 * terms.max(initial=0.0) + 8) * unit * np.abs(feeds["value"]).max()
 
 
 @settings(max_examples=150, deadline=None)
