@@ -57,8 +57,8 @@ def _own(length: int, precision: str) -> Any:
 
     from edgec.passes.infra import MatchLog
     from edgec.plugins.native_build import openvino_library
+    from edgec.targets.x86.bf16 import kernels_in_bf16
     from edgec.targets.x86.blocked_attention import BlockedAttention
-    from edgec.targets.x86.build_openvino import kernels_in_bf16
 
     shape = [1, length, HEADS, DEPTH]
     swap = {"perm": [0, 2, 1, 3]}

@@ -229,8 +229,16 @@ def _top1(outputs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def mean_cosine(expected: np.ndarray, found: np.ndarray) -> float:
-    """The mean over samples of the cosine between two outputs, each of shape (samples, …)."""
+    """The mean over samples of the cosine between two outputs, each of shape (samples, …).
+
+    Infinite values that both have in the same place (masked logits) are left out. A sample that has any other
+    value that is no finite number counts 0: it agrees in nothing.
+    """
     left = expected.reshape(len(expected), -1).astype(np.float64)
     right = found.reshape(len(found), -1).astype(np.float64)
+    finite = np.isfinite(left) & np.isfinite(right)
+    agrees = np.all(finite | (left == right), axis=1)
+    left, right = np.where(finite, left, 0.0), np.where(finite, right, 0.0)
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return float(np.mean(np.sum(left * right, axis=1) / np.maximum(norms, 1e-30)))
+    cosines = np.sum(left * right, axis=1) / np.maximum(norms, 1e-30)
+    return float(np.mean(np.where(agrees, cosines, 0.0)))

@@ -4,8 +4,8 @@ Exact engines come first: they are quick to build, each is the fp32 gate of its 
 engine and which form are worth quantising. Then come lower precisions of the forms that were fast, as long
 as what they gained in one form says that they may win in another. Each candidate is timed beside the fastest
 that passed so far and dropped if it is slower; only one that is faster is scored, on the part of the data
-that the search may look at. When quantising the whole network costs more than the budget, the layers that
-cost most stay unquantised (`edgec.sensitivity`).
+that the search may look at. When quantising the whole network, or computing it in bf16, costs more than the
+budget, the layers that cost most stay in the higher precision (`edgec.sensitivity`).
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ class _Search:
         self.best: Trial | None = None
         self.stopped: str | None = None
         self.sensitivity: list[dict[str, Any]] = []
-        self._over: Trial | None = None
+        # By precision: the fastest candidate over the budget, which layers are kept of.
+        self._over: dict[str, Trial] = {}
         # By what was quantised how, in whatever form: the drop that broke the budget.
         self._broken: dict[Candidate, float] = {}
         # By engine, precision and scheme: the least latency over that of fp32 in the same form.
@@ -181,37 +182,55 @@ class _Search:
             elif self._left <= 0 and self.best is not None:
                 self.stopped = self._time_over
                 trial.why = "not tried: the search's time was over"
-            elif trial.candidate.is_lossy and self._over is not None and self._left < MIXING * self._seconds:
+            elif trial.candidate.is_lossy and self._over and self._left < MIXING * self._seconds:
                 trial.why = "not tried: the time left is for keeping layers of what broke the budget"
             else:
                 self._try(trial)
         self._mix()
 
     def _mix(self) -> None:
-        """Keep layers of the fastest candidate over the budget unquantised, until it is within.
+        """Keep layers of what broke the budget, the fastest first, until something is within it."""
+        for over in sorted(self._over.values(), key=self._pace_of):
+            if over.candidate.rest in self._over:
+                over.why += (
+                    f"; keeping layers in {over.candidate.rest} is no help, which breaks the budget too"
+                )
+            elif self._left <= 0:
+                self.stopped = self._time_over
+            elif self._keep_layers(over):
+                return
+
+    def _keep_layers(self, over: Trial) -> bool:
+        """Keep layers of one candidate in the higher precision, until it is within the budget.
 
         As many as needed, by doubling: one more layer costs little, one more build costs seconds. It ends
         when the budget holds, when the result is no faster than the best so far, or with the time.
+
+        Returns:
+            whether the budget holds.
         """
-        over = self._over
-        if over is None or over.scores is None or self._left <= 0:
-            return
         assert isinstance(self._target, Quantising)
         groups = ranked(
             self._target, over.folder, self._budget.search, self._progress, MOST_RANKING * self._left
         )
-        self.sensitivity = [{"layers": list(group.layers), "relief": group.relief} for group in groups]
+        self.sensitivity += [
+            {"of": over.candidate.name, "layers": list(group.layers), "relief": group.relief}
+            for group in groups
+        ]
         groups = [group for group in groups if group.relief > 0]
         for count in _doubling(len(groups)):
             if self._left <= 0:
                 self.stopped = self._time_over
-                return
+                return False
             kept = tuple(layer for group in groups[:count] for layer in group.layers)
-            trial = Trial(dataclasses.replace(over.candidate, kept=kept), self._new_folder())
+            trial = Trial(over.candidate.keeping(kept), self._new_folder())
             self.trials.append(trial)
             self._try(trial)
-            if not trial.why or trial.scores is None:
-                return
+            if not trial.why:
+                return True
+            if not self._is_over(trial):
+                return False
+        return False
 
     def close(self) -> None:
         """Close the engine that is kept open to compare with."""
@@ -275,14 +294,14 @@ class _Search:
             build(self._target, self._neutral, trial, exact=form.exact)
             if trial.gates:
                 form.exact = trial.gates[0]
-            if trial.passed:
+            if trial.passed or self._is_over(trial):
                 with self._opened(trial) as engine:
                     self._judge(trial, engine, form)
         except BaseException:
             # Half built or half judged: it must not be taken for one that passed.
             trial.why = trial.why or "not finished"
             raise
-        if trial.why and trial is not self._over:
+        if trial.why and trial not in self._over.values():
             shutil.rmtree(trial.folder, ignore_errors=True)
 
     def _judge(self, trial: Trial, engine: Engine, form: _Form) -> None:
@@ -301,6 +320,9 @@ class _Search:
         if ratio > SLOWER:
             trial.why = f"{ratio:.2f} times the latency of the fastest so far"
             return
+        if not trial.passed:
+            self._keep_over(trial)
+            return
         if candidate.precision != "fp32":
             self._progress.step(f"scoring {candidate.name}")
             trial.scores = self._budget.search.scores(engine.run)
@@ -311,18 +333,30 @@ class _Search:
                 )
                 if candidate.is_lossy and not candidate.kept:
                     self._broken[dataclasses.replace(candidate, form="")] = trial.scores.drop
-                    self._keep_over(trial)
+                self._keep_over(trial)
                 return
         if ratio < 1:
             self._take(trial)
 
+    def _is_over(self, trial: Trial) -> bool:
+        """Whether a candidate means the right thing and loses too much: keeping layers can help."""
+        if not trial.candidate.rounds:
+            return False
+        if trial.passed:
+            return trial.scores is not None and trial.scores.drop > self._budget.max_drop
+        return len(trial.gates) == 2 and trial.gates[0].passed
+
     def _keep_over(self, trial: Trial) -> None:
-        """Remember the fastest candidate over the budget: it is what layers are kept of."""
-        if self._over is not None and self._pace_of(self._over) <= self._pace_of(trial):
+        """Remember the fastest whole candidate over the budget in each precision."""
+        candidate = trial.candidate
+        if not candidate.rounds or candidate.kept:
             return
-        if self._over is not None:
-            shutil.rmtree(self._over.folder, ignore_errors=True)
-        self._over = trial
+        known = self._over.get(candidate.precision)
+        if known is not None:
+            if self._pace_of(known) <= self._pace_of(trial):
+                return
+            shutil.rmtree(known.folder, ignore_errors=True)
+        self._over[candidate.precision] = trial
 
     def _take(self, trial: Trial) -> None:
         self.best = trial

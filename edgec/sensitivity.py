@@ -1,4 +1,4 @@
-"""Which layers' quantisation costs most."""
+"""Which layers' rounding costs most."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Group:
 
     Attributes:
         layers: source layers.
-        relief: how much of the network's damage goes when these alone are not quantised, as a fraction of it;
+        relief: how much of the network's damage goes when these alone are not rounded, as a fraction of it;
             below 0 where other layers' errors cancelled theirs.
     """
 
@@ -36,11 +36,11 @@ class Group:
 
 
 def ranked(target: Quantising, folder: Path, judge: Judge, progress: Progress, seconds: float) -> list[Group]:
-    """Try each group of layers unquantised and rank them by the damage that goes, most first.
+    """Try each group of layers in the higher precision and rank them by the damage that goes, most first.
 
     Args:
         target: opens the engine with layers kept.
-        folder: the quantised engine's.
+        folder: the quantised or bf16 engine's.
         judge: the search's data.
         progress: told each step.
         seconds: when to stop. Where that is short, groups are larger, so that all layers are in one that is
@@ -53,7 +53,7 @@ def ranked(target: Quantising, folder: Path, judge: Judge, progress: Progress, s
     end = begin + seconds
     found = []
     for layers in grouped(
-        target.quantised_layers(folder), most=min(MOST_GROUPS, max(FEWEST_GROUPS, affordable))
+        target.rounded_layers(folder), most=min(MOST_GROUPS, max(FEWEST_GROUPS, affordable))
     ):
         if time.monotonic() > end:
             break

@@ -18,9 +18,10 @@ class Candidate:
         engine: the engine's kind, `ort` or `openvino`.
         precision: `fp32`, `bf16`, …
         form: the lowering form, one of the target's own names for how attention and norms are written.
-        rest: of a quantised engine, what it computes in where nothing is quantised; else empty.
+        rest: of a quantised engine, what it computes in where nothing is quantised; of a bf16 engine that
+            keeps layers, `fp32`; else empty.
         scheme: of a quantised engine, how it was quantised, one of the target's own names; else empty.
-        kept: of a quantised engine, the source layers that are not quantised, for the budget's sake.
+        kept: the source layers that are computed in `rest` instead, for the budget's sake.
     """
 
     engine: str
@@ -41,6 +42,15 @@ class Candidate:
     def is_lossy(self) -> bool:
         """Whether a budget judges it, not a gate: quantisation loses more than rounding does."""
         return bool(self.scheme)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether layers can be kept of it: it computes in less than `rest` could, or than fp32."""
+        return self.is_lossy or self.precision == "bf16"
+
+    def keeping(self, layers: tuple[str, ...]) -> Candidate:
+        """The same engine with these source layers computed in `rest`, or in fp32."""
+        return dataclasses.replace(self, kept=layers, rest=self.rest or "fp32")
 
     @property
     def exact(self) -> Candidate:
@@ -143,11 +153,11 @@ class Quantising(Protocol):
             JobError: `int8` is asked for and this machine cannot run any.
         """
 
-    def quantised_layers(self, folder: Path) -> tuple[str, ...]:
-        """The source layers that a quantised engine computes with quantised activations, in order."""
+    def rounded_layers(self, folder: Path) -> tuple[str, ...]:
+        """The source layers that a quantised or bf16 engine rounds, in execution order."""
 
     def open_keeping(self, folder: Path, layers: frozenset[str]) -> Engine:
-        """Open a quantised engine with some source layers computed unquantised."""
+        """Open a quantised or bf16 engine with some source layers unquantised, or in fp32."""
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgec.accuracy import EvaluationData
+from edgec.accuracy import EvaluationData, mean_cosine
 from edgec.budget import DEFAULT_DROP, Judge, budget_of, calibration_data, calibration_feeds
 from edgec.core.errors import NumericsError, RequestError
 from edgec.core.graph import Graph, Source, TensorSpec
@@ -105,3 +105,20 @@ def test_a_judge_on_fewer_samples_does_not_run_the_source_again(graph):
     np.testing.assert_array_equal(fewer.expected, 2.0 * fewer.data.inputs["x"])
     assert len(runs) == before
     assert {tuple(row) for row in fewer.expected} <= {tuple(row) for row in whole}
+
+
+def test_outputs_that_are_no_numbers_are_refused_without_labels_too(graph):
+    budget = budget_of(graph, _data(40, labels=False), None, 0.1)
+
+    def broken(feeds):
+        return {"y": np.where(feeds["x"][:, :1] > 1.0, np.nan, 2.0 * feeds["x"])}
+
+    with pytest.raises(NumericsError, match="mean cosine to the source drops by"):
+        budget.check(budget.held_out.scores(broken))
+
+
+def test_masked_logits_that_both_have_in_the_same_place_are_no_difference():
+    drawn = np.random.default_rng(3).standard_normal((4, CLASSES))
+    drawn[:, 0] = -np.inf
+    assert mean_cosine(drawn, drawn) == pytest.approx(1.0)
+    assert mean_cosine(drawn, np.roll(drawn, 1, axis=1)) == 0.0

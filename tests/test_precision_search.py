@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -59,6 +60,7 @@ class Formulas:
     refused: dict[Candidate, str] = dataclasses.field(default_factory=dict)
     interrupt_at: Candidate | None = None
     built: list[Candidate] = dataclasses.field(default_factory=list)
+    wholes: dict[Path, Candidate] = dataclasses.field(default_factory=dict)
     name: str = "formulas"
     runs_here: bool = True
 
@@ -75,27 +77,28 @@ class Formulas:
         if candidate == self.interrupt_at:
             raise KeyboardInterrupt
         self.built.append(candidate)
-        whole = dataclasses.replace(candidate, kept=())
+        whole = dataclasses.replace(candidate, kept=(), rest=candidate.rest if candidate.scheme else "")
         if whole not in self.milliseconds:
             raise JobError("no such engine")
         cost = self.milliseconds[whole] + 0.3 * len(candidate.kept)
         fields = {"milliseconds": cost, "error": self._error(whole, candidate.kept)}
         (folder / "engine.json").write_text(json.dumps(fields))
+        self.wholes[folder] = whole
 
     def open(self, folder):
         return Engine(**json.loads((folder / "engine.json").read_text()))
 
     def open_keeping(self, folder, layers):
-        return Engine(0.0, self._error(INT8, layers))
+        return Engine(0.0, self._error(self.wholes[folder], layers))
 
-    def quantised_layers(self, folder):
+    def rounded_layers(self, folder):
         return LAYERS
 
     def profile(self, engine, feeds):
         return []
 
     def _error(self, candidate, kept):
-        share = 1.0 - sum(self.harm[layer] for layer in kept) if candidate.scheme else 1.0
+        share = 1.0 - sum(self.harm[layer] for layer in kept) if candidate.rounds else 1.0
         return self.errors.get(candidate, 0.0) * share
 
 
@@ -156,6 +159,51 @@ def test_layers_that_break_the_budget_stay_unquantised(graph, budget, tmp_path):
     assert choice.search["sensitivity"][0]["layers"] == ["blocks.0.fc2"]
     assert "more than 1.00%" in _why(choice, INT8)
     assert "1 layer kept" in choice.chosen.candidate.name
+
+
+def test_layers_that_break_the_budget_in_bf16_stay_in_fp32(graph, budget, tmp_path):
+    harm = {"stem": 0.003, "blocks.0.fc1": 0.99, "blocks.0.fc2": 0.004, "head": 0.003}
+    # Beyond the budget and within bf16's gate; then beyond the gate too.
+    for error, why in ((0.08, "more than 0.20%"), (1.0, "failed its gate")):
+        folder = tmp_path / str(error)
+        folder.mkdir()
+        target = Formulas({EXACT: 6.0, HALF: 2.0}, {HALF: error}, harm)
+        choice = _search(target, graph, dataclasses.replace(budget, max_drop=0.002), folder)
+        assert choice.chosen.candidate == HALF.keeping(("blocks.0.fc1",))
+        assert choice.chosen.candidate.name == "fast bf16+fp32 (plain, 1 layer kept)"
+        assert choice.chosen.passed
+        assert why in _why(choice, HALF)
+        assert {entry["of"] for entry in choice.search["sensitivity"]} == {HALF.name}
+
+
+def test_int8_beside_bf16_is_not_mended_where_bf16_breaks_the_budget_itself(graph, budget, tmp_path):
+    target = Formulas({EXACT: 6.0, HALF: 4.0, INT8: 2.0}, {HALF: 2.0, INT8: 2.0})
+    choice = _search(target, graph, budget, tmp_path)
+    assert choice.chosen.candidate == HALF.keeping(LAYERS)
+    assert "to keep layers in bf16 is no help" in _why(choice, INT8)
+
+
+def test_where_keeping_layers_of_the_fastest_is_no_help_the_next_is_mended(graph, budget, tmp_path):
+    class Stubborn(Formulas):
+        def _error(self, candidate, kept):
+            return super()._error(candidate, () if candidate.precision == "int8" else kept)
+
+    other = dataclasses.replace(INT8, rest="fp32")
+    target = Stubborn({EXACT: 6.0, HALF: 3.0, other: 2.0}, {HALF: 2.0, other: 2.0})
+    choice = _search(target, graph, budget, tmp_path)
+    assert choice.chosen.candidate == HALF.keeping(LAYERS)
+    assert {entry["of"] for entry in choice.search["sensitivity"]} == {HALF.name, other.name}
+
+
+def test_a_network_that_gives_no_numbers_is_mended_by_the_layer_that_spoils_it(budget, tmp_path):
+    class Overflowing(Formulas):
+        def open_keeping(self, folder, layers):
+            return Engine(0.0, 0.1 if "head" in layers else np.nan)
+
+    groups = ranked(Overflowing({}, {}), tmp_path, budget.search, Silent(), 60.0)
+    assert groups[0].layers == ("head",)
+    assert groups[0].relief > 0.9
+    assert {group.relief for group in groups[1:]} == {0.0}
 
 
 def test_a_form_that_fails_in_fp32_is_not_quantised(graph, budget, tmp_path):
@@ -282,7 +330,7 @@ def test_time_that_is_left_for_keeping_layers_is_not_kept_from_bf16(graph, budge
 def test_layers_are_ranked_in_larger_groups_where_time_is_short(budget, tmp_path, monkeypatch):
     target = Formulas({INT8: 2.0}, {INT8: 0.1})
     layers = tuple(f"blocks.{index}" for index in range(40))
-    monkeypatch.setattr(target, "quantised_layers", lambda folder: layers)
+    monkeypatch.setattr(target, "rounded_layers", lambda folder: layers)
     opened = []
 
     def slow(folder, kept):

@@ -14,6 +14,7 @@ from edgec.core.graph import Graph
 from edgec.runtime.engine import EngineDescription
 from edgec.runtime.engine_openvino import import_openvino
 from edgec.targets.base import Candidate
+from edgec.targets.x86.bf16 import in_bf16, kernels_in_bf16
 from edgec.targets.x86.forms import kernel_ops
 from edgec.targets.x86.layers import LayerNames
 from edgec.targets.x86.quantize_openvino import quantised
@@ -21,23 +22,14 @@ from edgec.targets.x86.quantize_openvino import quantised
 _KERNELS = "edgec_kernels.so"
 _MODEL = "model.xml"
 
-_BF16_INPUTS = {
-    "PackTokens": (0,),
-    "TokenMerge": (0, 1),
-    "TokenMergeEnergy": (0, 1),
-    "TokenPrune": (0, 2),
-    "UnpackTokens": (0,),
-    "VarlenAttention": (0, 1, 2),
-    "VarlenWindowAttention": (0, 1, 2),
-}
-"""Of each kernel that takes bf16: the inputs that may be."""
-
 
 def build(graph: Graph, candidate: Candidate, folder: Path, library: Path | None) -> None:
     """Write a lowered graph as an OpenVINO engine.
 
-    Weights keep their fp32 bits whatever the engine computes in: OpenVINO rounds them when it opens
-    the engine, and a later fp32 opening loses nothing. It compiles for the processor when it opens.
+    Weights keep their fp32 bits whatever the engine computes in: OpenVINO rounds them when it opens the
+    engine, and a later fp32 opening loses nothing. Only where a bf16 engine keeps layers in fp32, the model
+    itself says which, and holds the other layers' weights in bf16. OpenVINO compiles for the processor when
+    it opens the engine.
 
     Args:
         graph: the lowered graph.
@@ -64,7 +56,10 @@ def build(graph: Graph, candidate: Candidate, folder: Path, library: Path | None
             names = LayerNames(graph.model)
             _rename(model, names)
             layers = _layers(model, names)
-            if "bf16" in (candidate.precision, candidate.rest):
+            if candidate.precision == "bf16" and candidate.kept:
+                in_bf16(model, layers, frozenset(candidate.kept))
+                layers |= _layers(model, names)
+            elif "bf16" in (candidate.precision, candidate.rest):
                 kernels_in_bf16(model)
             if candidate.scheme:
                 model = quantised(model, graph, candidate, layers)
@@ -87,27 +82,6 @@ def build(graph: Graph, candidate: Candidate, folder: Path, library: Path | None
         extensions=extensions,
         rest=candidate.rest,
     ).write(folder)
-
-
-def kernels_in_bf16(model: Any) -> None:
-    """Give edgec's own kernels bf16 tensors, as they lie between OpenVINO's own bf16 kernels.
-
-    OpenVINO keeps the types that a custom op declares, and would convert to float32 and back around it.
-    """
-    from openvino import opset13
-
-    for operation in model.get_ordered_ops():
-        wide = _BF16_INPUTS.get(operation.get_type_name())
-        if wide is None:
-            continue
-        for index in wide:
-            half = opset13.convert(operation.input_value(index), "bf16")
-            operation.input(index).replace_source_output(half.output(0))
-        readers = list(operation.output(0).get_target_inputs())
-        full = opset13.convert(operation.output(0), "f32")
-        for reader in readers:
-            reader.replace_source_output(full.output(0))
-    model.validate_nodes_and_infer_types()
 
 
 def _rename(model: Any, names: LayerNames) -> None:

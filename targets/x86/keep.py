@@ -1,7 +1,8 @@
-"""Quantised engines with some layers computed unquantised, to see what each layer's quantisation costs.
+"""Quantised and bf16 engines with some layers computed in full, to see what each layer's rounding costs.
 
-Only the rounding of activations is taken out: weights stay rounded, which by channel costs little beside
-it, and nothing is quantised anew, so that a layer is tried in the time that opening an engine takes.
+Of quantised engines only the rounding of activations is taken out: weights stay rounded, which by channel
+costs little beside it, and nothing is quantised anew, so that a layer is tried in the time that opening an
+engine takes. A layer kept of bf16 has its fp32 weights too: the engine still has them.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from edgec.passes.editing import sole_consumer
 from edgec.runtime.engine import DESCRIPTION, Engine, EngineDescription
 from edgec.runtime.engine_openvino import import_openvino
 from edgec.runtime.engines import open_engine
+from edgec.targets.x86 import bf16
 
 
-def quantised_layers(folder: Path) -> tuple[str, ...]:
-    """The source layers with quantised activations, in execution order."""
+def rounded_layers(folder: Path) -> tuple[str, ...]:
+    """The source layers with quantised activations, or of a bf16 engine those that round, in order."""
     description = EngineDescription.read(folder)
+    if description.precision == "bf16":
+        return bf16.rounded_layers(_openvino_model(folder, description), description.layers)
     if description.kind == "ort":
         model = ir.load(folder / description.model)
         readers = [use.node for node in _pairs(model) for use in node.outputs[0].uses()]
@@ -44,14 +48,16 @@ def quantised_layers(folder: Path) -> tuple[str, ...]:
 
 
 def open_keeping(folder: Path, layers: frozenset[str]) -> Engine:
-    """Open a quantised engine with the activations of some source layers unquantised."""
+    """Open a quantised or bf16 engine with some source layers unquantised, or in fp32."""
     description = EngineDescription.read(folder)
     with tempfile.TemporaryDirectory(prefix="edgec-keep-") as scratch:
         changed = Path(scratch)
         for extension in description.extensions:
             shutil.copyfile(folder / extension, changed / extension)
         shutil.copyfile(folder / DESCRIPTION, changed / DESCRIPTION)
-        if description.kind == "ort":
+        if description.precision == "bf16":
+            _keep_bf16(folder, changed, description, layers)
+        elif description.kind == "ort":
             _keep_ort(folder, changed, description, layers)
         else:
             _keep_openvino(folder, changed, description, layers)
@@ -70,6 +76,13 @@ def _keep_openvino(
         if any(description.layers.get(reader.get_friendly_name()) in layers for reader in readers):
             operation.output(0).replace(operation.input_value(0))
     import_openvino().save_model(model, str(changed / description.model), compress_to_fp16=False)
+
+
+def _keep_bf16(folder: Path, changed: Path, description: EngineDescription, layers: frozenset[str]) -> None:
+    model = _openvino_model(folder, description)
+    bf16.in_bf16(model, description.layers, layers)
+    import_openvino().save_model(model, str(changed / description.model), compress_to_fp16=False)
+    dataclasses.replace(description, rest="fp32").write(changed)
 
 
 def _openvino_model(folder: Path, description: EngineDescription) -> Any:

@@ -131,12 +131,12 @@ class X86:
         return self._kernels.why if form in BY_KERNELS else ""
 
     def open_keeping(self, folder: Path, layers: frozenset[str]) -> Engine:
-        """Open a quantised engine with the activations of some source layers unquantised."""
+        """Open a quantised or bf16 engine with some source layers unquantised, or in fp32."""
         return keep.open_keeping(folder, layers)
 
-    def quantised_layers(self, folder: Path) -> tuple[str, ...]:
-        """The source layers with quantised activations, in execution order."""
-        return keep.quantised_layers(folder)
+    def rounded_layers(self, folder: Path) -> tuple[str, ...]:
+        """The source layers that the engine rounds, in execution order."""
+        return keep.rounded_layers(folder)
 
     def _engines_for(self, graph: Graph, able: list[str]) -> list[str]:
         """The installed ones among these engines that take the graph."""

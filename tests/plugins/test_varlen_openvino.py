@@ -22,7 +22,7 @@ import edgec.plugins.pack_tokens.op  # noqa: F401 - registers the ops
 from edgec.core.graph import Arrays
 from edgec.plugins import native_build
 from edgec.plugins.infra import plugins
-from edgec.targets.x86.build_openvino import kernels_in_bf16
+from edgec.targets.x86.bf16 import kernels_in_bf16
 
 openvino = pytest.importorskip("openvino")
 

@@ -112,11 +112,11 @@ def test_norms_softmaxes_and_residual_sums_are_not_quantised(quantised):
 
 def test_kept_layers_are_left_alone_in_a_build(block, quantised, tmp_path):
     x86 = target_named("x86")
-    layers = x86.quantised_layers(quantised)
+    layers = x86.rounded_layers(quantised)
     assert len(layers) > 2
     kept = dataclasses.replace(OPENVINO, kept=layers[:2])
     _engine(block, kept, tmp_path / "kept").close()
-    assert not set(layers[:2]) & set(x86.quantised_layers(tmp_path / "kept"))
+    assert not set(layers[:2]) & set(x86.rounded_layers(tmp_path / "kept"))
 
 
 # Weights stay rounded: where they have 7 bits that is most of what a range for each input loses.
@@ -130,7 +130,7 @@ def test_keeping_all_layers_takes_the_damage_of_rounded_activations_away(block, 
     whole = _engine(block, candidate, folder)
     x86 = target_named("x86")
     assert isinstance(x86, Quantising)
-    kept = x86.open_keeping(folder, frozenset(x86.quantised_layers(folder)))
+    kept = x86.open_keeping(folder, frozenset(x86.rounded_layers(folder)))
     assert 1 - _cosine(block, kept) < left * (1 - _cosine(block, whole))
     kept.close()
     whole.close()
@@ -140,7 +140,7 @@ def test_one_layer_of_a_dynamically_quantised_engine_is_kept_by_its_name(block, 
     folder = tmp_path / "engine"
     whole = _engine(block, dataclasses.replace(ORT, scheme=quantize_ort.DYNAMIC), folder)
     x86 = target_named("x86")
-    layers = x86.quantised_layers(folder)
+    layers = x86.rounded_layers(folder)
     assert layers.index("attn.qkv") < layers.index("attn.proj") < layers.index("fc2")
     kept = x86.open_keeping(folder, frozenset(["fc2"]))
     none = x86.open_keeping(folder, frozenset())
@@ -178,7 +178,7 @@ def test_a_layer_that_the_quantiser_parts_is_kept_too_and_keeps_its_name():
 
 def test_a_quantised_engine_keeps_its_layers_names(quantised, block):
     known = set(EngineDescription.read(quantised).layers.values())
-    assert set(target_named("x86").quantised_layers(quantised)) <= known
+    assert set(target_named("x86").rounded_layers(quantised)) <= known
 
 
 def test_without_calibration_nothing_is_quantised(block):

@@ -1,0 +1,297 @@
+"""bf16 written into an OpenVINO model: around edgec's own kernels, or operation by operation.
+
+OpenVINO computes a float32 model in bf16 on a hint, all of it. Where some layers must stay in fp32, the hint
+is no help: its mark for an operation (`DisablePrecisionConversion`) is lost when a product with a weight
+becomes a fully connected layer (seen in 2026.4). Types that the model itself declares are kept, and cost
+nothing beside the hint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from edgec.runtime.engine_openvino import import_openvino
+
+_KERNEL_INPUTS = {
+    "PackTokens": (0,),
+    "TokenMerge": (0, 1),
+    "TokenMergeEnergy": (0, 1),
+    "TokenPrune": (0, 2),
+    "UnpackTokens": (0,),
+    "VarlenAttention": (0, 1, 2),
+    "VarlenWindowAttention": (0, 1, 2),
+}
+"""Of each of edgec's kernels that takes bf16: the inputs that may be."""
+
+_PRODUCTS = frozenset(
+    {
+        "Convolution",
+        "ConvolutionBackpropData",
+        "GroupConvolution",
+        "GroupConvolutionBackpropData",
+        "MatMul",
+        "ScaledDotProductAttention",
+    }
+)
+"""What bf16 makes faster by itself."""
+
+_COMPUTES = _PRODUCTS | {
+    "Abs",
+    "Add",
+    "AvgPool",
+    "Clamp",
+    "Divide",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Gelu",
+    "HSigmoid",
+    "HSwish",
+    "Maximum",
+    "Minimum",
+    "Mish",
+    "Multiply",
+    "MVN",
+    "Negative",
+    "NormalizeL2",
+    "Power",
+    "PRelu",
+    "ReduceMean",
+    "ReduceSum",
+    "Sigmoid",
+    "SoftPlus",
+    "Softmax",
+    "Sqrt",
+    "SquaredDifference",
+    "Subtract",
+    "Swish",
+    "Tanh",
+}
+"""What rounds its results."""
+
+_MOVES = frozenset(
+    {
+        "Broadcast",
+        "Concat",
+        "DepthToSpace",
+        "Gather",
+        "MaxPool",
+        "Pad",
+        "ReduceMax",
+        "Relu",
+        "Reshape",
+        "Select",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "StridedSlice",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+        "VariadicSplit",
+    }
+)
+"""What gives values that it was given: rounded already, or to be rounded by whoever computes with them.
+
+Every other operation stays in fp32, with a conversion in front and behind.
+"""
+
+_Place = tuple[str, int]
+
+
+def kernels_in_bf16(model: Any) -> None:
+    """Give edgec's own kernels bf16 tensors, as they lie between OpenVINO's own bf16 kernels.
+
+    OpenVINO keeps the types that a custom op declares, and would convert to float32 and back around it.
+    """
+    from openvino import opset13
+
+    for operation, wide in _kernels(model):
+        for index in wide:
+            half = opset13.convert(operation.input_value(index), "bf16")
+            operation.input(index).replace_source_output(half.output(0))
+        readers = list(operation.output(0).get_target_inputs())
+        full = opset13.convert(operation.output(0), "f32")
+        for reader in readers:
+            reader.replace_source_output(full.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def in_bf16(model: Any, layers: Mapping[str, str], kept: frozenset[str]) -> None:
+    """Write into a float32 model what computes in bf16: all but the operations of some layers.
+
+    ::
+
+        x ── MatMul(weight) ── Softmax (kept) ── y
+
+        x ── Convert(bf16) ── MatMul(weight in bf16) ── Convert(f32) ── Softmax ── y
+
+    Weights are rounded here to the nearest, ties to even: OpenVINO folds a constant's conversion by cutting
+    its lower bits off, which makes every weight smaller (seen in 2026.4). What follows the last product stays
+    in fp32, as it does under OpenVINO's own hint. The model is to be compiled under the hint for fp32.
+
+    Args:
+        model: an OpenVINO model in float32, changed in place; its kernels may be in bf16.
+        layers: the source layer of each operation, by its name.
+        kept: source layers that stay in fp32.
+    """
+    _kernels_in_fp32(model)
+    _fold_constants(model)
+    halves = {
+        operation.get_name(): inputs
+        for operation, inputs in _candidates(model)
+        if layers.get(operation.get_friendly_name()) not in kept
+    }
+    _Rewriter(model, halves).run()
+    model.validate_nodes_and_infer_types()
+
+
+def rounded_layers(model: Any, layers: Mapping[str, str]) -> tuple[str, ...]:
+    """The source layers whose results bf16 rounds, in execution order; arguments as of `in_bf16`."""
+    found = (
+        layers.get(operation.get_friendly_name())
+        for operation, _ in _candidates(model)
+        if operation.get_type_name() not in _MOVES
+    )
+    return tuple(dict.fromkeys(layer for layer in found if layer))
+
+
+class _Rewriter:
+    """Converts where the type changes between an operation and what it reads, once for each tensor."""
+
+    def __init__(self, model: Any, halves: Mapping[str, tuple[int, ...]]) -> None:
+        self._operations = list(model.get_ordered_ops())
+        self._halves = halves
+        self._floats = {
+            (operation.get_name(), output.get_index())
+            for operation in self._operations
+            for output in operation.outputs()
+            if _is_float(output)
+        }
+        # Of a kernel's outputs the first is of its inputs' type; sizes and places stay as they are.
+        self._rounded = {
+            (operation.get_name(), output.get_index())
+            for operation in self._operations
+            if operation.get_name() in halves
+            for output in operation.outputs()[: 1 if operation.get_type_name() in _KERNEL_INPUTS else None]
+        }
+        self._narrow: dict[_Place, Any] = {}
+        self._wide: dict[_Place, Any] = {}
+
+    def run(self) -> None:
+        for operation in self._operations:
+            inputs = self._halves.get(operation.get_name(), ())
+            for index in range(operation.get_input_size()):
+                source = operation.input_value(index)
+                place = (source.get_node().get_name(), source.get_index())
+                if place not in self._floats:
+                    continue
+                is_half = place in self._rounded
+                if index in inputs and not is_half:
+                    operation.input(index).replace_source_output(self._narrowed(source, place))
+                elif is_half and index not in inputs:
+                    operation.input(index).replace_source_output(self._widened(source, place))
+
+    def _narrowed(self, source: Any, place: _Place) -> Any:
+        from openvino import opset13
+
+        if place not in self._narrow:
+            node = source.get_node()
+            if node.get_type_name() == "Constant":
+                half = _rounded(node.data)
+            else:
+                half = opset13.convert(source, "bf16")
+            half.set_friendly_name(f"{node.get_friendly_name()}/bf16")
+            self._narrow[place] = half.output(0)
+        return self._narrow[place]
+
+    def _widened(self, source: Any, place: _Place) -> Any:
+        from openvino import opset13
+
+        if place not in self._wide:
+            full = opset13.convert(source, "f32")
+            full.set_friendly_name(f"{source.get_node().get_friendly_name()}/fp32")
+            self._wide[place] = full.output(0)
+        return self._wide[place]
+
+
+def _rounded(values: np.ndarray) -> Any:
+    """A bf16 constant. A finite value stays finite: a mask's least float32 would round to -inf."""
+    openvino = import_openvino()
+    largest = float(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
+    finite = np.where(np.isfinite(values), np.clip(values, -largest, largest), values)
+    bits = np.ascontiguousarray(finite.astype(ml_dtypes.bfloat16).view(np.uint16))
+    tensor = openvino.Tensor(bits, openvino.Shape(bits.shape), openvino.Type.bf16)
+    return openvino.op.Constant(tensor, shared_memory=False)
+
+
+def _candidates(model: Any) -> Iterator[tuple[Any, tuple[int, ...]]]:
+    """What can compute in bf16, with the inputs that then are, in execution order."""
+    operations = list(model.get_ordered_ops())
+    tail = _tail(model)
+    carrying: set[str] = set()
+    for operation in operations:
+        kind = operation.get_type_name()
+        sources = [value.get_node().get_name() for value in operation.input_values()]
+        # What is worked out from shapes alone is sizes and places, which bf16 holds up to 256.
+        if kind == "Parameter" or (kind != "ShapeOf" and any(name in carrying for name in sources)):
+            carrying.add(operation.get_name())
+        else:
+            continue
+        if operation.get_name() in tail:
+            continue
+        if kind in _KERNEL_INPUTS:
+            yield operation, _KERNEL_INPUTS[kind]
+        elif kind in _COMPUTES or kind in _MOVES:
+            floats = [_is_float(value) for value in operation.input_values()]
+            if any(floats) and all(_is_float(output) for output in operation.outputs()):
+                yield operation, tuple(index for index, is_float in enumerate(floats) if is_float)
+
+
+def _is_float(value: Any) -> bool:
+    return value.get_element_type().to_string() == "f32"
+
+
+def _tail(model: Any) -> set[str]:
+    """The operations between the last products and the outputs."""
+    found: set[str] = set()
+    waiting = [value.get_node() for result in model.get_results() for value in result.input_values()]
+    while waiting:
+        operation = waiting.pop()
+        if operation.get_type_name() in _PRODUCTS or operation.get_name() in found:
+            continue
+        found.add(operation.get_name())
+        waiting += [value.get_node() for value in operation.input_values()]
+    return found
+
+
+def _kernels(model: Any) -> Iterator[tuple[Any, tuple[int, ...]]]:
+    for operation in model.get_ordered_ops():
+        if (inputs := _KERNEL_INPUTS.get(operation.get_type_name())) is not None:
+            yield operation, inputs
+
+
+def _kernels_in_fp32(model: Any) -> None:
+    """Take away the conversions of `kernels_in_bf16`."""
+    for operation, wide in _kernels(model):
+        for index in wide:
+            half = operation.input_value(index)
+            if half.get_element_type().to_string() == "bf16":
+                operation.input(index).replace_source_output(half.get_node().input_value(0))
+        if operation.output(0).get_element_type().to_string() == "bf16":
+            for reader in list(operation.output(0).get_target_inputs()):
+                reader.get_node().output(0).replace(operation.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _fold_constants(model: Any) -> None:
+    from openvino.passes import ConstantFolding, Manager
+
+    manager = Manager()
+    manager.register_pass(ConstantFolding())
+    manager.run_passes(model)
