@@ -13,12 +13,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from edgec.core.graph import Graph
 from edgec.core.progress import Progress
 from edgec.core.timing import Latency, measure
 from edgec.runtime.engine import Engine
-from edgec.sensitivity import ranked
+from edgec.sensitivity import Kept, Ranking, nested, ranked
 from edgec.targets.base import Candidate, Quantising, Target
 from edgec.trials import (
     BLOCK_SECONDS,
@@ -62,6 +61,9 @@ MIXING = 0.5
 
 MOST_RANKING = 0.6
 """Share of the time left that ranking layers may take; the rest is for building with some of them kept."""
+
+FINE = 8
+"""Once the budget holds, fewer layers are kept only where that may spare more than one part of so many."""
 
 FORM_SLOWER = 1.15
 """A form this much slower than another of its engine is not tried in the next lower precision."""
@@ -192,45 +194,52 @@ class _Search:
         """Keep layers of what broke the budget, the fastest first, until something is within it."""
         for over in sorted(self._over.values(), key=self._pace_of):
             if over.candidate.rest in self._over:
-                over.why += (
-                    f"; keeping layers in {over.candidate.rest} is no help, which breaks the budget too"
-                )
+                over.why += f"; to keep layers in {over.candidate.rest} is no help: it breaks the budget too"
             elif self._left <= 0:
                 self.stopped = self._time_over
             elif self._keep_layers(over):
                 return
 
     def _keep_layers(self, over: Trial) -> bool:
-        """Keep layers of one candidate in the higher precision, until it is within the budget.
+        """Keep layers of one candidate in the higher precision, as few as the budget needs.
 
-        As many as needed, by doubling: one more layer costs little, one more build costs seconds. It ends
-        when the budget holds, when the result is no faster than the best so far, or with the time.
+        The first guess is where the errors that go should be enough, were they independent; then more are
+        kept until the budget holds, and fewer until it does not. It ends with the time, too.
 
         Returns:
             whether the budget holds.
         """
-        assert isinstance(self._target, Quantising)
-        groups = ranked(
-            self._target, over.folder, self._budget.search, self._progress, MOST_RANKING * self._left
-        )
+        feeds = self._neutral.examples[0]
+        target = cast(Ranking, self._target)
+        seconds = MOST_RANKING * self._left
+        groups = ranked(target, over.folder, self._budget.search, feeds, self._progress, seconds)
         self.sensitivity += [
-            {"of": over.candidate.name, "layers": list(group.layers), "relief": group.relief}
+            {"of": over.candidate.name, **dataclasses.asdict(group), "layers": list(group.layers)}
             for group in groups
         ]
-        groups = [group for group in groups if group.relief > 0]
-        for count in _doubling(len(groups)):
+        steps = nested(groups)
+        # Of so many steps it is known that they are too few; and that they are enough, or too slow.
+        few, many = 0, len(steps) + 1
+        holds = False
+        count = _first_guess(steps, over, self._budget.max_drop)
+        while few < count < many:
             if self._left <= 0:
                 self.stopped = self._time_over
-                return False
-            kept = tuple(layer for group in groups[:count] for layer in group.layers)
-            trial = Trial(over.candidate.keeping(kept), self._new_folder())
+                break
+            trial = Trial(over.candidate.keeping(steps[count - 1].layers), self._new_folder())
             self.trials.append(trial)
             self._try(trial)
-            if not trial.why:
-                return True
-            if not self._is_over(trial):
-                return False
-        return False
+            holds = holds or not trial.why
+            if trial.latency is None:
+                break
+            if self._is_over(trial):
+                few = count
+            else:
+                many = count
+            if holds and many - few <= 1 + many // FINE:
+                break
+            count = (few + many) // 2 if many <= len(steps) else min(2 * count, len(steps))
+        return holds
 
     def close(self) -> None:
         """Close the engine that is kept open to compare with."""
@@ -452,9 +461,11 @@ def _how(candidate: Candidate) -> tuple[str, str, str]:
     return candidate.engine, candidate.precision, candidate.scheme
 
 
-def _doubling(most: int) -> list[int]:
-    counts = list(itertools.takewhile(lambda count: count < most, (2**power for power in itertools.count())))
-    return [*counts, most] if most else []
+def _first_guess(steps: Sequence[Kept], over: Trial, max_drop: float) -> int:
+    """How many steps to try first: by the drop to be got rid of, where it is known."""
+    needed = 1 - max_drop / over.scores.drop if over.scores is not None else 0.0
+    enough = (count for count, step in enumerate(steps, start=1) if step.relief >= needed)
+    return next(enough, len(steps))
 
 
 def _undisturbed(latency: Latency) -> float:

@@ -18,11 +18,14 @@ from edgec.choice import choose
 from edgec.core.errors import JobError, NumericsError
 from edgec.core.graph import Graph, Source, TensorSpec
 from edgec.core.progress import Silent
-from edgec.sensitivity import grouped, ranked
+from edgec.runtime.engine import LayerTime
+from edgec.sensitivity import Group, grouped, neighbouring, nested, ranked
 from edgec.targets.base import Candidate, Offer
 
 WIDTH = 64
 LAYERS = ("stem", "blocks.0.fc1", "blocks.0.fc2", "head")
+
+FEEDS = {"x": np.ones((1, WIDTH), np.float32)}
 
 EXACT = Candidate("fast", "fp32", "plain")
 HALF = Candidate("fast", "bf16", "plain")
@@ -179,7 +182,8 @@ def test_layers_that_break_the_budget_in_bf16_stay_in_fp32(graph, budget, tmp_pa
 def test_int8_beside_bf16_is_not_mended_where_bf16_breaks_the_budget_itself(graph, budget, tmp_path):
     target = Formulas({EXACT: 6.0, HALF: 4.0, INT8: 2.0}, {HALF: 2.0, INT8: 2.0})
     choice = _search(target, graph, budget, tmp_path)
-    assert choice.chosen.candidate == HALF.keeping(LAYERS)
+    assert sorted(choice.chosen.candidate.kept) == sorted(LAYERS)
+    assert choice.chosen.candidate.precision == "bf16"
     assert "to keep layers in bf16 is no help" in _why(choice, INT8)
 
 
@@ -191,7 +195,8 @@ def test_where_keeping_layers_of_the_fastest_is_no_help_the_next_is_mended(graph
     other = dataclasses.replace(INT8, rest="fp32")
     target = Stubborn({EXACT: 6.0, HALF: 3.0, other: 2.0}, {HALF: 2.0, other: 2.0})
     choice = _search(target, graph, budget, tmp_path)
-    assert choice.chosen.candidate == HALF.keeping(LAYERS)
+    assert sorted(choice.chosen.candidate.kept) == sorted(LAYERS)
+    assert choice.chosen.candidate.precision == "bf16"
     assert {entry["of"] for entry in choice.search["sensitivity"]} == {HALF.name, other.name}
 
 
@@ -200,7 +205,9 @@ def test_a_network_that_gives_no_numbers_is_mended_by_the_layer_that_spoils_it(b
         def open_keeping(self, folder, layers):
             return Engine(0.0, 0.1 if "head" in layers else np.nan)
 
-    groups = ranked(Overflowing({}, {}), tmp_path, budget.search, Silent(), 60.0)
+    target = Overflowing({HALF: 1.0}, {})
+    target.build(None, HALF, tmp_path)
+    groups = ranked(target, tmp_path, budget.search, FEEDS, Silent(), 60.0)
     assert groups[0].layers == ("head",)
     assert groups[0].relief > 0.9
     assert {group.relief for group in groups[1:]} == {0.0}
@@ -262,15 +269,69 @@ def test_a_slower_engine_is_tried_too(graph, budget, tmp_path):
 
 def test_layers_are_grouped_by_the_beginning_of_their_names():
     layers = [f"blocks.{block}.{part}" for block in range(12) for part in ("qkv", "fc1", "fc2")]
-    groups = grouped(["stem", *layers, "head"], most=14)
+    groups = neighbouring(["stem", *layers, "head"], most=14)
     assert len(groups) == 14
     assert groups[1] == ("blocks.0.qkv", "blocks.0.fc1", "blocks.0.fc2")
-    apart = grouped([f"layer{index}" for index in range(50)], most=10)
+    apart = neighbouring([f"layer{index}" for index in range(50)], most=10)
     assert len(apart) <= 10
     assert sum(map(len, apart)) == 50
-    flat = grouped([f"blocks.{index}" for index in range(40)], most=24)
+    flat = neighbouring([f"blocks.{index}" for index in range(40)], most=24)
     assert len(flat) == 20
     assert flat[0] == ("blocks.0", "blocks.1")
+
+
+def test_layers_are_grouped_with_their_like_in_other_blocks_too():
+    layers = [f"blocks.{block}{part}" for block in range(6) for part in ("", ".qkv", ".fc1", ".fc2")]
+    groups = grouped(["stem", *layers, "head"], most=24)
+    assert tuple(f"blocks.{block}" for block in range(6)) in groups
+    assert tuple(f"blocks.{block}.fc2" for block in range(6)) in groups
+    assert tuple(f"blocks.{block}.fc1" for block in range(6)) in groups
+    assert any("stem" in group and len(group) < 3 for group in groups)
+    assert len(groups) <= 24
+    few = grouped(["stem", *layers, "head"], most=7)
+    assert len(few) <= 7
+    assert {layer for group in few for layer in group} == {"stem", "head", *layers}
+
+
+def test_what_is_kept_grows_by_new_layers_only_and_by_none_that_do_harm():
+    groups = [
+        Group(("a", "b"), 0.4),
+        Group(("b",), 0.3),
+        Group(("b", "c"), 0.2),
+        Group(("d",), -0.1),
+        Group(("e",), 0.1),
+    ]
+    steps = nested(groups)
+    assert [step.layers for step in steps] == [("a", "b"), ("a", "b", "c"), ("a", "b", "c", "e")]
+    assert [step.relief for step in steps] == pytest.approx([0.4, 0.5, 0.6])
+
+
+def test_layers_that_cost_time_are_kept_after_cheap_ones_of_the_same_relief(budget, tmp_path):
+    class Timed(Formulas):
+        def profile(self, engine, feeds):
+            cost = {"stem": 40.0, "blocks.0.fc1": 30.0, "blocks.0.fc2": 20.0, "head": 10.0}
+            return [LayerTime(layer, layer, "MatMul", time) for layer, time in cost.items()]
+
+    target = Timed({HALF: 1.0}, {HALF: 0.3})
+    target.build(None, HALF, tmp_path)
+    groups = ranked(target, tmp_path, budget.search, FEEDS, Silent(), 60.0)
+    assert [group.layers[0] for group in groups] == ["head", "blocks.0.fc2", "blocks.0.fc1", "stem"]
+    assert [group.share for group in groups] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_as_few_layers_are_kept_as_the_budget_needs(graph, budget, tmp_path):
+    layers = tuple(f"layer{index}" for index in range(32))
+
+    class Many(Formulas):
+        def rounded_layers(self, folder):
+            return layers
+
+    # Errors add up in squares: the drop is a quarter of the whole at half of the layers.
+    target = Many({EXACT: 20.0, INT8: 2.0}, {INT8: 0.4}, dict.fromkeys(layers, 1 / 32))
+    choice = _search(target, graph, dataclasses.replace(budget, max_drop=0.05), tmp_path)
+    drop = next(trial.scores.drop for trial in choice.trials if trial.candidate == INT8)
+    needed = next(kept for kept in range(33) if drop * (1 - kept / 32) ** 2 < 0.05)
+    assert needed <= len(choice.chosen.candidate.kept) <= needed + 4
 
 
 def test_another_form_is_not_tried_where_the_same_quantisation_broke_the_budget(graph, budget, tmp_path):
@@ -329,6 +390,7 @@ def test_time_that_is_left_for_keeping_layers_is_not_kept_from_bf16(graph, budge
 
 def test_layers_are_ranked_in_larger_groups_where_time_is_short(budget, tmp_path, monkeypatch):
     target = Formulas({INT8: 2.0}, {INT8: 0.1})
+    target.build(None, INT8, tmp_path)
     layers = tuple(f"blocks.{index}" for index in range(40))
     monkeypatch.setattr(target, "rounded_layers", lambda folder: layers)
     opened = []
@@ -339,10 +401,10 @@ def test_layers_are_ranked_in_larger_groups_where_time_is_short(budget, tmp_path
         return Engine(0.0, 0.1)
 
     monkeypatch.setattr(target, "open_keeping", slow)
-    few = ranked(target, tmp_path, budget.search, Silent(), 0.05)
+    few = ranked(target, tmp_path, budget.search, FEEDS, Silent(), 0.05)
     assert len(opened) - 1 < 10
     assert all(group.layers for group in few)
     opened.clear()
-    many = ranked(target, tmp_path, budget.search, Silent(), 60.0)
+    many = ranked(target, tmp_path, budget.search, FEEDS, Silent(), 60.0)
     assert {layer for group in many for layer in group.layers} == set(layers)
     assert len(many) > len(few)

@@ -8,7 +8,8 @@ nothing beside the hint.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -96,7 +97,7 @@ _MOVES = frozenset(
         "VariadicSplit",
     }
 )
-"""What gives values that it was given: rounded already, or to be rounded by whoever computes with them.
+"""What gives values that it was given, in the type that they have.
 
 Every other operation stays in fp32, with a conversion in front and behind.
 """
@@ -142,44 +143,38 @@ def in_bf16(model: Any, layers: Mapping[str, str], kept: frozenset[str]) -> None
     """
     _kernels_in_fp32(model)
     _fold_constants(model)
-    halves = {
-        operation.get_name(): inputs
-        for operation, inputs in _candidates(model)
-        if layers.get(operation.get_friendly_name()) not in kept
-    }
-    _Rewriter(model, halves).run()
+    _Rewriter(model, layers, kept).run()
     model.validate_nodes_and_infer_types()
 
 
 def rounded_layers(model: Any, layers: Mapping[str, str]) -> tuple[str, ...]:
     """The source layers whose results bf16 rounds, in execution order; arguments as of `in_bf16`."""
-    found = (
-        layers.get(operation.get_friendly_name())
-        for operation, _ in _candidates(model)
-        if operation.get_type_name() not in _MOVES
-    )
+    found = (layers.get(able.operation.get_friendly_name()) for able in _able(model) if able.rounds)
     return tuple(dict.fromkeys(layer for layer in found if layer))
 
 
 class _Rewriter:
     """Converts where the type changes between an operation and what it reads, once for each tensor."""
 
-    def __init__(self, model: Any, halves: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, model: Any, layers: Mapping[str, str], kept: frozenset[str]) -> None:
         self._operations = list(model.get_ordered_ops())
-        self._halves = halves
         self._floats = {
-            (operation.get_name(), output.get_index())
+            _place(output)
             for operation in self._operations
             for output in operation.outputs()
             if _is_float(output)
         }
-        # Of a kernel's outputs the first is of its inputs' type; sizes and places stay as they are.
-        self._rounded = {
-            (operation.get_name(), output.get_index())
-            for operation in self._operations
-            if operation.get_name() in halves
-            for output in operation.outputs()[: 1 if operation.get_type_name() in _KERNEL_INPUTS else None]
-        }
+        # Of each operation that computes in bf16: the inputs that then are; and the tensors that it gives so.
+        self._halves: dict[str, tuple[int, ...]] = {}
+        self._rounded: set[_Place] = set()
+        for able in _able(model):
+            if able.rounds:
+                is_half = layers.get(able.operation.get_friendly_name()) not in kept
+            else:
+                is_half = all(_place(value) in self._rounded for value in able.flowing)
+            if is_half:
+                self._halves[able.operation.get_name()] = able.inputs
+                self._rounded.update(_place(output) for output in able.outputs)
         self._narrow: dict[_Place, Any] = {}
         self._wide: dict[_Place, Any] = {}
 
@@ -188,7 +183,7 @@ class _Rewriter:
             inputs = self._halves.get(operation.get_name(), ())
             for index in range(operation.get_input_size()):
                 source = operation.input_value(index)
-                place = (source.get_node().get_name(), source.get_index())
+                place = _place(source)
                 if place not in self._floats:
                     continue
                 is_half = place in self._rounded
@@ -230,27 +225,58 @@ def _rounded(values: np.ndarray) -> Any:
     return openvino.op.Constant(tensor, shared_memory=False)
 
 
-def _candidates(model: Any) -> Iterator[tuple[Any, tuple[int, ...]]]:
-    """What can compute in bf16, with the inputs that then are, in execution order."""
-    operations = list(model.get_ordered_ops())
+@dataclasses.dataclass(frozen=True)
+class _Able:
+    """An operation that can compute in bf16.
+
+    Attributes:
+        operation: the operation.
+        inputs: places of the inputs that are in bf16 then.
+        flowing: of a move, what it is given besides constants: it takes the type that they have.
+    """
+
+    operation: Any
+    inputs: tuple[int, ...]
+    flowing: tuple[Any, ...] = ()
+
+    @property
+    def rounds(self) -> bool:
+        """Whether it gives other values than it was given: a move of constants does, which are rounded."""
+        return not self.flowing
+
+    @property
+    def outputs(self) -> Sequence[Any]:
+        """What is in bf16 then. Beside a kernel's first output, its sizes and places stay as they are."""
+        outputs: Sequence[Any] = self.operation.outputs()
+        return outputs[:1] if self.operation.get_type_name() in _KERNEL_INPUTS else outputs
+
+
+def _able(model: Any) -> Iterator[_Able]:
+    """The operations that can compute in bf16, in execution order."""
     tail = _tail(model)
     carrying: set[str] = set()
-    for operation in operations:
+    for operation in model.get_ordered_ops():
         kind = operation.get_type_name()
-        sources = [value.get_node().get_name() for value in operation.input_values()]
+        values = operation.input_values()
+        carried = [value.get_node().get_name() in carrying for value in values]
         # What is worked out from shapes alone is sizes and places, which bf16 holds up to 256.
-        if kind == "Parameter" or (kind != "ShapeOf" and any(name in carrying for name in sources)):
+        if kind == "Parameter" or (kind != "ShapeOf" and any(carried)):
             carrying.add(operation.get_name())
         else:
             continue
         if operation.get_name() in tail:
             continue
         if kind in _KERNEL_INPUTS:
-            yield operation, _KERNEL_INPUTS[kind]
+            yield _Able(operation, _KERNEL_INPUTS[kind])
         elif kind in _COMPUTES or kind in _MOVES:
-            floats = [_is_float(value) for value in operation.input_values()]
-            if any(floats) and all(_is_float(output) for output in operation.outputs()):
-                yield operation, tuple(index for index, is_float in enumerate(floats) if is_float)
+            floats = tuple(index for index, value in enumerate(values) if _is_float(value))
+            if floats and all(_is_float(output) for output in operation.outputs()):
+                flowing = tuple(values[index] for index in floats if carried[index] and kind in _MOVES)
+                yield _Able(operation, floats, flowing)
+
+
+def _place(value: Any) -> _Place:
+    return value.get_node().get_name(), value.get_index()
 
 
 def _is_float(value: Any) -> bool:

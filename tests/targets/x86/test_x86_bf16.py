@@ -84,6 +84,17 @@ def test_kept_layers_compute_in_fp32_and_all_others_in_bf16(block, tmp_path):
     assert gate.passed, str(gate)
 
 
+@pytest.mark.parametrize(("kept", "expected"), [(NONE, "bf16"), (("attn.qkv", "attn"), "f32")])
+def test_what_only_moves_values_takes_the_type_that_they_have(block, kept, expected, tmp_path):
+    folder = _build(block, HALF.keeping(kept), tmp_path / "engine")
+    moves = [
+        operation.output(0).get_element_type().to_string()
+        for operation in _operations(folder)
+        if operation.get_type_name() == "Transpose"
+    ]
+    assert set(moves) == {expected}
+
+
 def test_what_follows_the_last_product_stays_in_fp32(block, tmp_path):
     proto = block_proto()
     proto.graph.node.append(onnx.helper.make_node("Softmax", ["y"], ["p"], name="last", axis=-1))
