@@ -113,8 +113,8 @@ def nested(groups: Sequence[Group]) -> list[Kept]:
 def grouped(layers: Sequence[str], most: int = MOST_GROUPS) -> list[tuple[str, ...]]:
     """Groups of neighbours and groups of like layers, at most so many, no two of them equal.
 
-    Like layers have the same name but for the number of their block (`blocks.3.mlp.fc2`); the largest such groups get up to
-    a third of all.
+    Like layers have the same name but for the number of their block (`blocks.3.mlp.fc2`); the largest such
+    groups get up to a third of all.
     """
     alike: dict[str, list[str]] = {}
     for layer in layers:
