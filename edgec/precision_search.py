@@ -230,9 +230,7 @@ class _Search:
             self.trials.append(trial)
             self._try(trial)
             holds = holds or not trial.why
-            if trial.latency is None:
-                break
-            if self._is_over(trial):
+            if trial.latency is None or self._is_over(trial):
                 few = count
             else:
                 many = count

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgec.budget import Judge
+from edgec.core.errors import EdgecError
 from edgec.core.graph import Arrays
 from edgec.core.progress import Progress
 from edgec.targets.base import Quantising, Target
@@ -75,7 +76,7 @@ def ranked(
         feeds: one sample, to time layers on.
         progress: told each step.
         seconds: when to stop. Where that is short, groups are larger, so that all layers are in one that is
-            tried; groups not tried by then are left out.
+            tried; groups not tried by then are left out, and groups that the engine cannot keep.
     """
     begin = time.monotonic()
     times = _layer_times(target, folder, feeds)
@@ -90,7 +91,11 @@ def ranked(
         if time.monotonic() > end:
             break
         progress.step(f"sensitivity: {group[0]}{' …' if len(group) > 1 else ''}")
-        relief = 1.0 - _damage(target, folder, few, group) / max(whole, 1e-12)
+        try:
+            relief = 1.0 - _damage(target, folder, few, group) / max(whole, 1e-12)
+        except EdgecError:
+            # An engine may refuse a change of precision in the middle of what it fuses.
+            continue
         found.append(Group(group, relief, _share(group, layers, times)))
     return sorted(found, key=lambda group: -group.relief / group.share)
 

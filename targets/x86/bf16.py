@@ -220,7 +220,7 @@ def _rounded(values: np.ndarray) -> Any:
     openvino = import_openvino()
     largest = float(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
     finite = np.where(np.isfinite(values), np.clip(values, -largest, largest), values)
-    bits = np.ascontiguousarray(finite.astype(ml_dtypes.bfloat16).view(np.uint16))
+    bits = np.array(finite.astype(ml_dtypes.bfloat16).view(np.uint16), order="C")
     tensor = openvino.Tensor(bits, openvino.Shape(bits.shape), openvino.Type.bf16)
     return openvino.op.Constant(tensor, shared_memory=False)
 

@@ -232,6 +232,24 @@ def test_a_constant_is_rounded_and_what_is_finite_stays_so(values):
     np.testing.assert_array_equal(rounded[np.isfinite(nearest)], nearest[np.isfinite(nearest)])
 
 
+def test_a_constant_keeps_its_shape():
+    from openvino import Model, opset13
+
+    shapes = ((), (1,), (1, 4))
+    total = x = opset13.parameter([1, 4], np.float32)
+    for shape in shapes:
+        total = opset13.add(total, opset13.constant(np.ones(shape, np.float32)))
+    weight = opset13.constant(np.eye(4, dtype=np.float32))
+    model = Model([opset13.result(opset13.matmul(total, weight, False, False))], [x], "m")
+    in_bf16(model, {}, frozenset())
+    found = [
+        tuple(operation.get_output_shape(0))
+        for operation in model.get_ordered_ops()
+        if operation.get_type_name() == "Constant"
+    ]
+    assert sorted(found) == sorted([*shapes, (4, 4)])
+
+
 def test_sizes_worked_out_from_shapes_are_not_rounded():
     from openvino import Model, opset13
 
