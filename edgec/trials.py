@@ -38,6 +38,7 @@ class Trial:
         latency: None if it was not measured.
         why: why it was chosen or lost.
         scores: of a lossy candidate on the data that the search looks at; None where it was not scored.
+        beside_peers: whether `latency` was measured beside the plain peers, in the same blocks.
     """
 
     candidate: Candidate
@@ -46,6 +47,7 @@ class Trial:
     latency: Latency | None = None
     why: str = ""
     scores: Scores | None = None
+    beside_peers: bool = False
 
     @property
     def passed(self) -> bool:
@@ -93,7 +95,7 @@ class Choice:
                     "passed": trial.passed,
                     "why": trial.why,
                     "drop": None if trial.scores is None else trial.scores.drop,
-                    **_figures(trial.latency, best),
+                    **_figures(trial.latency, best if trial.beside_peers else None),
                 }
             )
         for label, latency in self.baselines.items():
@@ -117,16 +119,12 @@ class Choice:
 def _figures(latency: Latency | None, best: Latency | None) -> dict[str, Any]:
     if latency is None:
         return {"p50": None, "p90": None, "spread": None, "blocks": [], "ratio_to_best_baseline": None}
-    comparable = best is not None and len(best.blocks) == len(latency.blocks)
-    ratio = latency.ratio_to(best) if best is not None and comparable else None
-    if best is not None and not comparable:
-        ratio = latency.p50 / best.p50
     return {
         "p50": latency.p50,
         "p90": latency.p90,
         "spread": latency.spread,
         "blocks": list(latency.blocks),
-        "ratio_to_best_baseline": ratio,
+        "ratio_to_best_baseline": None if best is None else latency.ratio_to(best),
     }
 
 
@@ -202,18 +200,20 @@ def measure_field(
         }
         calls |= {f"plain {peer.label}": functools.partial(peer.run, feeds) for peer in peers}
         first = measure(calls, blocks=FIRST_BLOCKS, block_seconds=BLOCK_SECONDS)
-        latencies = dict(first)
         close = _close_to_fastest({name: first[name].p50 for name in engines})
         close += _close_to_fastest(
             {f"plain {peer.label}": first[f"plain {peer.label}"].p50 for peer in peers}
         )
         again = {name: calls[name] for name in close}
-        latencies |= measure(again, blocks=FINAL_BLOCKS, block_seconds=BLOCK_SECONDS, warmup=1)
+        further = measure(again, blocks=FINAL_BLOCKS, block_seconds=BLOCK_SECONDS, warmup=1)
+    # All begin with the first round's blocks, which ran side by side: only those tell a finalist from the rest.
+    latencies = {name: first[name].then(further[name]) if name in further else first[name] for name in first}
     for trial in trials:
-        trial.latency = latencies[trial.candidate.name]
+        trial.latency, trial.beside_peers = latencies[trial.candidate.name], True
     baselines = {peer.label: latencies[f"plain {peer.label}"] for peer in peers}
     finalists = [trial for trial in trials if trial.candidate.name in again]
-    return finalists, baselines, min(baselines, key=lambda name: baselines[name].p50, default=None)
+    contenders = {name: latency for name, latency in baselines.items() if f"plain {name}" in again}
+    return finalists, baselines, min(contenders, key=lambda name: contenders[name].p50, default=None)
 
 
 def fastest(finalists: list[Trial]) -> Trial:
@@ -229,7 +229,7 @@ def explain(trials: list[Trial], chosen: Trial, why: str) -> None:
     chosen.why = why
     for trial in trials:
         if trial is not chosen and trial.latency is not None and not trial.why:
-            slower = trial.latency.p50 / chosen.latency.p50
+            slower = trial.latency.ratio_to(chosen.latency)
             trial.why = f"{slower:.2f} times the chosen engine's latency"
 
 

@@ -45,9 +45,16 @@ class Latency:
         return (max(self.blocks) - min(self.blocks)) / self.p50
 
     def ratio_to(self, other: Latency) -> float:
-        """This latency over another's: median of the ratios of blocks that ran side by side."""
-        pairs = zip(self.blocks, other.blocks, strict=True)
+        """This latency over another's: median of the ratios of blocks that ran side by side.
+
+        Where one of them ran in further blocks, those are left out: the machine may have been another then.
+        """
+        pairs = zip(self.blocks, other.blocks, strict=False)
         return statistics.median(mine / theirs for mine, theirs in pairs)
+
+    def then(self, later: Latency) -> Latency:
+        """The same callable's blocks, and later ones."""
+        return Latency(self.blocks + later.blocks, self.samples + later.samples)
 
 
 def measure(

@@ -30,3 +30,11 @@ def test_one_disturbed_block_does_not_move_the_median() -> None:
     latency = Latency((1.0, 1.0, 50.0, 1.0, 1.0), (1.0, 1.0, 50.0, 1.0, 1.0))
     assert latency.p50 == 1.0
     assert latency.spread == pytest.approx(49.0)
+
+
+def test_blocks_that_only_one_ran_in_are_left_out_of_the_ratio() -> None:
+    both = Latency((2.0, 2.0), (2.0, 2.0))
+    finalist = Latency((1.0, 1.0), (1.0, 1.0)).then(Latency((9.0, 9.0, 9.0), (9.0, 9.0, 9.0)))
+    assert finalist.blocks == (1.0, 1.0, 9.0, 9.0, 9.0)
+    assert len(finalist.samples) == 5
+    assert both.ratio_to(finalist) == pytest.approx(2.0)

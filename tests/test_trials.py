@@ -1,0 +1,71 @@
+"""The field of engines and peers: ratios are of what ran side by side, whatever the machine did later."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+
+from edgec import trials
+from edgec.core.timing import Latency
+from edgec.targets.base import Candidate
+from edgec.trials import Choice, Trial, explain, fastest, measure_field
+
+
+class Target:
+    def open(self, folder):
+        return SimpleNamespace(run=lambda feeds: None, close=lambda: None)
+
+
+@pytest.fixture
+def field(monkeypatch, tmp_path):
+    """Two near engines, one far behind, and two peers; the machine is three times slower in the second round."""
+    milliseconds = {
+        "near": 1.0,
+        "nearer": 0.95,
+        "far": 2.0,
+        "plain ort fp32": 1.5,
+        "plain openvino fp32": 4.0,
+    }
+    engines = {name: Trial(Candidate(name, "fp32", "form"), tmp_path) for name in ("near", "nearer", "far")}
+    rounds = iter((1.0, 3.0))
+
+    def measure(calls, blocks, **_):
+        load = next(rounds)
+        found = {}
+        for name in calls:
+            each = load * milliseconds[name.split(" fp32 (")[0]]
+            found[name] = Latency((each,) * blocks, (each,) * blocks)
+        return found
+
+    peers = [SimpleNamespace(label=f"{name} fp32", run=lambda feeds: None) for name in ("ort", "openvino")]
+    monkeypatch.setattr(trials, "measure", measure)
+    monkeypatch.setattr(trials, "_working_peers", lambda *_: contextlib.nullcontext(peers))
+    neutral = SimpleNamespace(examples=[{}])
+    finalists, baselines, best = measure_field(Target(), neutral, list(engines.values()), ["fp32"])
+    return engines, finalists, baselines, best
+
+
+def test_a_loser_of_the_first_round_is_not_compared_with_the_second(field):
+    engines, finalists, baselines, best = field
+    chosen = fastest(finalists)
+    assert chosen is engines["nearer"]
+    explain(list(engines.values()), chosen, "the fastest")
+    assert engines["far"].why.startswith("2.11 times")
+    # Three times 0.95 is more than the 4 ms of a peer that ran in the first round only.
+    assert best == "ort fp32"
+    choice = Choice(chosen, list(engines.values()), baselines, best)
+    assert choice.ratio == pytest.approx(0.95 / 1.5)
+    ratios = {entry["name"]: entry["ratio_to_best_baseline"] for entry in choice.entries()}
+    assert ratios["far fp32 (form)"] == pytest.approx(2.0 / 1.5)
+    assert ratios["plain openvino fp32"] == pytest.approx(4.0 / 1.5)
+
+
+def test_what_did_not_run_beside_the_peers_has_no_ratio_to_them(field, tmp_path):
+    engines, finalists, baselines, best = field
+    quick = Trial(Candidate("quick", "int8", "form"), tmp_path, latency=Latency((9.0,), (9.0,)), why="slower")
+    choice = Choice(fastest(finalists), [*engines.values(), quick], baselines, best)
+    entry = next(entry for entry in choice.entries() if entry["engine"] == "quick")
+    assert entry["p50"] == 9.0
+    assert entry["ratio_to_best_baseline"] is None
