@@ -55,8 +55,7 @@ def first_bad_pass(graph: Graph, pipeline: Pipeline) -> Culprit | None:
     Returns:
         the culprit, down to the layer where possible; None if every stage keeps the gate.
     """
-    feeds = graph.examples[0]
-    reference = graph.references[0]
+    feeds, reference = _failing_sample(graph, pipeline)
     if not _runs(graph.model, feeds) or _breaks(graph.model, feeds, reference):
         return Culprit("")
     model = graph.model.clone()
@@ -69,6 +68,16 @@ def first_bad_pass(graph: Graph, pipeline: Pipeline) -> Culprit | None:
             return first_bad_layer(good, model, feeds, step.name)
         good = model.clone()
     return None
+
+
+def _failing_sample(graph: Graph, pipeline: Pipeline) -> tuple[Arrays, Arrays]:
+    """The first sample on which the pipeline's result is wrong: only some have padding."""
+    model = graph.model.clone()
+    pipeline.run(model)
+    samples = list(zip(graph.examples, graph.references, strict=True))
+    if not _runs(model, graph.examples[0]):
+        return samples[0]
+    return next((sample for sample in samples if _breaks(model, *sample)), samples[0])
 
 
 def first_bad_layer(good: ir.Model, bad: ir.Model, feeds: Arrays, pass_name: str) -> Culprit:

@@ -206,7 +206,7 @@ def measure_field(
         )
         again = {name: calls[name] for name in close}
         further = measure(again, blocks=FINAL_BLOCKS, block_seconds=BLOCK_SECONDS, warmup=1)
-    # All begin with the first round's blocks, which ran side by side: only those tell a finalist from the rest.
+    # All begin with the first round's blocks, which ran side by side: those tell a finalist from the rest.
     latencies = {name: first[name].then(further[name]) if name in further else first[name] for name in first}
     for trial in trials:
         trial.latency, trial.beside_peers = latencies[trial.candidate.name], True

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from edgec.attention_masks import adapt_masks, has_foreign_masks
 from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Arrays, Graph
 from edgec.core.numerics import GATES, Difference, Gate, compare
-from edgec.mask_rows import has_single_rows, spread_rows
 from edgec.plugins.infra import plugins
 
 Run = Callable[[Mapping[str, np.ndarray]], Arrays]
@@ -94,10 +94,10 @@ def runnable(model: ir.Model) -> ir.Model:
     """The model with the function bodies of the `ai.edgec` ops that it uses; itself if it uses none."""
     used = {node.op_type for node in model.graph.all_nodes() if node.domain == EDGEC_DOMAIN}
     known = {function.name for function in model.functions.values() if function.domain == EDGEC_DOMAIN}
-    if not used - known and not has_single_rows(model):
+    if not used - known and not has_foreign_masks(model):
         return model
     copy = model.clone()
-    spread_rows(copy)
+    adapt_masks(copy)
     for op_type in sorted(used - known):
         function = plugins()[op_type].function()
         copy.functions[function.identifier()] = function

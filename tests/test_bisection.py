@@ -111,6 +111,18 @@ def test_the_pass_and_the_layer_are_named() -> None:
     assert culprit.source.startswith("blocks.1.")
 
 
+def test_a_fault_that_only_a_later_sample_shows_is_found() -> None:
+    graph = make_graph()
+    # Norms of zeros are zeros, whatever their epsilon.
+    graph.examples[0] = {"x": np.zeros((2, WIDTH), np.float32)}
+    with Evaluator(graph.model) as evaluator:
+        graph.references[0] = evaluator.run(graph.examples[0])
+    culprit = first_bad_pass(graph, Pipeline([Harmless(), WrongEpsilon()]))
+    assert culprit is not None
+    assert culprit.pass_name == "test.wrong_epsilon"
+    assert culprit.source.startswith("blocks.1.")
+
+
 def test_a_graph_that_no_longer_runs_is_the_pass_s_fault() -> None:
     culprit = first_bad_pass(make_graph(), Pipeline([Harmless(), Breaks()]))
     assert culprit is not None

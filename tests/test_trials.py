@@ -20,7 +20,7 @@ class Target:
 
 @pytest.fixture
 def field(monkeypatch, tmp_path):
-    """Two near engines, one far behind, and two peers; the machine is three times slower in the second round."""
+    """Two near engines, one far behind, two peers; the machine is three times slower in the second round."""
     milliseconds = {
         "near": 1.0,
         "nearer": 0.95,

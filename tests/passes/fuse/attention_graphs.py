@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from edgec.passes.fuse.attention import FuseAttention
 from edgec.passes.infra import PassResult
+from edgec.verification import runnable
 
 LOWEST = float(np.finfo(np.float32).min)
 
@@ -104,7 +105,9 @@ def run_ort(proto: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.nda
 
 
 def fuse(graph: Graph, *outputs: str, feeds: Sequence[dict[str, np.ndarray]] = ()) -> Fused:
-    """Run the pass, and the graphs before (ONNX Runtime) and after (ONNX's reference evaluator)."""
+    """Run the pass, and the graphs before (ONNX Runtime) and after (ONNX's reference evaluator, and again
+    ONNX Runtime, whose kernel is what a user runs).
+    """
     before = graph.proto(*outputs)
     model = ir.from_proto(before)
     result = FuseAttention()(model)
@@ -115,10 +118,11 @@ def fuse(graph: Graph, *outputs: str, feeds: Sequence[dict[str, np.ndarray]] = (
     error = 0.0
     for each in (graph.feeds, *feeds):
         expected = run_ort(before, each)
-        for one, other in zip(expected, evaluator.run(None, each), strict=True):
-            assert one.shape == other.shape
-            np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
-            error = max(error, float(np.nanmax(np.abs(one - other), initial=0.0)))
+        for found in (evaluator.run(None, each), run_ort(ir.to_proto(runnable(model)), each)):
+            for one, other in zip(expected, found, strict=True):
+                assert one.shape == other.shape
+                np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
+                error = max(error, float(np.nanmax(np.abs(one - other), initial=0.0)))
     nodes = [node for node in model.graph if node.op_type == "Attention"]
     return Fused(model, result, nodes, error)
 

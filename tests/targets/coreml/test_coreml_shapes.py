@@ -85,10 +85,10 @@ def graph_of(model: ir.Model, sizes: OpenSize | None, lengths: tuple[int, ...] =
 
 def _spread_mask(model: ir.Model) -> ir.Model:
     """ONNX Runtime wants a row of the mask for every query."""
-    from edgec.mask_rows import spread_rows
+    from edgec.attention_masks import adapt_masks
 
     copy = model.clone()
-    spread_rows(copy)
+    adapt_masks(copy)
     return copy
 
 
