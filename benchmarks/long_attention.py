@@ -53,10 +53,10 @@ def _own(length: int, precision: str) -> Any:
     """What edgec's lowering makes of a neutral `Attention` in the form `blocked attention`."""
     import onnx
     import onnx_ir as ir
-    import openvino
 
     from edgec.passes.infra import MatchLog
     from edgec.plugins.native_build import openvino_library
+    from edgec.runtime.openvino_core import new_core
     from edgec.targets.x86.bf16 import kernels_in_bf16
     from edgec.targets.x86.blocked_attention import BlockedAttention
 
@@ -78,7 +78,7 @@ def _own(length: int, precision: str) -> Any:
     BlockedAttention().apply(lowered, log)
     assert log.matches
     lowered.opset_imports["ai.edgec"] = 1
-    core = openvino.Core()
+    core = new_core()
     core.add_extension(str(openvino_library()))
     read = core.read_model(ir.to_proto(lowered).SerializeToString())
     if precision == "bf16":
@@ -96,8 +96,9 @@ def request(kind: str, length: int, precision: str, arrays: list[np.ndarray], ou
     import openvino
 
     from edgec.plugins.native_build import openvino_library
+    from edgec.runtime.openvino_core import new_core
 
-    core = openvino.Core()
+    core = new_core()
     core.add_extension(str(openvino_library()))
     hint = {"fp32": "f32"}.get(precision, precision)
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}

@@ -18,6 +18,7 @@ from tables import markdown, publish
 from edgec.core.timing import measure
 from edgec.plugins import token_native
 from edgec.plugins.native_build import openvino_library
+from edgec.runtime.openvino_core import new_core
 
 LENGTH, CHANNELS, HEADS, DEPTH = 197, 384, 6, 64
 CASES = (("TokenMerge", 13), ("TokenMerge", 49), ("TokenMergeEnergy", 13), ("TokenPrune", 13))
@@ -42,7 +43,7 @@ def network(op_type: str, r: int) -> onnx.ModelProto:
 def row(op_type: str, r: int) -> list[object]:
     import openvino
 
-    core = openvino.Core()
+    core = new_core()
     core.add_extension(str(openvino_library()))
     rng = np.random.default_rng(0)
     read = core.read_model(network(op_type, r).SerializeToString())

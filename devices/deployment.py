@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from edgec.core.bundle import MANIFEST, Bundle, file_sha256
-from edgec.core.errors import JobError, RequestError
+from edgec.core.errors import JobError, RequestError, Terminated
 from edgec.core.progress import Progress
 from edgec.devices.connections.base import Connection, ConnectionCutError
 
@@ -192,7 +192,7 @@ class _Device:
         """Remove the staging folder where the block fails, unless a partial copy is worth going on with."""
         try:
             yield
-        except (ConnectionCutError, KeyboardInterrupt):
+        except (ConnectionCutError, KeyboardInterrupt, Terminated):
             raise
         except BaseException:
             self.remove()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edgec.core.timing import measure
+from edgec.runtime.openvino_core import new_core
 
 SIZE = 1024
 """Rows, columns and depth of the measured product: large enough to reach an engine's full rate on a
@@ -177,15 +178,13 @@ def _ort(model: bytes, left: np.ndarray, threads: int) -> Callable[[], object]:
 
 
 def _openvino_capabilities() -> list[str]:
-    import openvino
-
-    return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return new_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _openvino(model: bytes, left: np.ndarray, threads: int, precision: str) -> Callable[[], object]:
     import openvino
 
-    core = openvino.Core()
+    core = new_core()
     config = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,

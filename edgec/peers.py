@@ -21,6 +21,7 @@ import numpy as np
 
 from edgec.core.errors import JobError, MissingExtraError, RequestError
 from edgec.core.graph import Arrays, Graph
+from edgec.runtime.openvino_core import new_core
 
 Run = Callable[[Mapping[str, np.ndarray]], Arrays]
 
@@ -135,7 +136,7 @@ def model_file(graph: Graph, name: str, precision: str, folder: Path) -> Path:
         raise MissingExtraError("nncf", "openvino") from error
     if not graph.calibration:
         raise JobError("OpenVINO's int8 peer needs data to calibrate on", fix="give --calib F.npz")
-    model = openvino.Core().read_model(str(path))
+    model = new_core().read_model(str(path))
     samples = [[feeds[spec.name] for spec in graph.inputs] for feeds in graph.calibration]
     with contextlib.redirect_stdout(io.StringIO()):
         done = nncf.quantize(
@@ -171,11 +172,7 @@ def _ort_peer(precision: str, path: Path) -> Peer:
 
 
 def _openvino_peer(precision: str, path: Path) -> Peer:
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingExtraError("openvino", "openvino") from error
-    core = openvino.Core()
+    core = new_core()
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": _cores()}
     if precision != "int8":
         # In int8 the rest is left to OpenVINO, which takes bf16 where the processor has it.

@@ -87,7 +87,7 @@ def search(
     """Search the candidates of a target that quantises.
 
     An interrupt (Ctrl-C) ends the search with the best so far; where none has passed yet it goes on to the
-    caller, and so does a second one.
+    caller, and so do a second one and a polite kill.
 
     Args:
         target: the target; it must be `Quantising`.

@@ -15,7 +15,7 @@ from edgec import precision_search, trials
 from edgec.accuracy import EvaluationData
 from edgec.budget import Budget, Judge
 from edgec.choice import choose
-from edgec.core.errors import JobError, NumericsError
+from edgec.core.errors import JobError, NumericsError, Terminated
 from edgec.core.graph import Graph, Source, TensorSpec
 from edgec.core.progress import Silent
 from edgec.runtime.engine import LayerTime
@@ -62,6 +62,7 @@ class Formulas:
     harm: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(LAYERS, 0.25))
     refused: dict[Candidate, str] = dataclasses.field(default_factory=dict)
     interrupt_at: Candidate | None = None
+    interrupt: type[BaseException] = KeyboardInterrupt
     built: list[Candidate] = dataclasses.field(default_factory=list)
     wholes: dict[Path, Candidate] = dataclasses.field(default_factory=dict)
     name: str = "formulas"
@@ -78,7 +79,7 @@ class Formulas:
 
     def build(self, graph, candidate, folder):
         if candidate == self.interrupt_at:
-            raise KeyboardInterrupt
+            raise self.interrupt
         self.built.append(candidate)
         whole = dataclasses.replace(candidate, kept=(), rest=candidate.rest if candidate.scheme else "")
         if whole not in self.milliseconds:
@@ -241,6 +242,12 @@ def test_an_interrupt_keeps_the_best_so_far(graph, budget, tmp_path):
 def test_an_interrupt_before_anything_passed_is_the_callers(graph, budget, tmp_path):
     target = Formulas({EXACT: 4.0}, {}, interrupt_at=EXACT)
     with pytest.raises(KeyboardInterrupt):
+        _search(target, graph, budget, tmp_path)
+
+
+def test_a_polite_kill_ends_the_search_whatever_has_passed(graph, budget, tmp_path):
+    target = Formulas({EXACT: 4.0, INT8: 1.0}, {}, interrupt_at=INT8, interrupt=Terminated)
+    with pytest.raises(Terminated):
         _search(target, graph, budget, tmp_path)
 
 

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from edgec.core.errors import EdgecError
+from edgec.core.errors import EdgecError, Terminated
 from edgec.version import __version__
 
 app = typer.Typer(
@@ -33,8 +33,8 @@ COMMANDS = (
 )
 
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C or a polite kill: 128 and the signal's number, as shells count."""
+STOPPED = {130: "interrupted", 143: "terminated"}
+"""Exit status after Ctrl-C and after a polite kill: 128 and the signal's number, as shells count."""
 
 
 def _version(asked: bool) -> None:
@@ -66,8 +66,8 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     with _interruptible(), _quiet(debug):
         status = run(arguments, debug)
-    if status == INTERRUPTED:
-        print("edgec: interrupted; nothing was written", file=sys.stderr)
+    if status in STOPPED:
+        print(f"edgec: {STOPPED[status]}; nothing half written is left", file=sys.stderr)
     sys.exit(status)
 
 
@@ -82,8 +82,10 @@ def run(arguments: list[str], debug: bool) -> int:
             raise
         _say(error, as_json)
         return error.exit_status
+    except Terminated:
+        return 128 + signal.SIGTERM
     except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
+        return 128 + signal.SIGINT
     except typer.Exit as stop:
         return stop.exit_code
     except BrokenPipeError:
@@ -141,7 +143,9 @@ def _interruptible() -> Iterator[None]:
     """Let a polite kill unwind like Ctrl-C, so that nothing half written stays."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        # `timeout` sends the signal twice: the second must not cut the unwinding short.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

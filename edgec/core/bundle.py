@@ -182,16 +182,13 @@ def writing(target: Path, *, needed: int = 0) -> Iterator[Path]:
             fix="free some space or choose another -o",
         )
     scratch = parent / f".{target.name}.partial-{os.getpid()}"
+    replaced = parent / f".{target.name}.old-{os.getpid()}"
     try:
         scratch.mkdir()
         yield scratch
-        replaced = None
         if target.exists():
-            replaced = parent / f".{target.name}.old-{os.getpid()}"
             target.rename(replaced)
         scratch.rename(target)
-        if replaced is not None:
-            shutil.rmtree(replaced, ignore_errors=True)
     except Exception as error:
         if _is_full(parent, error):
             raise JobError(
@@ -199,6 +196,9 @@ def writing(target: Path, *, needed: int = 0) -> Iterator[Path]:
             ) from error
         raise
     finally:
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
         shutil.rmtree(scratch, ignore_errors=True)
 
 

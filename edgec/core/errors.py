@@ -28,6 +28,10 @@ class EdgecError(Exception):
         super().__init__(message if fix is None else f"{message}; {fix}")
 
 
+class Terminated(BaseException):
+    """A polite kill (SIGTERM): the process unwinds as after Ctrl-C, and finishes nothing first."""
+
+
 class RequestError(EdgecError):
     """The request itself was wrong: a missing file, a malformed model, a bad option."""
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from edgec.core.errors import IntegrityError, MissingExtraError
+from edgec.core.errors import IntegrityError
 from edgec.core.graph import Arrays
 from edgec.runtime.engine import EngineDescription, LayerTime
 from edgec.runtime.layer_times import summarize
+from edgec.runtime.openvino_core import import_openvino, new_core
 from edgec.runtime.threads import worker_threads
 
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -31,7 +32,7 @@ class OpenVinoEngine:
     def __init__(self, folder: Path) -> None:
         self.description = EngineDescription.read(folder)
         openvino = import_openvino()
-        self._core = openvino.Core()
+        self._core = new_core()
         model = folder / self.description.model
         try:
             for extension in self.description.extensions:
@@ -155,19 +156,6 @@ def _sources(compiled: Any, layers: Mapping[str, str]) -> dict[str, str]:
         if source is not None:
             sources[name] = source
     return sources
-
-
-def import_openvino() -> Any:
-    """The `openvino` package.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingExtraError("openvino", "openvino") from error
-    return openvino
 
 
 def _plain_infer() -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+from types import FrameType
 
-from edgec.core.errors import EdgecError
+from edgec.core.errors import EdgecError, Terminated
 from edgec.runtime.server import serve
 from edgec.runtime.session import load
 
@@ -17,6 +19,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args(arguments)
+    # A container's first process is not ended by a SIGTERM that it does not handle.
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         with load(options.bundle) as session:
             feeds, _ = session.bundle.samples()
@@ -26,8 +30,14 @@ def main(arguments: list[str]) -> int:
         print(f"edgec: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
+    except Terminated:
+        return 128 + signal.SIGTERM
     return 0
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from edgec.runtime.engine_openvino import import_openvino
+from edgec.runtime.openvino_core import import_openvino
 
 _KERNEL_INPUTS = {
     "PackTokens": (0,),

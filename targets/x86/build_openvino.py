@@ -12,7 +12,7 @@ from edgec.core.errors import JobError
 from edgec.core.evaluation import save_model
 from edgec.core.graph import Graph
 from edgec.runtime.engine import EngineDescription
-from edgec.runtime.engine_openvino import import_openvino
+from edgec.runtime.openvino_core import import_openvino, new_core
 from edgec.targets.base import Candidate
 from edgec.targets.x86.bf16 import in_bf16, kernels_in_bf16
 from edgec.targets.x86.forms import kernel_ops
@@ -41,7 +41,7 @@ def build(graph: Graph, candidate: Candidate, folder: Path, library: Path | None
         JobError: OpenVINO does not take the model.
     """
     openvino = import_openvino()
-    core = openvino.Core()
+    core = new_core()
     extensions: tuple[str, ...] = ()
     if kernel_ops(graph.model):
         assert library is not None

@@ -19,8 +19,8 @@ import onnx_ir as ir
 from edgec.core.evaluation import save_model
 from edgec.passes.editing import sole_consumer
 from edgec.runtime.engine import DESCRIPTION, Engine, EngineDescription
-from edgec.runtime.engine_openvino import import_openvino
 from edgec.runtime.engines import open_engine
+from edgec.runtime.openvino_core import import_openvino, new_core
 from edgec.targets.x86 import bf16
 
 
@@ -86,7 +86,7 @@ def _keep_bf16(folder: Path, changed: Path, description: EngineDescription, laye
 
 
 def _openvino_model(folder: Path, description: EngineDescription) -> Any:
-    core = import_openvino().Core()
+    core = new_core()
     for extension in description.extensions:
         core.add_extension(str((folder / extension).resolve()))
     return core.read_model(str(folder / description.model))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgec.core.errors import JobError
 from edgec.plugins.native_build import OPENVINO_OPS, openvino_library
-from edgec.runtime.engine_openvino import import_openvino
+from edgec.runtime.openvino_core import import_openvino, new_core
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def find_kernels() -> Kernels:
     openvino = import_openvino()
     try:
         library = openvino_library()
-        openvino.Core().add_extension(str(library))
+        new_core().add_extension(str(library))
     except JobError as error:
         return Kernels(None, str(error))
     except OSError as error:

@@ -61,6 +61,14 @@ def write_engine(folder, kind, proto):
     EngineDescription(kind, model, "fp32", 1, "decomposed", layers).write(folder)
 
 
+@pytest.fixture
+def openvino_engine(tmp_path):
+    """The folder of an engine `openvino`."""
+    folder = tmp_path / "engine"
+    write_engine(folder, "openvino", small_model()[0])
+    return folder
+
+
 @pytest.fixture(params=["ort", "openvino"])
 def bundle(request, tmp_path):
     """A bundle's path, and the constants of the model inside; `batch` is fixed at 2."""

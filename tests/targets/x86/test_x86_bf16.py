@@ -22,7 +22,8 @@ from x86_graphs import WIDTH, block_proto, graph_of
 from edgec.core.graph import Graph, Source, tensor_spec
 from edgec.passes.tokens.merge import MergeTokens
 from edgec.passes.tokens.schedule import Schedule
-from edgec.runtime.engine_openvino import OpenVinoEngine, import_openvino
+from edgec.runtime.engine_openvino import OpenVinoEngine
+from edgec.runtime.openvino_core import new_core
 from edgec.targets import target_named
 from edgec.targets.base import Candidate
 from edgec.targets.x86.bf16 import in_bf16
@@ -53,7 +54,7 @@ def _build(graph: Graph, candidate: Candidate, folder: Path) -> Path:
     return folder
 
 
-CORE = import_openvino().Core()
+CORE = new_core()
 """Lives as long as the tests: operations of an extension's die with the core that loaded it."""
 
 
