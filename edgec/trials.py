@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +21,14 @@ from edgec.runtime.engine import Engine
 from edgec.targets.base import Candidate, Target
 from edgec.verification import GateResult, check, observe
 
-FIRST_BLOCKS = 4
-FINAL_BLOCKS = 9
-BLOCK_SECONDS = 0.12
 CLOSE_CALL = 1.1
 """Candidates within this ratio of the fastest are measured again, in more blocks."""
+
+ROUNDS = ((2, math.inf), (2, 1.4), (4, CLOSE_CALL), (5, 1.05))
+"""Blocks of each round, and how much longer than the fastest so far its participants may take: what is far
+behind need not be known well."""
+
+BLOCK_SECONDS = 0.12
 
 
 @dataclasses.dataclass
@@ -176,7 +180,7 @@ def discard(trials: Sequence[Trial], chosen: Trial) -> None:
 def measure_field(
     target: Target, neutral: Graph, trials: list[Trial], precisions: Sequence[str]
 ) -> tuple[list[Trial], dict[str, Latency], str | None]:
-    """Measure engines and peers in few blocks, then those close to the fastest engine or peer in more.
+    """Measure engines and peers in rounds: all in few blocks, those close to the fastest of either in more.
 
     Args:
         target: the target.
@@ -185,7 +189,7 @@ def measure_field(
         precisions: what the peers compute in.
 
     Returns:
-        the candidates of the second round, the peers' latencies by label, and the fastest peer's label.
+        the candidates of the last round, the peers' latencies by label, and the fastest peer's label.
     """
     feeds = neutral.examples[0]
     with contextlib.ExitStack() as stack:
@@ -199,20 +203,12 @@ def measure_field(
             name: functools.partial(engine.run, feeds) for name, engine in engines.items()
         }
         calls |= {f"plain {peer.label}": functools.partial(peer.run, feeds) for peer in peers}
-        first = measure(calls, blocks=FIRST_BLOCKS, block_seconds=BLOCK_SECONDS)
-        close = _close_to_fastest({name: first[name].p50 for name in engines})
-        close += _close_to_fastest(
-            {f"plain {peer.label}": first[f"plain {peer.label}"].p50 for peer in peers}
-        )
-        again = {name: calls[name] for name in close}
-        further = measure(again, blocks=FINAL_BLOCKS, block_seconds=BLOCK_SECONDS, warmup=1)
-    # All begin with the first round's blocks, which ran side by side: those tell a finalist from the rest.
-    latencies = {name: first[name].then(further[name]) if name in further else first[name] for name in first}
+        latencies, last = _in_rounds(calls, [list(engines), [f"plain {peer.label}" for peer in peers]])
     for trial in trials:
         trial.latency, trial.beside_peers = latencies[trial.candidate.name], True
     baselines = {peer.label: latencies[f"plain {peer.label}"] for peer in peers}
-    finalists = [trial for trial in trials if trial.candidate.name in again]
-    contenders = {name: latency for name, latency in baselines.items() if f"plain {name}" in again}
+    finalists = [trial for trial in trials if trial.candidate.name in last]
+    contenders = {name: latency for name, latency in baselines.items() if f"plain {name}" in last}
     return finalists, baselines, min(contenders, key=lambda name: contenders[name].p50, default=None)
 
 
@@ -261,6 +257,32 @@ def _working_peers(graph: Graph, precisions: Sequence[str]) -> Iterator[list[Pee
         yield peers
 
 
-def _close_to_fastest(medians: Mapping[str, float]) -> list[str]:
-    fastest_median = min(medians.values(), default=0.0)
-    return [name for name, median in medians.items() if median <= fastest_median * CLOSE_CALL]
+def _in_rounds(
+    calls: Mapping[str, Callable[[], object]], fields: Sequence[Sequence[str]]
+) -> tuple[dict[str, Latency], set[str]]:
+    """Measure in rounds, and leave out what is far behind the fastest of its field after each.
+
+    All latencies begin with the same blocks, which ran side by side: those tell any two apart.
+
+    Returns:
+        the latencies by name, and the names that were in the last round.
+    """
+    found: dict[str, Latency] = {}
+    for blocks, slower in ROUNDS:
+        names = [name for field in fields for name in (_near(field, found, slower) if found else field)]
+        warmup = 1 if found else 3
+        again = measure(
+            {name: calls[name] for name in names}, blocks=blocks, block_seconds=BLOCK_SECONDS, warmup=warmup
+        )
+        found = found | {name: found[name].then(again[name]) if found else again[name] for name in names}
+    return found, set(names)
+
+
+def _near(names: Sequence[str], latencies: Mapping[str, Latency], slower: float) -> list[str]:
+    """Those measured in every block so far whose least block is near the least of all.
+
+    The least, since whatever else the machine does only ever adds.
+    """
+    most = max(len(latency.blocks) for latency in latencies.values())
+    least = {name: min(latencies[name].blocks) for name in names if len(latencies[name].blocks) == most}
+    return [name for name in least if least[name] <= slower * min(least.values())]
