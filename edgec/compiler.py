@@ -341,7 +341,17 @@ def _loaded(
     from edgec.frontends.torch import from_module
 
     name = type(model).__name__
-    return from_module(model, example_inputs, spec=name, kind="torch", name=name.lower(), seed=seed)
+    return from_module(
+        model,
+        example_inputs,
+        spec=name,
+        kind="torch",
+        name=name.lower(),
+        inputs=inputs,
+        batch=batch,
+        seed=seed,
+        progress=progress,
+    )
 
 
 def to_neutral(graph: Graph, pipeline: Pipeline, progress: Progress) -> Neutral:

@@ -154,6 +154,9 @@ def from_module(
         where=spec,
         progress=progress,
     )
+    if exported.note:
+        said.append(exported.note)
+        progress.note(exported.note)
     model = ir.load(exported.path)
     opset = model.opset_imports.get("", ONNX_OPSET)
     to_dialect(model, where=spec, modules={key for key, _ in module.named_modules()}, wrapper=WRAPPER)
