@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common
 
@@ -17,6 +16,7 @@ from edgec.core.progress import Progress, Silent
 from edgec.frontends.examples import Drawing, draw
 from edgec.frontends.fingerprint import fingerprint
 from edgec.frontends.finish import inline, input_specs, set_input_shapes, set_output_shapes, to_dialect
+from edgec.frontends.float_width import Run, Widened, foreign_floats
 from edgec.frontends.inputs import InputRequest, apply_requests, open_sizes, option, parse_inputs
 from edgec.frontends.onnx_checks import check
 from edgec.frontends.onnx_file import read
@@ -47,7 +47,8 @@ def from_onnx(
     """Load an ONNX file.
 
     The references are what the untouched file computes in ONNX Runtime without graph optimisation.
-    Where the opset was converted, the converted model must compute the same there.
+    Where the opset was converted, the converted model must compute the same there. A file that computes in
+    float16 or float64 is brought to float32 first, as `float_width` says.
 
     Args:
         path: the file. Weights in external files are mapped, not read, and must lie in its folder.
@@ -75,6 +76,8 @@ def from_onnx(
     progress.step(f"reading {file.name}")
     model = _load(file)
     opset = model.opset_imports.get("", ONNX_OPSET)
+    foreign = foreign_floats(model)
+    widened = Widened(model, foreign) if foreign is not None else None
     meanings = {**_meanings(model), **(semantics or {})}
     requests = parse_inputs(inputs)
     own = _own_specs(model, meanings, requests, path)
@@ -87,12 +90,21 @@ def from_onnx(
         feeds = list(examples)
     else:
         feeds = draw(asked, ranges, samples=samples, seed=seed, limits=open_sizes(inputs))
-    run, references = _references(file, feeds, path)
+    if widened is not None:
+        feeds = widened.feeds(feeds)
+    run, references = _references(file, feeds, path, widened)
+    said = list(notes)
+    if widened is not None:
+        references, note = widened.references(feeds, references, path)
+        said.append(note)
+        progress.note(note)
     set_input_shapes(model, asked)
     to_dialect(model, where=path)
     set_output_shapes(model, references)
     progress.step(f"checking the conversion from opset {opset}")
     unchecked = check_conversion(model, opset, feeds, references, folder=file.absolute().parent, where=path)
+    if unchecked:
+        said.append(unchecked)
     return Graph(
         model=model,
         source=Source(
@@ -101,13 +113,13 @@ def from_onnx(
             name=name or file.stem,
             sha256=fingerprint(model),
             exporter_reason=f"an ONNX file of opset {opset}",
-            notes=(*notes, *([unchecked] if unchecked else [])),
+            notes=tuple(said),
         ),
         inputs=input_specs(model, {item.name: item.semantics for item in asked}),
         examples=feeds,
         references=references,
         run_source=run,
-        exported=path,
+        exported=path if widened is None else str(widened.path),
         preprocessing=dict(preprocessing or {}),
         labels=tuple(labels),
     )
@@ -261,10 +273,14 @@ def _ranges(model: ir.Model) -> dict[str, Drawing]:
 
 
 def _references(
-    file: Path, feeds: Sequence[Arrays], where: str
-) -> tuple[Callable[[Mapping[str, np.ndarray]], Arrays], list[Arrays]]:
+    file: Path, feeds: Sequence[Arrays], where: str, widened: Widened | None
+) -> tuple[Run, list[Arrays]]:
     """The file's own outputs: from ONNX Runtime, or from onnx's evaluator where that lacks an op."""
-    run = OnnxFile(file)
+
+    def in_fp32(run: Run) -> Run:
+        return run if widened is None else widened.own_run(run)
+
+    run = in_fp32(OnnxFile(file))
     try:
         return run, [run(feed) for feed in feeds]
     except Exception as error:
@@ -275,7 +291,7 @@ def _references(
                 where=where,
                 fix="check it with onnx.checker, or the shapes given with --input",
             ) from error
-        reference = ReferenceFile(file)
+        reference = in_fp32(ReferenceFile(file))
         try:
             return reference, [reference(feed) for feed in feeds]
         except Exception as second:

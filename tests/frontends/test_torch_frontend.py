@@ -213,6 +213,21 @@ class TestCalling:
         assert graph.inputs[0].dtype == "float32"
         assert "widened to fp32" in graph.source.notes[0]
 
+    def test_double_precision_is_rounded_and_held_against_what_it_computed_in_double(self):
+        module = mlp().double()
+        example = torch.randn(2, 8, dtype=torch.float64)
+        exact = module(example.float().double()).detach().numpy()
+        graph = load(module, example)
+        assert graph.inputs[0].dtype == graph.outputs[0].dtype == "float32"
+        assert "own outputs in float64" in graph.source.notes[0]
+        assert np.array_equal(graph.references[0]["output"], exact.astype(np.float32))
+        assert_faithful(graph)
+
+    def test_a_module_that_needs_double_precision_is_refused(self):
+        module = Function(lambda self, x: self.fc(x) + 1e9 - 1e9, fc=torch.nn.Linear(8, 8)).double().eval()
+        with pytest.raises(JobError, match="computes in float64, and in float32 its output 'output' is"):
+            load(module, torch.randn(2, 8, dtype=torch.float64))
+
     def test_an_input_that_nothing_reads_is_said_or_kept(self):
         class Ignores(torch.nn.Module):
             def forward(self, x, unused):
