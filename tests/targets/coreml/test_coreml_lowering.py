@@ -371,7 +371,7 @@ def test_a_tensor_that_leaves_more_than_once_keeps_all_its_names(saved, rng, pre
     model = make_model(
         [node("Relu", ["x"], ["a"]), node("Identity", ["a"], ["b"]), node("Identity", ["b"], ["c"])],
         {"x": ("float32", (2, 5))},
-        {name: ("float32", (2, 5)) for name in "abc"},
+        dict.fromkeys("abc", ("float32", (2, 5))),
     )
     feeds = {"x": rng.normal(size=(2, 5)).astype(np.float32)}
     run = saved(model, "ios18", precision=precision)
