@@ -1,6 +1,8 @@
 """Modules become graphs that compute what the module does, by whichever exporter manages."""
 
+import ctypes
 import gc
+import os
 from pathlib import Path
 
 import numpy as np
@@ -314,3 +316,14 @@ def test_the_exporters_say_nothing(capfd):
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err == ""
+
+
+def test_what_a_library_prints_past_python_is_not_said(capfd):
+    def speak(self, x):
+        os.write(1, b"graph at exception")
+        ctypes.CDLL(None).printf(b"held back by C")
+        return x.relu()
+
+    load(Function(speak).eval(), torch.randn(2, 8))
+    print("after")
+    assert capfd.readouterr().out == "after\n"
