@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common
 
@@ -236,6 +237,10 @@ def _meanings(model: ir.Model) -> dict[str, Semantics]:
     return meanings
 
 
+_MOVES = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Transpose"})
+"""Ops that leave the values of their first input as they are."""
+
+
 def _tables(value: ir.Value) -> list[int]:
     """Rows of the tables that an input looks up, through ops that do not change its values."""
     rows = []
@@ -247,18 +252,26 @@ def _tables(value: ir.Value) -> list[int]:
                 size = table.shape[0 if axis is None else axis.as_int()]
                 if isinstance(size, int):
                     rows.append(size)
-        elif node.op_type in (
-            "Cast",
-            "Identity",
-            "Reshape",
-            "Squeeze",
-            "Unsqueeze",
-            "Flatten",
-            "Slice",
-            "Transpose",
-        ):
+        elif node.op_type in _MOVES:
             rows.extend(_tables(node.outputs[0]) if use.idx == 0 else [])
     return rows
+
+
+_NARROW = {
+    kind: np.iinfo(kind.numpy())
+    for kind in (ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16)
+}
+"""Types of pixels and sound, which fill their range."""
+
+_INDEX_INPUTS = {
+    "Gather": 1,
+    "GatherElements": 1,
+    "GatherND": 1,
+    "OneHot": 0,
+    "ScatterElements": 1,
+    "ScatterND": 1,
+}
+"""Where an op takes numbers of places."""
 
 
 def _ranges(model: ir.Model) -> dict[str, Drawing]:
@@ -268,8 +281,25 @@ def _ranges(model: ir.Model) -> dict[str, Drawing]:
             continue
         rows = _tables(value)
         segments = "token_type" in (value.name or "") or "segment" in (value.name or "")
-        ranges[value.name or ""] = Drawing(high=min(rows) if rows else 4, segments=segments)
+        narrow = _NARROW.get(value.dtype)
+        if narrow is not None and not segments and not _is_index(value):
+            ranges[value.name or ""] = Drawing(low=int(narrow.min), high=int(narrow.max) + 1)
+        else:
+            ranges[value.name or ""] = Drawing(high=min(rows) if rows else 4, segments=segments)
     return ranges
+
+
+def _is_index(value: ir.Value) -> bool:
+    """Whether the values say places in another tensor, or sizes, through ops that do not change them."""
+    for use in value.uses():
+        node = use.node
+        if node.op_type in _MOVES:
+            # Another input of these says a shape or places.
+            if use.idx > 0 or _is_index(node.outputs[0]):
+                return True
+        elif _INDEX_INPUTS.get(node.op_type) == use.idx:
+            return True
+    return False
 
 
 def _references(

@@ -318,13 +318,15 @@ def _fits(specs: Sequence[TensorSpec], own: Mapping[str, np.ndarray]) -> bool:
 
 
 def _settle(source: ModuleSource, feed: Arrays, where: str, notes: list[str]) -> None:
-    """Make sure that the module computes the same twice, and is in evaluation mode.
+    """Put the module into evaluation mode, and make sure that it computes the same twice.
 
     Raises:
         RequestError: it fails, or its outputs change from run to run.
     """
     module = source.module
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    if any(layer.training for layer in module.modules()):
+        module.eval()
+        notes.append("The module was in training mode; it is compiled in evaluation mode.")
     try:
         first, second = source(feed), source(feed)
     except EdgecError:
@@ -335,29 +337,13 @@ def _settle(source: ModuleSource, feed: Arrays, where: str, notes: list[str]) ->
             where=where,
             fix="check the example inputs, or give the shape it takes with --input",
         ) from error
-    training = [
-        (name or "the module itself", layer) for name, layer in module.named_modules() if layer.training
-    ]
     if not _same(first, second):
-        acting = [
-            f"{name} ({type(layer).__name__})"
-            for name, layer in training
-            if "drop" in type(layer).__name__.lower() or hasattr(layer, "running_mean")
-        ] or [name for name, _ in training]
         raise RequestError(
-            "the module's outputs change from run to run"
-            + (f"; in training mode: {', '.join(acting[:5])}" if acting else ""),
+            "the module's outputs change from run to run, in evaluation mode too",
             where=where,
-            fix="call module.eval() before returning it"
-            if training
-            else "take the randomness out of forward",
+            fix="take the randomness out of forward, such as torch.rand or functional dropout without "
+            "training=self.training",
         )
-    if training:
-        module.eval()
-        for name, buffer in module.named_buffers():
-            if name in buffers:
-                buffer.copy_(buffers[name])  # running statistics moved in the two runs
-        notes.append("The module was in training mode; it is compiled in evaluation mode.")
 
 
 def _same(first: Arrays, second: Arrays) -> bool:

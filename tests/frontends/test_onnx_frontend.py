@@ -381,3 +381,28 @@ def test_ops_that_onnxruntime_has_in_older_opsets_only_are_checked_all_the_same(
     )
     assert graph.source.notes == ()
     assert check_neutral(graph).passed
+
+
+def test_pixels_fill_their_range_and_places_stay_in_theirs(tmp_path):
+    path = save(
+        tmp_path / "m.onnx",
+        [
+            helper.make_node("Cast", ["pixels"], ["p"], to=F),
+            helper.make_node("Cast", ["places"], ["i"], to=I64),
+            helper.make_node("GatherElements", ["p", "i"], ["g"], axis=1),
+            helper.make_node("Cast", ["sound"], ["s"], to=F),
+            helper.make_node("Add", ["g", "s"], ["y"]),
+        ],
+        [
+            ("pixels", TensorProto.UINT8, [8, 64]),
+            ("places", TensorProto.UINT8, [8, 64]),
+            ("sound", TensorProto.INT16, [8, 64]),
+        ],
+        [("y", F, [8, 64])],
+    )
+    graph = load(path)
+    first = graph.examples[0]
+    assert first["pixels"].max() > 200
+    assert first["places"].max() == 3
+    assert first["sound"].min() < -20_000
+    assert_faithful(graph)

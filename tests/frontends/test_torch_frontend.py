@@ -262,26 +262,28 @@ class TestRefusals:
             load(module, example, **options)
         return str(caught.value)
 
-    def test_dropout_left_on_is_named(self):
-        module = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(0.5))
-        text = self.refusal(module, torch.randn(2, 8))
-        assert "outputs change from run to run; in training mode: 1 (Dropout)" in text
-        assert "call module.eval()" in text
-
-    def test_functional_dropout(self):
-        module = Function(lambda self, x: torch.nn.functional.dropout(x, 0.5, self.training))
-        assert "in training mode: the module itself" in self.refusal(module, torch.randn(2, 8))
-
     def test_randomness_in_evaluation_mode(self):
-        module = Function(lambda self, x: x + torch.rand_like(x)).eval()
-        assert "take the randomness out of forward" in self.refusal(module, torch.randn(2, 8))
+        for module in (
+            Function(lambda self, x: x + torch.rand_like(x)),
+            Function(lambda self, x: torch.nn.functional.dropout(x, 0.5)).eval(),
+        ):
+            text = self.refusal(module, torch.randn(2, 8))
+            assert "take the randomness out of forward" in text
+            assert "module.eval()" not in text
 
-    def test_training_mode_without_randomness_is_left_and_said(self):
-        module = torch.nn.Sequential(torch.nn.Conv1d(2, 3, 1), torch.nn.BatchNorm1d(3))
+    def test_training_mode_is_left_and_said(self):
+        module = torch.nn.Sequential(
+            torch.nn.Conv1d(2, 3, 1), torch.nn.BatchNorm1d(3), torch.nn.Dropout(0.5), torch.nn.Dropout(0.5)
+        )
         before = module[1].running_mean.clone()
         graph = load(module, torch.randn(2, 2, 5) + 3)
         assert "was in training mode" in graph.source.notes[0]
         torch.testing.assert_close(module[1].running_mean, before)
+        assert_faithful(graph)
+
+    def test_dropout_that_asks_for_the_mode_is_left_too(self):
+        module = Function(lambda self, x: torch.nn.functional.dropout(x, 0.5, self.training))
+        assert "was in training mode" in load(module, torch.randn(2, 8)).source.notes[0]
 
     def test_inputs_that_do_not_fit(self):
         assert "the module fails on inputs input 2x9" in self.refusal(mlp(), torch.randn(2, 9))
