@@ -177,7 +177,7 @@ def _retype(value: ir.Value, dtype: ir.DataType) -> None:
         value.type = ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))
 
 
-def _wide_tensor(tensor: ir.TensorProtocol) -> ir.Tensor:
+def _wide_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite there, and the gate judges that
         return ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name)
 

@@ -153,6 +153,7 @@ def from_module(
     feeds, references = _run(source, drawn, own if _fits(asked, own) else None, spec, said)
     if source.is_double:
         said.append(_narrow(source, feeds, references))
+        progress.note(said[-1])
 
     outputs = list(references[0])
     exported = export(

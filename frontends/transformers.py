@@ -87,7 +87,7 @@ def from_transformers(
     progress.step(f"loading {path.name}")
     said = list(notes)
     model = _load(path, spec, said)
-    config = model.config
+    config: Any = model.config
     if model.main_input_name == "input_ids":
         arguments, drawings = _token_inputs(model)
         inputs = _for_all(inputs, tuple(arguments))
