@@ -89,6 +89,12 @@ def from_transformers(
     model = _load(path, spec, said)
     config: Any = model.config
     if model.main_input_name == "input_ids":
+        if getattr(config.get_text_config(), "vocab_size", None) is None:
+            raise RequestError(
+                "its config.json names no vocab_size, so edgec does not know which token ids there are",
+                where=spec,
+                fix="write file.py:function with your own example inputs",
+            )
         arguments, drawings = _token_inputs(model)
         inputs = _for_all(inputs, tuple(arguments))
         if _takes_both(model):

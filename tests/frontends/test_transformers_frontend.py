@@ -226,3 +226,10 @@ def test_a_limit_of_minus_one_is_none():
     config = transformers.XLNetConfig(vocab_size=50, d_model=16, n_layer=1, n_head=2, d_inner=16)
     tensors, _ = _token_inputs(transformers.XLNetModel(config))
     assert tensors["input_ids"].shape == (1, DEFAULT_TOKENS)
+
+
+def test_a_model_without_a_vocabulary_is_refused(tmp_path):
+    sizes = {key: SIZES[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size")}
+    config = transformers.CanineConfig(**sizes, num_hidden_layers=1, num_hash_buckets=64)
+    with pytest.raises(RequestError, match="names no vocab_size"):
+        load(saved(transformers.CanineModel(config), tmp_path))
