@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgec.compiler import load as load_source
 from edgec.core.dialect import ONNX_OPSET, SOURCE_KEY
 from edgec.core.errors import JobError, RequestError
 from edgec.core.numerics import GATES, compare
@@ -254,6 +255,11 @@ class TestOpenShapes:
         graph = load(mlp(), torch.randn(1, 8), batch=3)
         assert graph.inputs[0].shape == (3, 8)
         assert graph.outputs[0].shape == (3, 4)
+
+    def test_a_module_from_python_takes_the_same_options(self):
+        graph = load_source(mlp(), torch.randn(1, 8), inputs=["input:Bx8"])
+        assert graph.inputs[0].shape == ("B", 8)
+        assert load_source(mlp(), torch.randn(1, 8), batch=3).inputs[0].shape == (3, 8)
 
 
 class TestRefusals:
