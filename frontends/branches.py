@@ -10,6 +10,7 @@ import numpy as np
 from edgec.core.errors import JobError
 from edgec.core.graph import Arrays, TensorSpec
 from edgec.core.numerics import GATES, compare
+from edgec.frontends.quiet import first_line
 from edgec.frontends.value_reads import Place, Read
 
 Run = Callable[[Mapping[str, np.ndarray]], Arrays]
@@ -25,29 +26,35 @@ class Trial:
 
     Attributes:
         places: where the source's Python code reads its inputs' values; empty where only torch does.
-        tried: on how many inputs the trace was compared with the source.
-        moved: on how many of them the reads came out otherwise than when the trace was made.
+        tried: on how many inputs the reads were compared with those that the trace was made with.
+        moved: on how many of them they came out otherwise; the trace agrees with the source there.
+        unseen: why the source could not be followed; empty where it was.
     """
 
-    places: tuple[Place, ...]
-    tried: int
-    moved: int
+    places: tuple[Place, ...] = ()
+    tried: int = 0
+    moved: int = 0
+    unseen: str = ""
 
     def note(self) -> str:
         """What the user must know, in a sentence; empty where Python decides nothing."""
+        if self.unseen:
+            return (
+                "The export follows one run of the module; whether other inputs take other ways through its "
+                f"Python code could not be seen ({self.unseen})."
+            )
         if not self.places:
             return ""
         more = f" and {len(self.places) - 3} more places" if len(self.places) > 3 else ""
         places = ", ".join(map(str, self.places[:3])) + more
-        took = (
-            f"{self.moved} of them read other values there"
+        found = (
+            f"{self.moved} decided otherwise and the export agrees with the module on them"
             if self.moved
-            else "all of them decided as the first input did, so any other way is not in the engine"
+            else "none decided otherwise, so any other way is not in the engine"
         )
         return (
             f"The module decides in Python by its inputs' values, at {places}, and the export keeps what it "
-            f"decided on the first input; tried on {self.tried} inputs of other signs, scales and contents, "
-            f"the export agrees with the module ({took})."
+            f"decided on the first input: of {self.tried} inputs of other signs, scales and contents, {found}."
         )
 
 
@@ -72,7 +79,10 @@ def try_widely(
     Raises:
         JobError: the file computes something else; names the line that decides.
     """
-    _, traced = record(examples[0])
+    try:
+        _, traced = record(examples[0])
+    except Exception as error:  # a module may do what cannot be recorded, and ran without
+        return Trial(unseen=first_line(error))
     if not traced:
         return None
     tried = moved = 0

@@ -6,6 +6,7 @@ from edgec.core.errors import JobError
 
 torch = pytest.importorskip("torch")
 
+from edgec.frontends.branches import try_widely  # noqa: E402
 from edgec.frontends.torch import from_module  # noqa: E402
 
 
@@ -77,7 +78,7 @@ def test_a_mask_is_tried_with_padding_and_without():
     with pytest.raises(JobError, match=r"if mask\.all\(\):"):
         load(by_padding, torch.ones(2, 8, dtype=torch.int64))
     (note,) = load(by_padding_harmless, torch.ones(2, 8, dtype=torch.int64)).source.notes
-    assert "read other values there" in note
+    assert "decided otherwise and the export agrees" in note
 
 
 def test_a_decision_that_no_input_changed_is_said():
@@ -88,7 +89,7 @@ def test_a_decision_that_no_input_changed_is_said():
 
 def test_a_decision_that_changes_nothing_is_said_and_no_more():
     (note,) = load(both_the_same).source.notes
-    assert "the export agrees with the module" in note
+    assert "decided otherwise and the export agrees" in note
 
 
 def test_a_read_that_spoils_every_export_is_named():
@@ -100,3 +101,12 @@ def test_a_read_that_spoils_every_export_is_named():
 
 def scaled(fc, x, _):
     return fc(x) * float(x.max())
+
+
+def test_a_module_that_cannot_be_followed_is_said():
+    def fails(_):
+        raise RuntimeError("no such mode")
+
+    trial = try_widely(fails, fails, (), [{}], "test.py:module")
+    assert trial is not None
+    assert "could not be seen (RuntimeError: no such mode)" in trial.note()
