@@ -54,7 +54,8 @@ class Trial:
         )
         return (
             f"The module decides in Python by its inputs' values, at {places}, and the export keeps what it "
-            f"decided on the first input: of {self.tried} inputs of other signs, scales and contents, {found}."
+            f"decided on the first input: of {self.tried} inputs of other signs, scales and contents, "
+            f"{found}."
         )
 
 
