@@ -186,7 +186,9 @@ def _check_fit(graph: Graph, data: EvaluationData) -> None:
     lengths = {name: len(array) for name, array in data.inputs.items()}
     if data.labels is not None:
         lengths[LABELS] = len(data.labels)
-    if len(set(lengths.values())) != 1 or not data.samples:
+    if not any(lengths.values()):
+        raise RequestError("it holds no samples", where=data.name, fix="stack the samples on axis 0")
+    if len(set(lengths.values())) != 1:
         raise RequestError(f"its arrays have different numbers of samples: {lengths}", where=data.name)
     for spec in graph.inputs:
         array = data.inputs[spec.name]
@@ -205,6 +207,12 @@ def _check_fit(graph: Graph, data: EvaluationData) -> None:
             )
         if array.dtype.kind == "f" and np.isnan(array).any():
             raise RequestError(f"array {spec.name!r} has NaN values", where=data.name)
+        if array.dtype.kind == "f" and np.isinf(array).any():
+            raise RequestError(
+                f"array {spec.name!r} has infinite values",
+                where=data.name,
+                fix="leave those samples out, or write a mask's infinity as a large finite number",
+            )
     _check_labels(graph, data)
 
 

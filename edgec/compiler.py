@@ -174,7 +174,7 @@ class Request:
         """The request, with every word of it checked before anything slow begins.
 
         Raises:
-            RequestError: there is no such target, precision or pass, or the output cannot be written.
+            RequestError: there is no such target, precision, pass or seed, or the output cannot be written.
         """
         from edgec.passes.pipeline import default_pipeline
         from edgec.targets import target_named
@@ -183,6 +183,8 @@ class Request:
             raise RequestError(
                 f"no precision is named {precision!r}", fix=f"choose from {', '.join(PRECISIONS)}"
             )
+        if not 0 <= seed < 2**32:
+            raise RequestError(f"the seed {seed} is none", fix="give one from 0 to 4294967295")
         named = target_named(target)
         if latency is not None and not named.runs_here:
             raise RequestError(
@@ -341,7 +343,17 @@ def _loaded(
     from edgec.frontends.torch import from_module
 
     name = type(model).__name__
-    return from_module(model, example_inputs, spec=name, kind="torch", name=name.lower(), seed=seed)
+    return from_module(
+        model,
+        example_inputs,
+        spec=name,
+        kind="torch",
+        name=name.lower(),
+        inputs=inputs,
+        batch=batch,
+        seed=seed,
+        progress=progress,
+    )
 
 
 def to_neutral(graph: Graph, pipeline: Pipeline, progress: Progress) -> Neutral:

@@ -11,12 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgec.core.errors import JobError
 from edgec.core.graph import Arrays, TensorSpec
 from edgec.core.numerics import GATES, Difference, compare
 from edgec.core.progress import Progress
+from edgec.frontends.branches import changed, try_widely
 from edgec.frontends.quiet import first_line, quiet
 from edgec.frontends.reference import OnnxFile
+from edgec.frontends.value_reads import Read, recorded
 
 if TYPE_CHECKING:
     import torch
@@ -39,12 +43,14 @@ class Exported:
         exporter: `dynamo` or `torchscript`.
         reason: why this one; with what those before it failed.
         difference: how far its outputs in ONNX Runtime are from the module's.
+        note: what the user must know of it, one sentence; empty where there is nothing.
     """
 
     path: Path
     exporter: str
     reason: str
     difference: Difference
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +62,23 @@ class _Call:
     inputs: Sequence[TensorSpec]
     outputs: Sequence[str]
     external: bool
+
+    @property
+    def is_scripted(self) -> bool:
+        """Whether the module was compiled by TorchScript, control flow and all."""
+        import torch.jit
+
+        return isinstance(getattr(self.module, WRAPPER, None), torch.jit.ScriptModule)
+
+    def record(self, feed: Arrays) -> tuple[Arrays, list[Read]]:
+        """The module's outputs on a feed, and what its Python code read of the feed's values."""
+        import torch
+
+        tensors = {spec.name: torch.from_numpy(np.array(feed[spec.name])) for spec in self.inputs}
+        with without_fast_path(), quiet(), recorded(tensors) as reads:
+            results = self.module(*tensors.values())
+        found = [tensor.detach().cpu().numpy() for tensor in results]
+        return dict(zip(self.outputs, found, strict=True)), reads
 
     def open_axes(self) -> list[dict[int, str]]:
         return [
@@ -93,7 +116,8 @@ def export(
         progress: told what is tried.
 
     Raises:
-        JobError: no exporter's file reproduces the module; names the failure of each.
+        JobError: no exporter's file reproduces the module; names the failure of each, or the line of code
+            that decides by values where a trace cannot follow it.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in [*module.parameters(), *module.buffers()])
     call = _Call(module, arguments, inputs, outputs, external=size >= _EXTERNAL_BYTES)
@@ -122,15 +146,32 @@ def export(
                 f"in output {difference.output!r})"
             )
             continue
+        note = ""
+        if exporter == "torchscript" and not call.is_scripted:
+            progress.step("looking for decisions that the trace cannot follow")
+            trial = try_widely(call.record, OnnxFile(path), inputs, examples, where)
+            note = trial.note() if trial else ""
         reason = f"{name} reproduces the module (largest difference {difference.max_abs:.2g})"
-        return Exported(path, exporter, "; ".join([reason, *dict.fromkeys(failures)]), difference)
+        return Exported(path, exporter, "; ".join([reason, *dict.fromkeys(failures)]), difference, note)
     listed = "; ".join(dict.fromkeys(failures))
     raise JobError(
         f"no exporter turns this module into ONNX: {listed}",
         where=where,
-        fix="take data-dependent Python control flow and unsupported ops out of forward, "
-        "or export an ONNX file yourself and compile that",
+        fix=f"take data-dependent Python control flow{_deciding(call, examples)} and unsupported ops out of "
+        "forward, or export an ONNX file yourself and compile that",
     )
+
+
+def _deciding(call: _Call, examples: Sequence[Arrays]) -> str:
+    """The first line where two examples read other values, which no trace can follow; empty for none."""
+    if call.is_scripted:
+        return ""
+    try:
+        traced, *others = [call.record(feed)[1] for feed in examples]
+    except Exception as error:  # what exporters refuse may refuse to be followed as well
+        _logger.debug("cannot follow the module", exc_info=error)
+        return ""
+    return next((f" (first at {changed(traced, reads)})" for reads in others if reads != traced), "")
 
 
 class _CaptureError(Exception):

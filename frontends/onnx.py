@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from edgec.core.progress import Progress, Silent
 from edgec.frontends.examples import Drawing, draw
 from edgec.frontends.fingerprint import fingerprint
 from edgec.frontends.finish import inline, input_specs, set_input_shapes, set_output_shapes, to_dialect
+from edgec.frontends.float_width import Run, Widened, foreign_floats
 from edgec.frontends.inputs import InputRequest, apply_requests, open_sizes, option, parse_inputs
 from edgec.frontends.onnx_checks import check
 from edgec.frontends.onnx_file import read
@@ -47,7 +48,8 @@ def from_onnx(
     """Load an ONNX file.
 
     The references are what the untouched file computes in ONNX Runtime without graph optimisation.
-    Where the opset was converted, the converted model must compute the same there.
+    Where the opset was converted, the converted model must compute the same there. A file that computes in
+    float16 or float64 is brought to float32 first, as `float_width` says.
 
     Args:
         path: the file. Weights in external files are mapped, not read, and must lie in its folder.
@@ -75,6 +77,8 @@ def from_onnx(
     progress.step(f"reading {file.name}")
     model = _load(file)
     opset = model.opset_imports.get("", ONNX_OPSET)
+    foreign = foreign_floats(model)
+    widened = Widened(model, foreign) if foreign is not None else None
     meanings = {**_meanings(model), **(semantics or {})}
     requests = parse_inputs(inputs)
     own = _own_specs(model, meanings, requests, path)
@@ -87,12 +91,21 @@ def from_onnx(
         feeds = list(examples)
     else:
         feeds = draw(asked, ranges, samples=samples, seed=seed, limits=open_sizes(inputs))
-    run, references = _references(file, feeds, path)
+    if widened is not None:
+        feeds = widened.feeds(feeds)
+    run, references = _references(file, feeds, path, widened)
+    said = list(notes)
+    if widened is not None:
+        references, note = widened.references(feeds, references, path)
+        said.append(note)
+        progress.note(note)
     set_input_shapes(model, asked)
     to_dialect(model, where=path)
     set_output_shapes(model, references)
     progress.step(f"checking the conversion from opset {opset}")
     unchecked = check_conversion(model, opset, feeds, references, folder=file.absolute().parent, where=path)
+    if unchecked:
+        said.append(unchecked)
     return Graph(
         model=model,
         source=Source(
@@ -101,13 +114,13 @@ def from_onnx(
             name=name or file.stem,
             sha256=fingerprint(model),
             exporter_reason=f"an ONNX file of opset {opset}",
-            notes=(*notes, *([unchecked] if unchecked else [])),
+            notes=tuple(said),
         ),
         inputs=input_specs(model, {item.name: item.semantics for item in asked}),
         examples=feeds,
         references=references,
         run_source=run,
-        exported=path,
+        exported=path if widened is None else str(widened.path),
         preprocessing=dict(preprocessing or {}),
         labels=tuple(labels),
     )
@@ -224,6 +237,10 @@ def _meanings(model: ir.Model) -> dict[str, Semantics]:
     return meanings
 
 
+_MOVES = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Transpose"})
+"""Ops that leave the values of their first input as they are."""
+
+
 def _tables(value: ir.Value) -> list[int]:
     """Rows of the tables that an input looks up, through ops that do not change its values."""
     rows = []
@@ -235,18 +252,26 @@ def _tables(value: ir.Value) -> list[int]:
                 size = table.shape[0 if axis is None else axis.as_int()]
                 if isinstance(size, int):
                     rows.append(size)
-        elif node.op_type in (
-            "Cast",
-            "Identity",
-            "Reshape",
-            "Squeeze",
-            "Unsqueeze",
-            "Flatten",
-            "Slice",
-            "Transpose",
-        ):
+        elif node.op_type in _MOVES:
             rows.extend(_tables(node.outputs[0]) if use.idx == 0 else [])
     return rows
+
+
+_NARROW = {
+    kind: np.iinfo(kind.numpy())
+    for kind in (ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16)
+}
+"""Types of pixels and sound, which fill their range."""
+
+_INDEX_INPUTS = {
+    "Gather": 1,
+    "GatherElements": 1,
+    "GatherND": 1,
+    "OneHot": 0,
+    "ScatterElements": 1,
+    "ScatterND": 1,
+}
+"""Where an op takes numbers of places."""
 
 
 def _ranges(model: ir.Model) -> dict[str, Drawing]:
@@ -256,15 +281,36 @@ def _ranges(model: ir.Model) -> dict[str, Drawing]:
             continue
         rows = _tables(value)
         segments = "token_type" in (value.name or "") or "segment" in (value.name or "")
-        ranges[value.name or ""] = Drawing(high=min(rows) if rows else 4, segments=segments)
+        narrow = _NARROW.get(value.dtype)
+        if narrow is not None and not segments and not _is_index(value):
+            ranges[value.name or ""] = Drawing(low=int(narrow.min), high=int(narrow.max) + 1)
+        else:
+            ranges[value.name or ""] = Drawing(high=min(rows) if rows else 4, segments=segments)
     return ranges
 
 
+def _is_index(value: ir.Value) -> bool:
+    """Whether the values say places in another tensor, or sizes, through ops that do not change them."""
+    for use in value.uses():
+        node = use.node
+        if node.op_type in _MOVES:
+            # Another input of these says a shape or places.
+            if use.idx > 0 or _is_index(node.outputs[0]):
+                return True
+        elif _INDEX_INPUTS.get(node.op_type) == use.idx:
+            return True
+    return False
+
+
 def _references(
-    file: Path, feeds: Sequence[Arrays], where: str
-) -> tuple[Callable[[Mapping[str, np.ndarray]], Arrays], list[Arrays]]:
+    file: Path, feeds: Sequence[Arrays], where: str, widened: Widened | None
+) -> tuple[Run, list[Arrays]]:
     """The file's own outputs: from ONNX Runtime, or from onnx's evaluator where that lacks an op."""
-    run = OnnxFile(file)
+
+    def in_fp32(run: Run) -> Run:
+        return run if widened is None else widened.own_run(run)
+
+    run = in_fp32(OnnxFile(file))
     try:
         return run, [run(feed) for feed in feeds]
     except Exception as error:
@@ -275,7 +321,7 @@ def _references(
                 where=where,
                 fix="check it with onnx.checker, or the shapes given with --input",
             ) from error
-        reference = ReferenceFile(file)
+        reference = in_fp32(ReferenceFile(file))
         try:
             return reference, [reference(feed) for feed in feeds]
         except Exception as second:

@@ -15,6 +15,10 @@ from edgec.core.errors import RequestError
 _WEIGHT_INPUTS = {"MatMul": (0, 1), "Gemm": (0, 1, 2), "Conv": (1, 2), "ConvTranspose": (1, 2)}
 """Inputs where an infinite value is never meant; elsewhere -inf is a mask."""
 
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+
 _CHUNK = 1 << 24
 
 
@@ -22,8 +26,8 @@ def check(model: ir.Model, where: str) -> None:
     """Check ops, wiring and weights of a model whose functions are inlined.
 
     Raises:
-        RequestError: an op or domain is unknown, a value is read that nothing makes, the graph has a
-            cycle, or a weight is NaN or infinite.
+        RequestError: an op or domain is unknown, an op is random, a value is read that nothing makes, the
+            graph has a cycle, or a weight is NaN or infinite.
     """
     _check_ops(model, where)
     for graph in model.graphs():
@@ -54,6 +58,12 @@ def _check_ops(model: ir.Model, where: str) -> None:
                 "and the file defines no such function",
                 where=where,
                 fix="export the model with standard ops only",
+            )
+        if domain == "" and node.op_type in _RANDOM:
+            raise RequestError(
+                f"node {label(node)} draws random numbers, so no two runs of the model compare",
+                where=where,
+                fix="export the model without sampling or noise, or make the numbers an input",
             )
         latest = onnx.defs.onnx_opset_version() if domain == "" else None
         if opset is None:

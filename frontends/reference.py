@@ -14,8 +14,10 @@ import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN, ONNX_OPSET
 from edgec.core.errors import JobError
+from edgec.core.evaluation import save_model
 from edgec.core.graph import Arrays
 from edgec.core.numerics import GATES, compare
+from edgec.core.older_kernels import for_onnxruntime
 from edgec.frontends.quiet import first_line
 
 _logger = logging.getLogger("edgec.frontends")
@@ -131,10 +133,12 @@ def check_conversion(
         if _inline_bytes(model) > _INLINE_BYTES:
             with tempfile.TemporaryDirectory(prefix="edgec-") as temporary:
                 path = Path(temporary) / "model.onnx"
-                ir.save(model, path, external_data="weights.bin")
+                save_model(model, path)
                 results = _run(open_session(path), feeds)
         else:
-            results = _run(open_session(ir.to_proto(model).SerializeToString(), folder=folder), feeds)
+            results = _run(
+                open_session(ir.to_proto(for_onnxruntime(model)).SerializeToString(), folder=folder), feeds
+            )
     except Exception as error:  # ONNX Runtime's own classes
         _logger.debug("the converted model does not run", exc_info=error)
         if "NOT_IMPLEMENTED" in str(error):

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from edgec.core.dialect import ONNX_OPSET
 from edgec.core.errors import EdgecError, JobError, RequestError
 from edgec.core.graph import Arrays, Graph, OpenSize, Semantics, Source, TensorSpec
+from edgec.core.numerics import GATES, compare
 from edgec.core.progress import Progress, Silent
 from edgec.frontends.calling import Binding, bind, named_tensors
 from edgec.frontends.examples import Drawing, draw, within
@@ -29,18 +30,21 @@ if TYPE_CHECKING:
 
 
 class ModuleSource:
-    """Runs the user's module on numpy feeds, in fp32 and without gradients.
+    """Runs the user's module on numpy feeds of fp32, without gradients.
 
     Attributes:
         module: the module.
+        is_double: whether it computes in float64, on the same feeds; its outputs are rounded to fp32.
+        where: the source, for messages.
         folder: holds the exported file; removed with the last graph that can run the source.
     """
 
     def __init__(self, module: torch.nn.Module, binding: Binding, where: str) -> None:
         self.module = module
+        self.is_double = _is_double(module)
         self.folder = tempfile.TemporaryDirectory(prefix="edgec-")
         self._binding = binding
-        self._where = where
+        self.where = where
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """The module's outputs by name."""
@@ -50,8 +54,15 @@ class ModuleSource:
             name: torch.from_numpy(np.array(feeds[name])) if name in feeds else tensor
             for name, tensor in self._binding.tensors.items()
         }
+        if self.is_double:
+            tensors = {
+                name: tensor.double() if tensor.is_floating_point() else tensor
+                for name, tensor in tensors.items()
+            }
         with without_fast_path(), quiet():
             named = self.named_outputs(self.module, tensors)
+        if self.is_double:
+            named = {name: _as_fp32(tensor, True) for name, tensor in named.items()}
         # Copies: a module may return a view of its own state, or one tensor twice.
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in named.items()}
 
@@ -60,14 +71,12 @@ class ModuleSource:
     ) -> dict[str, torch.Tensor]:
         """The module's outputs as tensors; a name that an input has gets `_out` behind it."""
         named: dict[str, torch.Tensor] = {}
-        for name, tensor in named_tensors(self._binding.call(module, tensors), self._where):
+        for name, tensor in named_tensors(self._binding.call(module, tensors), self.where):
             while name in self._binding.tensors or name in named:
                 name = f"{name}_out"
             named[name] = tensor
         if not named:
-            raise RequestError(
-                "the module returns no tensor", where=self._where, fix="let forward return one"
-            )
+            raise RequestError("the module returns no tensor", where=self.where, fix="let forward return one")
         return named
 
 
@@ -125,10 +134,11 @@ def from_module(
     progress = progress or Silent()
     said = list(notes)
     module = module.cpu()
+    double = _is_double(module)
     _to_fp32(module, said)
     binding = bind(module, example_inputs, spec, input_names)
     binding = dataclasses.replace(
-        binding, tensors={key: _as_fp32(tensor) for key, tensor in binding.tensors.items()}
+        binding, tensors={key: _as_fp32(tensor, double) for key, tensor in binding.tensors.items()}
     )
     asked = _specs(binding, semantics or {}, inputs, batch, spec)
     source = ModuleSource(module, binding, spec)
@@ -141,6 +151,9 @@ def from_module(
         drawn = _draw(asked, own, drawings or {}, samples, seed, open_sizes(inputs))
     _settle(source, drawn[0], spec, said)
     feeds, references = _run(source, drawn, own if _fits(asked, own) else None, spec, said)
+    if source.is_double:
+        said.append(_narrow(source, feeds, references))
+        progress.note(said[-1])
 
     outputs = list(references[0])
     exported = export(
@@ -154,6 +167,9 @@ def from_module(
         where=spec,
         progress=progress,
     )
+    if exported.note:
+        said.append(exported.note)
+        progress.note(exported.note)
     model = ir.load(exported.path)
     opset = model.opset_imports.get("", ONNX_OPSET)
     to_dialect(model, where=spec, modules={key for key, _ in module.named_modules()}, wrapper=WRAPPER)
@@ -205,10 +221,40 @@ def _to_fp32(module: torch.nn.Module, notes: list[str]) -> None:
         notes.append("The module's half-precision weights were widened to fp32, which the references use.")
 
 
-def _as_fp32(tensor: torch.Tensor) -> torch.Tensor:
+def _is_double(module: torch.nn.Module) -> bool:
     import torch
 
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return any(parameter.dtype == torch.float64 for parameter in module.parameters())
+
+
+def _as_fp32(tensor: torch.Tensor, double: bool) -> torch.Tensor:
+    """The tensor in fp32 where it is of half precision, or of double and that is asked for too."""
+    import torch
+
+    kinds = (torch.float16, torch.bfloat16, *([torch.float64] if double else []))
+    return tensor.float() if tensor.dtype in kinds else tensor
+
+
+def _narrow(source: ModuleSource, feeds: Sequence[Arrays], references: Sequence[Arrays]) -> str:
+    """Round a module of float64 to fp32, which engines have; a note on what that does to its outputs.
+
+    Raises:
+        JobError: it needs float64: rounding moves its outputs beyond the fp32 gate.
+    """
+    source.module.float()
+    source.is_double = False
+    difference = compare(references, [source(feed) for feed in feeds])
+    if not GATES["fp32"].accepts(difference):
+        raise JobError(
+            f"the module computes in float64, and in float32 its output {difference.output!r} is "
+            f"{difference.scaled:.2g} of its spread away (allowed {GATES['fp32'].scaled:g})",
+            where=source.where,
+            fix="call module.float() and check what that computes",
+        )
+    return (
+        "The module's float64 weights were rounded to fp32. The references are its own outputs in float64; "
+        f"fp32 is {difference.scaled:.1e} of their spread away."
+    )
 
 
 def _specs(
@@ -273,13 +319,15 @@ def _fits(specs: Sequence[TensorSpec], own: Mapping[str, np.ndarray]) -> bool:
 
 
 def _settle(source: ModuleSource, feed: Arrays, where: str, notes: list[str]) -> None:
-    """Make sure that the module computes the same twice, and is in evaluation mode.
+    """Put the module into evaluation mode, and make sure that it computes the same twice.
 
     Raises:
         RequestError: it fails, or its outputs change from run to run.
     """
     module = source.module
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    if any(layer.training for layer in module.modules()):
+        module.eval()
+        notes.append("The module was in training mode; it is compiled in evaluation mode.")
     try:
         first, second = source(feed), source(feed)
     except EdgecError:
@@ -290,29 +338,13 @@ def _settle(source: ModuleSource, feed: Arrays, where: str, notes: list[str]) ->
             where=where,
             fix="check the example inputs, or give the shape it takes with --input",
         ) from error
-    training = [
-        (name or "the module itself", layer) for name, layer in module.named_modules() if layer.training
-    ]
     if not _same(first, second):
-        acting = [
-            f"{name} ({type(layer).__name__})"
-            for name, layer in training
-            if "drop" in type(layer).__name__.lower() or hasattr(layer, "running_mean")
-        ] or [name for name, _ in training]
         raise RequestError(
-            "the module's outputs change from run to run"
-            + (f"; in training mode: {', '.join(acting[:5])}" if acting else ""),
+            "the module's outputs change from run to run, in evaluation mode too",
             where=where,
-            fix="call module.eval() before returning it"
-            if training
-            else "take the randomness out of forward",
+            fix="take the randomness out of forward, such as torch.rand or functional dropout without "
+            "training=self.training",
         )
-    if training:
-        module.eval()
-        for name, buffer in module.named_buffers():
-            if name in buffers:
-                buffer.copy_(buffers[name])  # running statistics moved in the two runs
-        notes.append("The module was in training mode; it is compiled in evaluation mode.")
 
 
 def _same(first: Arrays, second: Arrays) -> bool:

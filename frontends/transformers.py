@@ -52,8 +52,8 @@ def from_transformers(
     """Load a checkpoint folder, as `save_pretrained` writes it, and trace the model.
 
     Token models take `input_ids`, `attention_mask` and, where they know segments, `token_type_ids`,
-    of min(128, `max_position_embeddings`) tokens; vision models take `pixel_values`. Nothing is
-    fetched and no code of the checkpoint is run.
+    of min(128, `max_position_embeddings`) tokens; vision models take `pixel_values`; models of both,
+    such as CLIP, take all of these. Nothing is fetched and no code of the checkpoint is run.
 
     Args:
         folder: the folder.
@@ -87,10 +87,18 @@ def from_transformers(
     progress.step(f"loading {path.name}")
     said = list(notes)
     model = _load(path, spec, said)
-    config = model.config
+    config: Any = model.config
     if model.main_input_name == "input_ids":
+        if getattr(config.get_text_config(), "vocab_size", None) is None:
+            raise RequestError(
+                "its config.json names no vocab_size, so edgec does not know which token ids there are",
+                where=spec,
+                fix="write file.py:function with your own example inputs",
+            )
         arguments, drawings = _token_inputs(model)
         inputs = _for_all(inputs, tuple(arguments))
+        if _takes_both(model):
+            arguments |= _pixel_inputs(config.vision_config)
     elif model.main_input_name == "pixel_values":
         arguments, drawings = _pixel_inputs(config), {}
     else:
@@ -183,16 +191,15 @@ def _load(path: Path, spec: str, notes: list[str]) -> torch.nn.Module:
             where=spec,
             fix="check model_type in its config.json; code that comes with a checkpoint is not run",
         ) from error
-    if getattr(config, "is_encoder_decoder", False):
+    architecture = next(iter(config.architectures or ()), "")
+    if getattr(config, "is_encoder_decoder", False) and not architecture.endswith("EncoderModel"):
         raise RequestError(
             f"{config.model_type} is an encoder-decoder, and edgec takes encoders",
             where=spec,
             fix="write file.py:function that returns the encoder",
         )
-    architecture = next(iter(config.architectures or ()), "")
-    suffix = next((suffix for suffix in _HEADS if architecture.endswith(suffix)), None)
-    loader = getattr(transformers, _HEADS[suffix] if suffix else "AutoModel")
-    if (suffix is None and "For" in architecture) or architecture.endswith("LMHeadModel"):
+    loader, keeps_head = _loader(config, architecture)
+    if not keeps_head:
         notes.append(f"The head of {architecture} is left out; the graph computes the encoder's features.")
     if hasattr(config, "use_cache"):
         config.use_cache = False  # a cache of keys and values is no tensor, and one pass needs none
@@ -228,12 +235,38 @@ def _load(path: Path, spec: str, notes: list[str]) -> torch.nn.Module:
     return model.eval()
 
 
+def _loader(config: Any, architecture: str) -> tuple[Any, bool]:
+    """The class that loads the checkpoint, and whether it is all of the architecture.
+
+    One configuration may serve several classes: T5EncoderModel is the encoder of what AutoModel makes of it.
+    """
+    import transformers
+
+    suffix = next((suffix for suffix in _HEADS if architecture.endswith(suffix)), None)
+    if suffix is not None:
+        return getattr(transformers, _HEADS[suffix]), True
+    if "For" in architecture or architecture.endswith("LMHeadModel"):
+        return transformers.AutoModel, False
+    named = getattr(transformers, architecture, None) if architecture else None
+    known = getattr(named, "config_class", None)
+    return (named if known is not None and isinstance(config, known) else transformers.AutoModel), True
+
+
+def _takes_both(model: torch.nn.Module) -> bool:
+    """Whether it has a tower for text and one for pictures, as CLIP has."""
+    config: Any = model.config
+    parameters = inspect.signature(model.forward).parameters
+    return "pixel_values" in parameters and hasattr(config, "vision_config")
+
+
 def _token_inputs(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Drawing]]:
     import torch
 
-    config: Any = model.config
+    whole: Any = model.config
+    config = whole.get_text_config()
     parameters = inspect.signature(model.forward).parameters
-    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    limits = (getattr(config, key, None) for key in ("max_position_embeddings", "n_positions"))
+    limit = next((limit for limit in limits if limit and limit > 0), None)  # XLNet's is -1: there is none
     pad = getattr(config, "pad_token_id", None)
     # RoBERTa numbers positions from behind the padding token's id.
     reserved = pad + 1 if pad is not None and _reserves_padding(model) else 0
@@ -283,10 +316,15 @@ def _for_all(inputs: Sequence[str], names: tuple[str, ...]) -> tuple[str, ...]:
 def _preprocessing(path: Path, model: torch.nn.Module) -> dict[str, dict[str, object]]:
     config: Any = model.config
     if model.main_input_name == "input_ids":
-        found: dict[str, object] = {"pad_token_id": getattr(config, "pad_token_id", None)}
+        found: dict[str, object] = {"pad_token_id": getattr(config.get_text_config(), "pad_token_id", None)}
         if (path / "tokenizer.json").is_file():
             found["tokenizer"] = "tokenizer.json"
-        return {"input_ids": found}
+        pictures = _picture_preprocessing(path) if _takes_both(model) else {}
+        return {"input_ids": found, **pictures}
+    return _picture_preprocessing(path)
+
+
+def _picture_preprocessing(path: Path) -> dict[str, dict[str, object]]:
     file = path / "preprocessor_config.json"
     if not file.is_file():
         return {}

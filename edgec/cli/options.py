@@ -47,7 +47,7 @@ Batch = Annotated[int | None, typer.Option("--batch", min=1, help="batch size")]
 Passes = Annotated[
     str, typer.Option("--passes", metavar="±NAME,…", help="take passes out (-NAME) or put them in (+NAME)")
 ]
-Seed = Annotated[int, typer.Option("--seed", help="seed of everything that is drawn")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="seed of everything that is drawn")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
 
 

@@ -28,17 +28,17 @@ def print_table(
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     # A pipe has no width of its own: print whole lines there and let the reader cut.
-    Console(width=None if sys.stdout.isatty() else 200, markup=False, highlight=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False).print(
+        table
+    )
 
 
 def _cell(value: object) -> str:
-    from rich.markup import escape
-
     if value is None:
         return "–"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
-    return escape(str(value))
+    return str(value)
 
 
 def _finite(value: Any) -> Any:

@@ -24,14 +24,15 @@ def command(
 ) -> None:
     """Write a bundle's report, one self-contained HTML file."""
     from edgec.cli.output import print_json
-    from edgec.core.bundle import Bundle
+    from edgec.core.bundle import Bundle, check_writable_file
     from edgec.report.render import render
 
     opened = Bundle.open(bundle)
+    path = output or Path(f"{opened.path.name.removesuffix('.edgec')}.html")
+    check_writable_file(path)
     if measured is not None:
         opened = _merged(opened, measured)
     report = opened.report()
-    path = output or Path(f"{opened.path.name.removesuffix('.edgec')}.html")
     path.write_text(render(report), encoding="utf-8")
     if as_json:
         print_json({"report": str(path), **report})

@@ -24,9 +24,11 @@ def command(
     """Run a bundle on given inputs, or on its own sample."""
     import numpy as np
 
-    from edgec.core.bundle import read_arrays, write_arrays
+    from edgec.core.bundle import check_writable_file, read_arrays, write_arrays
     from edgec.runtime.session import load
 
+    if output is not None:
+        check_writable_file(output)
     with load(bundle) as session:
         feeds = read_arrays(inputs) if inputs else session.bundle.samples()[0][0]
         results = session.run(feeds)

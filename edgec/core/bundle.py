@@ -213,7 +213,8 @@ def check_writable(target: Path) -> None:
     """See early that a bundle may be written at `target`.
 
     Raises:
-        RequestError: something that is not a bundle is there, or the parent is missing or read-only.
+        RequestError: something that is not a bundle is there, or the parent is missing, a file
+            or read-only.
     """
     if target.exists() and not (target / MANIFEST).is_file():
         raise RequestError(
@@ -221,12 +222,36 @@ def check_writable(target: Path) -> None:
             where=str(target),
             fix="choose another path with -o",
         )
-    if not target.parent.is_dir():
+    _check_parent(target, "the bundle")
+
+
+def check_writable_file(path: Path) -> None:
+    """See early that a file may be written at `path`, over one that is there.
+
+    Raises:
+        RequestError: a folder is there, or the parent is missing, a file or read-only.
+    """
+    if path.is_dir():
+        raise RequestError("is a folder, and a file is to be written", where=str(path), fix="name a file")
+    _check_parent(path, "the file")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise RequestError("no permission to write here", where=str(path), fix="choose another path")
+
+
+def _check_parent(target: Path, what: str) -> None:
+    parent = target.parent
+    # A part of the path that is a file: what lies below it cannot be made.
+    file = next((folder for folder in (parent, *parent.parents) if folder.is_file()), None)
+    if file is not None:
         raise RequestError(
-            "no such folder to write the bundle in", where=str(target.parent), fix="make it first"
+            f"is a file, and {what} is to be written in it as a folder",
+            where=str(file),
+            fix="choose another path with -o or --output",
         )
-    if not os.access(target.parent, os.W_OK):
-        raise RequestError("no permission to write here", where=str(target.parent), fix="choose another -o")
+    if not parent.is_dir():
+        raise RequestError(f"no such folder to write {what} in", where=str(parent), fix="make it first")
+    if not os.access(parent, os.W_OK):
+        raise RequestError("no permission to write here", where=str(parent), fix="choose another path")
 
 
 def seal(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -293,9 +318,10 @@ def read_arrays(path: Path) -> Arrays:
     if not path.is_file():
         raise RequestError("no such file", where=str(path), fix="name an .npz file")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array without a name")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array without a name")
+        with archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise RequestError(

@@ -6,6 +6,7 @@ This is the judge of what a graph means, never the engine that ships.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from edgec.core.errors import JobError
 from edgec.core.graph import Arrays
+from edgec.core.older_kernels import for_onnxruntime
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -33,7 +36,8 @@ class Evaluator:
         threads: worker threads; 0 takes every core.
 
     Raises:
-        onnxruntime's own exceptions where it cannot take the model.
+        JobError: ONNX Runtime has no kernel for an op, or not for its types.
+        onnxruntime's own exceptions where it cannot take the model otherwise.
     """
 
     def __init__(
@@ -71,8 +75,8 @@ class Evaluator:
 
 
 def save_model(model: ir.Model, path: Path) -> None:
-    """Save a model of any size: weights go to a file beside it, so no protobuf passes 2 GB."""
-    ir.save(model, path, external_data=path.with_suffix(".weights").name)
+    """Save a model of any size for ONNX Runtime: weights go beside it, so no protobuf passes 2 GB."""
+    ir.save(for_onnxruntime(model), path, external_data=path.with_suffix(".weights").name)
 
 
 def with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
@@ -94,4 +98,13 @@ def _open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     no_spinning: dict[str, Any] = {"session.intra_op.allow_spinning": "0"}
     for key, value in no_spinning.items():
         options.add_session_config_entry(key, value)
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its class is known to a private module only
+        what = re.search(r"NOT_IMPLEMENTED : (Could not find an implementation for .*)", str(error))
+        if what is None:
+            raise
+        raise JobError(
+            f"ONNX Runtime, which judges the graph, cannot run it: {what[1]}",
+            fix="export the model with ops and types that ONNX Runtime has on the CPU",
+        ) from error

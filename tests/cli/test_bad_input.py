@@ -206,6 +206,7 @@ def test_a_bad_model_is_one_sentence(
         (["--precision", "fp64"], "fp32"),
         (["--target", "x87"], "x86"),
         (["--batch", "0"], "batch"),
+        (["--seed", "-1"], "seed"),
         (["--frobnicate"], "frobnicate"),
     ],
     ids=lambda value: "".join(value) if isinstance(value, list) else None,
@@ -283,10 +284,33 @@ def test_an_output_that_cannot_be_written_is_said_before_anything_slow(
 ) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("x")
-    for output in (tmp_path / "thesis", tmp_path / "no" / "such" / "folder"):
+    chapter = tmp_path / "thesis" / "chapter"
+    for output in (
+        tmp_path / "thesis",
+        tmp_path / "no" / "such" / "folder",
+        chapter / "o",
+        chapter / "o" / "o",
+    ):
         done = edgec("compile", "timm:deit_tiny_patch16_224", "--target", "x86", "-o", output)
         assert done.status == 2
         assert output.name in done.err or output.parent.name in done.err
+        assert ("chapter: is a file" in done.err) == output.is_relative_to(chapter)
+
+
+@pytest.mark.parametrize("command", [("run", "--output"), ("report", "-o")], ids="-".join)
+def test_a_file_that_cannot_be_written_is_said_before_the_work(
+    edgec: Command, shared_bundle: Path, tmp_path: Path, monkeypatch, command: tuple[str, str]
+) -> None:
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("it was begun")
+
+    monkeypatch.setattr("edgec.runtime.session.load", work)
+    monkeypatch.setattr("edgec.report.render.render", work)
+    for path, word in ((tmp_path, "is a folder"), (tmp_path / "no" / "x", "no such folder")):
+        done = edgec(command[0], shared_bundle, command[1], path)
+        assert done.status == 2, done.err
+        assert len(done.err.strip().splitlines()) == 1
+        assert word in done.err
 
 
 @pytest.mark.parametrize("command", ["run", "verify", "bench", "report"])

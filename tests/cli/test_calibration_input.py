@@ -38,9 +38,11 @@ def _compile(edgec: Command, model: Path, folder: Path, **arrays: np.ndarray):
         (_drawn(tokens=TOKENS + 1), "has samples of shape"),
         (np.ones((8, TOKENS, WIDTH), np.float32), "holds one value only"),
         (np.full((8, TOKENS, WIDTH), np.nan, np.float32), "has NaN values"),
+        (np.full((8, TOKENS, WIDTH), -np.inf, np.float32), "has infinite values"),
+        (_drawn(samples=0), "holds no samples"),
         (_drawn().astype(np.float64), "is float64, the model takes float32"),
     ],
-    ids=["shape", "constant", "nan", "dtype"],
+    ids=["shape", "constant", "nan", "infinite", "empty", "dtype"],
 )
 def test_bad_calibration_data(edgec, model_file, tmp_path, array, said):
     done = _compile(edgec, model_file, tmp_path, x=array)
@@ -48,6 +50,13 @@ def test_bad_calibration_data(edgec, model_file, tmp_path, array, said):
     assert said in done.err
     assert "calib.npz" in done.err
     assert "Traceback" not in done.err
+
+
+def test_one_array_without_a_name(edgec, model_file, tmp_path):
+    np.save(tmp_path / "calib.npy", _drawn())
+    done = edgec("compile", model_file, "--target", "x86", "--calib", tmp_path / "calib.npy")
+    assert done.status == 2
+    assert "it holds one array without a name" in done.err
 
 
 def test_int8_without_data(edgec, model_file, tmp_path):

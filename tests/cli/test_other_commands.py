@@ -102,3 +102,4 @@ def test_zoo_devices_and_doctor_answer(edgec: Command, monkeypatch, tmp_path: Pa
     shown = edgec("devices", "jetson-orin-nano-8gb", "--json")
     assert shown.status == 0, shown.err
     assert edgec("doctor", "--json").json["checks"]
+    assert "torch [torch]" in edgec("doctor").out

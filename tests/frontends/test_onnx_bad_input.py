@@ -196,6 +196,11 @@ class TestGraphs:
         text = refusal(saved(tmp_path, [helper.make_node("Relu", ["x"], ["z"])]))
         assert "nothing makes the output 'y'" in text
 
+    @pytest.mark.parametrize("op", ["RandomNormalLike", "RandomUniformLike", "Bernoulli"])
+    def test_random_ops(self, tmp_path, op):
+        text = refusal(saved(tmp_path, [helper.make_node(op, ["x"], ["y"], name="noise")]))
+        assert f"node 'noise' ({op}) draws random numbers" in text
+
     def test_unknown_op(self, tmp_path):
         text = refusal(saved(tmp_path, [helper.make_node("Rellu", ["x"], ["y"], name="act")]))
         assert "'act' (Rellu) is no op of ONNX opset 17; did you mean Relu" in text

@@ -13,6 +13,7 @@ from edgec.core.errors import RequestError
 from edgec.core.numerics import GATES, compare
 from edgec.frontends import load
 from edgec.frontends.reference import open_session
+from edgec.verification import check_neutral
 
 F, I64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -356,3 +357,52 @@ def test_weights_beyond_two_gigabytes(tmp_path):
     graph = load(str(path))
     assert graph.references[0]["y"].shape == (1, 4, 8)
     assert isinstance(graph.model.graph.initializers["table"].const_value, ir.ExternalTensor)
+
+
+@pytest.mark.parametrize(
+    ("op", "weights", "attributes"),
+    [
+        ("GlobalLpPool", [], {}),
+        ("MaxRoiPool", [("r", np.array([[0, 0, 0, 4, 4]], np.float32))], {"pooled_shape": [2, 2]}),
+        (
+            "RoiAlign",
+            [("r", np.array([[0, 0, 4, 4]], np.float32)), ("b", np.array([0]))],
+            {"output_height": 2, "output_width": 2},
+        ),
+    ],
+)
+def test_ops_that_onnxruntime_has_in_older_opsets_only_are_checked_all_the_same(
+    tmp_path, op, weights, attributes
+):
+    node = helper.make_node(op, ["x", *(name for name, _ in weights)], ["y"], **attributes)
+    size = 1 if op == "GlobalLpPool" else 2
+    graph = load(
+        save(tmp_path / "m.onnx", [node], [("x", F, [1, 4, 8, 8])], [("y", F, [1, 4, size, size])], weights)
+    )
+    assert graph.source.notes == ()
+    assert check_neutral(graph).passed
+
+
+def test_pixels_fill_their_range_and_places_stay_in_theirs(tmp_path):
+    path = save(
+        tmp_path / "m.onnx",
+        [
+            helper.make_node("Cast", ["pixels"], ["p"], to=F),
+            helper.make_node("Cast", ["places"], ["i"], to=I64),
+            helper.make_node("GatherElements", ["p", "i"], ["g"], axis=1),
+            helper.make_node("Cast", ["sound"], ["s"], to=F),
+            helper.make_node("Add", ["g", "s"], ["y"]),
+        ],
+        [
+            ("pixels", TensorProto.UINT8, [8, 64]),
+            ("places", TensorProto.UINT8, [8, 64]),
+            ("sound", TensorProto.INT16, [8, 64]),
+        ],
+        [("y", F, [8, 64])],
+    )
+    graph = load(path)
+    first = graph.examples[0]
+    assert first["pixels"].max() > 200
+    assert first["places"].max() == 3
+    assert first["sound"].min() < -20_000
+    assert_faithful(graph)

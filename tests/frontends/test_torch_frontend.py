@@ -1,12 +1,15 @@
 """Modules become graphs that compute what the module does, by whichever exporter manages."""
 
+import ctypes
 import gc
+import os
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgec.compiler import load as load_source
 from edgec.core.dialect import ONNX_OPSET, SOURCE_KEY
 from edgec.core.errors import JobError, RequestError
 from edgec.core.numerics import GATES, compare
@@ -90,9 +93,9 @@ class TestOrdinary:
 
 def test_torchscript_takes_over_and_says_why():
     def branch(self, x):
-        if float(x.abs().sum()) > 0:  # a tracer that follows values cannot decide this
-            x = self.fc(x)
-        return self.softmax(x)
+        if float(x.abs().sum()) < 0:  # a tracer that follows values cannot decide this
+            return x
+        return self.softmax(self.fc(x))
 
     graph = load(
         Function(branch, fc=torch.nn.Linear(8, 8), softmax=torch.nn.Softmax(-1)).eval(), torch.randn(2, 8)
@@ -213,6 +216,21 @@ class TestCalling:
         assert graph.inputs[0].dtype == "float32"
         assert "widened to fp32" in graph.source.notes[0]
 
+    def test_double_precision_is_rounded_and_held_against_what_it_computed_in_double(self):
+        module = mlp().double()
+        example = torch.randn(2, 8, dtype=torch.float64)
+        exact = module(example.float().double()).detach().numpy()
+        graph = load(module, example)
+        assert graph.inputs[0].dtype == graph.outputs[0].dtype == "float32"
+        assert "own outputs in float64" in graph.source.notes[0]
+        assert np.array_equal(graph.references[0]["output"], exact.astype(np.float32))
+        assert_faithful(graph)
+
+    def test_a_module_that_needs_double_precision_is_refused(self):
+        module = Function(lambda self, x: self.fc(x) + 1e9 - 1e9, fc=torch.nn.Linear(8, 8)).double().eval()
+        with pytest.raises(JobError, match="computes in float64, and in float32 its output 'output' is"):
+            load(module, torch.randn(2, 8, dtype=torch.float64))
+
     def test_an_input_that_nothing_reads_is_said_or_kept(self):
         class Ignores(torch.nn.Module):
             def forward(self, x, unused):
@@ -238,6 +256,11 @@ class TestOpenShapes:
         assert graph.inputs[0].shape == (3, 8)
         assert graph.outputs[0].shape == (3, 4)
 
+    def test_a_module_from_python_takes_the_same_options(self):
+        graph = load_source(mlp(), torch.randn(1, 8), inputs=["input:Bx8"])
+        assert graph.inputs[0].shape == ("B", 8)
+        assert load_source(mlp(), torch.randn(1, 8), batch=3).inputs[0].shape == (3, 8)
+
 
 class TestRefusals:
     def refusal(self, module, example, **options):
@@ -245,26 +268,28 @@ class TestRefusals:
             load(module, example, **options)
         return str(caught.value)
 
-    def test_dropout_left_on_is_named(self):
-        module = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(0.5))
-        text = self.refusal(module, torch.randn(2, 8))
-        assert "outputs change from run to run; in training mode: 1 (Dropout)" in text
-        assert "call module.eval()" in text
-
-    def test_functional_dropout(self):
-        module = Function(lambda self, x: torch.nn.functional.dropout(x, 0.5, self.training))
-        assert "in training mode: the module itself" in self.refusal(module, torch.randn(2, 8))
-
     def test_randomness_in_evaluation_mode(self):
-        module = Function(lambda self, x: x + torch.rand_like(x)).eval()
-        assert "take the randomness out of forward" in self.refusal(module, torch.randn(2, 8))
+        for module in (
+            Function(lambda self, x: x + torch.rand_like(x)),
+            Function(lambda self, x: torch.nn.functional.dropout(x, 0.5)).eval(),
+        ):
+            text = self.refusal(module, torch.randn(2, 8))
+            assert "take the randomness out of forward" in text
+            assert "module.eval()" not in text
 
-    def test_training_mode_without_randomness_is_left_and_said(self):
-        module = torch.nn.Sequential(torch.nn.Conv1d(2, 3, 1), torch.nn.BatchNorm1d(3))
+    def test_training_mode_is_left_and_said(self):
+        module = torch.nn.Sequential(
+            torch.nn.Conv1d(2, 3, 1), torch.nn.BatchNorm1d(3), torch.nn.Dropout(0.5), torch.nn.Dropout(0.5)
+        )
         before = module[1].running_mean.clone()
         graph = load(module, torch.randn(2, 2, 5) + 3)
         assert "was in training mode" in graph.source.notes[0]
         torch.testing.assert_close(module[1].running_mean, before)
+        assert_faithful(graph)
+
+    def test_dropout_that_asks_for_the_mode_is_left_too(self):
+        module = Function(lambda self, x: torch.nn.functional.dropout(x, 0.5, self.training))
+        assert "was in training mode" in load(module, torch.randn(2, 8)).source.notes[0]
 
     def test_inputs_that_do_not_fit(self):
         assert "the module fails on inputs input 2x9" in self.refusal(mlp(), torch.randn(2, 9))
@@ -299,3 +324,14 @@ def test_the_exporters_say_nothing(capfd):
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err == ""
+
+
+def test_what_a_library_prints_past_python_is_not_said(capfd):
+    def speak(self, x):
+        os.write(1, b"graph at exception")
+        ctypes.CDLL(None).printf(b"held back by C")
+        return x.relu()
+
+    load(Function(speak).eval(), torch.randn(2, 8))
+    print("after")
+    assert capfd.readouterr().out == "after\n"

@@ -18,6 +18,8 @@ from edgec.frontends.torchvision_guard import prepare_torchvision  # noqa: E402
 prepare_torchvision()
 transformers = pytest.importorskip("transformers")
 
+from edgec.frontends.transformers import DEFAULT_TOKENS, _token_inputs  # noqa: E402
+
 SIZES = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -185,3 +187,49 @@ class TestFoldersThatAreNone:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "is_encoder_decoder": True}))
         (tmp_path / "model.safetensors").touch()
         assert "an encoder-decoder, and edgec takes encoders" in self.refusal(tmp_path)
+
+
+def test_the_class_that_the_checkpoint_names_is_taken(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=50, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, dropout_rate=0
+    )
+    both = saved(transformers.T5Model(config), tmp_path / "both")
+    graph = load(saved(transformers.T5EncoderModel(config), tmp_path / "encoder"))
+    assert [spec.name for spec in graph.outputs] == ["last_hidden_state"]
+    assert_faithful(graph)
+    with pytest.raises(RequestError, match="encoder-decoder"):
+        load(both)
+
+
+def test_a_model_of_text_and_pictures_takes_both(tmp_path):
+    torch.manual_seed(0)
+    tower = {key: SIZES[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size")}
+    tower["num_hidden_layers"] = 1
+    config = transformers.CLIPConfig(
+        text_config={**tower, "vocab_size": 50, "max_position_embeddings": 24, "eos_token_id": 2},
+        vision_config={**tower, "image_size": 32, "patch_size": 16},
+        projection_dim=16,
+    )
+    graph = load(saved(transformers.CLIPModel(config), tmp_path))
+    assert {spec.name: (spec.shape, spec.semantics) for spec in graph.inputs} == {
+        "input_ids": ((1, 24), "tokens"),
+        "attention_mask": ((1, 24), "mask"),
+        "pixel_values": ((1, 3, 32, 32), "image"),
+    }
+    assert {"text_embeds", "image_embeds"} <= {spec.name for spec in graph.outputs}
+    assert all(feed["input_ids"].max() < 50 for feed in graph.examples)
+    assert_faithful(graph)
+
+
+def test_a_limit_of_minus_one_is_none():
+    config = transformers.XLNetConfig(vocab_size=50, d_model=16, n_layer=1, n_head=2, d_inner=16)
+    tensors, _ = _token_inputs(transformers.XLNetModel(config))
+    assert tensors["input_ids"].shape == (1, DEFAULT_TOKENS)
+
+
+def test_a_model_without_a_vocabulary_is_refused(tmp_path):
+    sizes = {key: SIZES[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size")}
+    config = transformers.CanineConfig(**sizes, num_hidden_layers=1, num_hash_buckets=64)
+    with pytest.raises(RequestError, match="names no vocab_size"):
+        load(saved(transformers.CanineModel(config), tmp_path))

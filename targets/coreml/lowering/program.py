@@ -177,6 +177,13 @@ def _domain(node: ir.Node) -> str:
     return "" if node.domain == "ai.onnx" else node.domain
 
 
+def _origin(value: Any) -> Any:
+    """The variable that a chain of identities hands on."""
+    while getattr(value, "op", None) is not None and value.op.op_type == "identity":
+        value = value.op.x
+    return value
+
+
 class _Walk:
     def __init__(
         self,
@@ -241,7 +248,7 @@ class _Walk:
             if not self.reasons:
                 for state in self.states:
                     update(self.builder, function.inputs[state.name], state, self.values[state.present])
-                results = [self._left(feature) for feature in outputs]
+                results = self._results(outputs)
                 classifier = classifier_of(outputs, self.labels)
                 if classifier is not None:
                     results.append(probabilities(self.builder, self.model.graph, results[0], classifier))
@@ -343,9 +350,26 @@ class _Walk:
             value = self.builder.squeeze(x=value, name=f"{feature.name}_scalar")
         return value
 
-    def _left(self, feature: Feature) -> Any:
+    def _results(self, outputs: Sequence[Feature]) -> list[Any]:
+        """The outputs' variables. One tensor that leaves twice is computed twice.
+
+        coremltools takes casts to the same type and equal operations together, and of two outputs that have
+        become one variable a package keeps one.
+        """
+        results: list[Any] = []
+        latest: dict[int, Any] = {}
+        for feature in outputs:
+            value = self.values[feature.source]
+            key = id(_origin(value))
+            if key in latest:
+                again = latest[key]
+                value = self.builder.maximum(x=again, y=again, name=f"{feature.name}_again")
+            results.append(self._left(feature, value))
+            latest[key] = results[-1]
+        return results
+
+    def _left(self, feature: Feature, value: Any) -> Any:
         """The output in the package's type and rank, under the package's name for it."""
-        value = self.values[feature.source]
         if isinstance(value, np.ndarray):
             value = self.builder.const(val=narrowed(value, f"output {feature.source!r}"))
         if not feature.shape and len(value.shape) == 0:

@@ -364,3 +364,17 @@ def test_the_same_model_makes_the_same_bytes(tmp_path: Path, rng) -> None:
         contents.append({file.relative_to(path).as_posix(): file.read_bytes() for file in files})
     assert contents[0] == contents[1]
     assert len(contents[0]) == 3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_tensor_that_leaves_more_than_once_keeps_all_its_names(saved, rng, precision: str) -> None:
+    model = make_model(
+        [node("Relu", ["x"], ["a"]), node("Identity", ["a"], ["b"]), node("Identity", ["b"], ["c"])],
+        {"x": ("float32", (2, 5))},
+        dict.fromkeys("abc", ("float32", (2, 5))),
+    )
+    feeds = {"x": rng.normal(size=(2, 5)).astype(np.float32)}
+    run = saved(model, "ios18", precision=precision)
+    assert list(run.program.outputs) == ["a", "b", "c"]
+    for found in run(feeds):
+        np.testing.assert_allclose(found, np.maximum(feeds["x"], 0), rtol=1e-3)
