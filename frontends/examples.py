@@ -102,6 +102,19 @@ def draw(
     return feeds
 
 
+def numberless(references: Sequence[Arrays]) -> str | None:
+    """The first output that is NaN somewhere, or finite nowhere: nothing could be compared with it."""
+    for name in references[0] if references else ():
+        arrays = [np.asarray(outputs[name]) for outputs in references]
+        floats = [array for array in arrays if array.size and np.issubdtype(array.dtype, np.floating)]
+        if floats and (
+            any(np.isnan(array).any() for array in floats)
+            or not any(np.isfinite(array).any() for array in floats)
+        ):
+            return name
+    return None
+
+
 def _pad(values: np.ndarray, mask: np.ndarray | None, drawing: Drawing) -> None:
     """Padding holds the padding value and nothing else does, since models look for it."""
     span = drawing.high - drawing.low

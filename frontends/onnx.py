@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from edgec.core.dialect import ONNX_OPSET
 from edgec.core.errors import RequestError
 from edgec.core.graph import Arrays, Graph, Semantics, Source, TensorSpec
 from edgec.core.progress import Progress, Silent
-from edgec.frontends.examples import Drawing, draw
+from edgec.frontends.examples import Drawing, draw, numberless
 from edgec.frontends.fingerprint import fingerprint
 from edgec.frontends.finish import inline, input_specs, set_input_shapes, set_output_shapes, to_dialect
 from edgec.frontends.float_width import Run, Widened, foreign_floats
@@ -87,14 +88,29 @@ def from_onnx(
     ranges = {**_ranges(model), **(drawings or {})}
 
     progress.step("running the file as it is")
-    if examples is not None:
-        feeds = list(examples)
-    else:
-        feeds = draw(asked, ranges, samples=samples, seed=seed, limits=open_sizes(inputs))
-    if widened is not None:
-        feeds = widened.feeds(feeds)
-    run, references = _references(file, feeds, path, widened)
     said = list(notes)
+
+    def drawn(drawings: Mapping[str, Drawing]) -> list[Arrays]:
+        feeds = draw(asked, drawings, samples=samples, seed=seed, limits=open_sizes(inputs))
+        return feeds if widened is None else widened.feeds(feeds)
+
+    if examples is not None:
+        feeds = list(examples) if widened is None else widened.feeds(list(examples))
+    else:
+        feeds = drawn(ranges)
+    run, references = _references(file, feeds, path, widened)
+    if examples is None and numberless(references):
+        # Of a logarithm or a root, say: the input is a power or a spectrum.
+        feeds = drawn(_positive(asked, ranges))
+        references = [run(feed) for feed in feeds]
+        said.append("Inputs were drawn from 0 to 1: on values of both signs the file computes no numbers.")
+    if broken := numberless(references):
+        raise RequestError(
+            f"the file computes no finite numbers in output {broken!r} on drawn inputs, so nothing can be "
+            "compared",
+            where=path,
+            fix="look for NaN weights, a division by zero, or a logarithm or root of what may be negative",
+        )
     if widened is not None:
         references, note = widened.references(feeds, references, path)
         said.append(note)
@@ -300,6 +316,15 @@ def _is_index(value: ir.Value) -> bool:
         elif _INDEX_INPUTS.get(node.op_type) == use.idx:
             return True
     return False
+
+
+def _positive(specs: Sequence[TensorSpec], ranges: Mapping[str, Drawing]) -> dict[str, Drawing]:
+    values = np.linspace(1 / 64, 1, 64, dtype=np.float32)
+    floats = [spec.name for spec in specs if np.issubdtype(np.dtype(spec.dtype), np.floating)]
+    return {
+        **ranges,
+        **{name: dataclasses.replace(ranges.get(name, Drawing()), like=values) for name in floats},
+    }
 
 
 def _references(

@@ -17,7 +17,7 @@ from edgec.core.graph import Arrays, Graph, OpenSize, Semantics, Source, TensorS
 from edgec.core.numerics import GATES, compare
 from edgec.core.progress import Progress, Silent
 from edgec.frontends.calling import Binding, bind, named_tensors
-from edgec.frontends.examples import Drawing, draw, within
+from edgec.frontends.examples import Drawing, draw, numberless, within
 from edgec.frontends.export import WRAPPER, export, without_fast_path
 from edgec.frontends.fingerprint import fingerprint
 from edgec.frontends.finish import input_specs, set_input_shapes, set_output_shapes, to_dialect
@@ -382,20 +382,15 @@ def _run(
         notes.append(
             f"Verified on {len(feeds)} of {len(drawn)} inputs: the module failed on others ({refused})."
         )
-    broken = sorted({name for outputs in references for name, array in outputs.items() if _has_nan(array)})
-    if broken:
+    if broken := numberless(references):
         raise RequestError(
-            f"the module computes NaN in output {broken[0]!r} on drawn inputs",
+            f"the module computes NaN, or nothing finite, in output {broken!r} on drawn inputs",
             where=where,
             fix="look for NaN weights or a division by zero in the module",
         )
     if not feeds:
         raise JobError(f"the module failed on every drawn input ({refused})", where=where)
     return feeds, references
-
-
-def _has_nan(array: np.ndarray) -> bool:
-    return bool(np.issubdtype(array.dtype, np.floating) and np.isnan(array).any())
 
 
 def _wrapped(source: ModuleSource, names: Sequence[str]) -> torch.nn.Module:

@@ -406,3 +406,23 @@ def test_pixels_fill_their_range_and_places_stay_in_theirs(tmp_path):
     assert first["places"].max() == 3
     assert first["sound"].min() < -20_000
     assert_faithful(graph)
+
+
+def _logarithm(tmp_path, body: str):
+    text = f'<ir_version: 9, opset_import: ["": 20]> g (float[2, 16] x) => (float[2, 16] y) {{ {body} }}'
+    path = tmp_path / "log.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    return str(path)
+
+
+def test_a_file_for_positive_inputs_is_checked_on_positive_inputs(tmp_path):
+    graph = load(_logarithm(tmp_path, "y = Log (x)"))
+    assert all(np.isfinite(outputs["y"]).all() for outputs in graph.references)
+    assert all((feeds["x"] > 0).all() and np.unique(feeds["x"]).size > 8 for feeds in graph.examples)
+    assert "drawn from 0 to 1" in " ".join(graph.source.notes)
+
+
+@pytest.mark.parametrize("body", ["a = Sub (x, x) y = Div (a, a)", "a = Sub (x, x) y = Log (a)"])
+def test_a_file_that_computes_no_numbers_is_refused(tmp_path, body):
+    with pytest.raises(RequestError, match="no finite numbers in output 'y'"):
+        load(_logarithm(tmp_path, body))
