@@ -10,6 +10,7 @@ import onnx
 from edgec.core.errors import JobError
 from edgec.core.evaluation import save_model
 from edgec.core.graph import Graph
+from edgec.core.older_kernels import for_onnxruntime
 from edgec.runtime.engine import EngineDescription
 from edgec.runtime.engine_ort import session_options
 from edgec.targets.base import Candidate
@@ -28,7 +29,7 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
     Raises:
         JobError: ONNX Runtime does not take the model.
     """
-    model = quantised(graph, candidate) if candidate.scheme else graph.model
+    model = for_onnxruntime(quantised(graph, candidate) if candidate.scheme else graph.model)
     save_model(model, folder / _MODEL)
     layers = _layers(folder / _MODEL, LayerNames(model))
     EngineDescription(

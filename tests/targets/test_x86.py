@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto
@@ -263,3 +265,19 @@ def test_engine_names_are_traced_to_layers(block):
     assert names.find(["qkv_product/WithoutBiases"]) == "attn.qkv"
     assert names.find(["nothing", "packed"]) == "attn.qkv"
     assert names.find(["nothing at all"]) is None
+
+
+def test_an_op_with_old_kernels_only_runs_in_onnxruntime_too(tmp_path):
+    proto = onnx.parser.parse_model(
+        '<ir_version: 11, opset_import: ["": 23]> g (float[1, 4, 8, 8] x) => (float[1, 4, 1, 1] y) '
+        "{ y = GlobalLpPool (x) }"
+    )
+    feeds = {"x": np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)}
+    graph = dataclasses.replace(block_like(ir.from_proto(proto)), examples=[feeds])
+    ort = target_named("x86:ort")
+    [candidate] = ort.candidates(graph, "fp32")
+    ort.build(ort.lower(graph, candidate), candidate, tmp_path)
+    engine = ort.open(tmp_path)
+    expected = np.sqrt((feeds["x"].astype(np.float64) ** 2).sum(axis=(2, 3), keepdims=True))
+    np.testing.assert_allclose(engine.run(feeds)["y"], expected, rtol=1e-6)
+    engine.close()
