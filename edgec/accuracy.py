@@ -136,7 +136,7 @@ def scores(data: EvaluationData, expected: np.ndarray, found: np.ndarray) -> Sco
     return Scores(
         "top-1 accuracy",
         _top1(expected, data.labels),
-        _top1(found, data.labels),
+        _top1(found, data.labels, expected),
         data.samples,
         data.name,
     )
@@ -232,8 +232,13 @@ def _repeat_last(array: np.ndarray, times: int) -> np.ndarray:
     return np.concatenate([array, np.repeat(array[-1:], times, axis=0)])
 
 
-def _top1(outputs: np.ndarray, labels: np.ndarray) -> float:
-    return float(np.mean(outputs.reshape(len(labels), -1).argmax(axis=1) == labels))
+def _top1(outputs: np.ndarray, labels: np.ndarray, expected: np.ndarray | None = None) -> float:
+    """The share of samples whose largest output is the label's, with numbers wherever they are expected."""
+    rows = outputs.reshape(len(labels), -1)
+    right = rows.argmax(axis=1) == labels
+    if expected is not None:
+        right &= _agree_where_infinite(expected.reshape(rows.shape), rows)
+    return float(np.mean(right))
 
 
 def mean_cosine(expected: np.ndarray, found: np.ndarray) -> float:
@@ -245,8 +250,16 @@ def mean_cosine(expected: np.ndarray, found: np.ndarray) -> float:
     left = expected.reshape(len(expected), -1).astype(np.float64)
     right = found.reshape(len(found), -1).astype(np.float64)
     finite = np.isfinite(left) & np.isfinite(right)
-    agrees = np.all(finite | (left == right), axis=1)
+    agrees = _agree_where_infinite(left, right)
     left, right = np.where(finite, left, 0.0), np.where(finite, right, 0.0)
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     cosines = np.sum(left * right, axis=1) / np.maximum(norms, 1e-30)
+    # What is infinite all over, in both, agrees.
+    cosines = np.where(finite.any(axis=1), cosines, 1.0)
     return float(np.mean(np.where(agrees, cosines, 0.0)))
+
+
+def _agree_where_infinite(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """For each row of (samples, values): whether neither is NaN anywhere and infinities are the same."""
+    finite = np.isfinite(expected) & np.isfinite(found)
+    return np.all(finite | (expected == found), axis=1)

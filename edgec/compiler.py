@@ -369,7 +369,7 @@ def to_neutral(graph: Graph, pipeline: Pipeline, progress: Progress) -> Neutral:
     if not gate.passed:
         progress.step("looking for the first pass and layer that break it")
         culprit = first_bad_pass(graph, pipeline)
-        blame = f"{culprit}" if culprit else "no single pass breaks it on the first sample"
+        blame = f"{culprit}" if culprit else "no single pass breaks it on the sample that shows it"
         fix = (
             f"leave the pass out with --passes -{culprit.pass_name}"
             if culprit and culprit.pass_name

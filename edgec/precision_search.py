@@ -193,8 +193,12 @@ class _Search:
     def _mix(self) -> None:
         """Keep layers of what broke the budget, the fastest first, until something is within it."""
         for over in sorted(self._over.values(), key=self._pace_of):
-            if over.candidate.rest in self._over:
-                over.why += f"; to keep layers in {over.candidate.rest} is no help: it breaks the budget too"
+            rest = over.candidate.rest
+            holds = any(t.candidate.precision == rest and t.passed and not t.why for t in self.trials)
+            if rest in self._over and not holds:
+                over.why += f"; to keep layers in {rest} is no help: it breaks the budget too"
+            elif self.best is not None and self._pace_of(over) >= self._pace_of(self.best):
+                over.why += "; a faster engine keeps the budget"
             elif self._left <= 0:
                 self.stopped = self._time_over
             elif self._keep_layers(over):
@@ -212,7 +216,11 @@ class _Search:
         feeds = self._neutral.examples[0]
         target = cast(Ranking, self._target)
         seconds = MOST_RANKING * self._left
-        groups = ranked(target, over.folder, self._budget.search, feeds, self._progress, seconds)
+        try:
+            groups = ranked(target, over.folder, self._budget.search, feeds, self._progress, seconds)
+        except EdgecError as error:
+            over.why += f"; its layers could not be ranked: {error}"
+            return False
         self.sensitivity += [
             {"of": over.candidate.name, **dataclasses.asdict(group), "layers": list(group.layers)}
             for group in groups
@@ -230,6 +238,8 @@ class _Search:
             self.trials.append(trial)
             self._try(trial)
             holds = holds or not trial.why
+            if self._is_over(trial) and self._is_slow(trial):
+                break
             if trial.latency is None or self._is_over(trial):
                 few = count
             else:
@@ -325,7 +335,8 @@ class _Search:
             trial.why = "not asked for: it is the fp32 gate of what is quantised"
             return
         if ratio > SLOWER:
-            trial.why = f"{ratio:.2f} times the latency of the fastest so far"
+            behind = f"{ratio:.2f} times the latency of the fastest so far"
+            trial.why = f"{trial.why}; {behind}" if trial.why else behind
             return
         if not trial.passed:
             self._keep_over(trial)
@@ -352,6 +363,9 @@ class _Search:
         if trial.passed:
             return trial.scores is not None and trial.scores.drop > self._budget.max_drop
         return len(trial.gates) == 2 and trial.gates[0].passed
+
+    def _is_slow(self, trial: Trial) -> bool:
+        return self.best is not None and self._pace_of(trial) > SLOWER * self._pace_of(self.best)
 
     def _keep_over(self, trial: Trial) -> None:
         """Remember the fastest whole candidate over the budget in each precision."""

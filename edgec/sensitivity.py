@@ -78,9 +78,9 @@ def ranked(
         seconds: when to stop. Where that is short, groups are larger, so that all layers are in one that is
             tried; groups not tried by then are left out, and groups that the engine cannot keep.
     """
+    few = judge.first(SAMPLES)
     begin = time.monotonic()
     times = _layer_times(target, folder, feeds)
-    few = judge.first(SAMPLES)
     tried = time.monotonic()
     whole = _damage(target, folder, few, ())
     end = begin + seconds
@@ -88,7 +88,7 @@ def ranked(
     layers = target.rounded_layers(folder)
     found = []
     for group in grouped(layers, most=min(MOST_GROUPS, max(FEWEST_GROUPS, affordable))):
-        if time.monotonic() > end:
+        if time.monotonic() > end and len(found) >= FEWEST_GROUPS:
             break
         progress.step(f"sensitivity: {group[0]}{' …' if len(group) > 1 else ''}")
         try:

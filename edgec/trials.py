@@ -225,8 +225,11 @@ def explain(trials: list[Trial], chosen: Trial, why: str) -> None:
     chosen.why = why
     for trial in trials:
         if trial is not chosen and trial.latency is not None and not trial.why:
-            slower = trial.latency.ratio_to(chosen.latency)
-            trial.why = f"{slower:.2f} times the chosen engine's latency"
+            if trial.beside_peers and chosen.beside_peers:
+                slower = trial.latency.ratio_to(chosen.latency)
+                trial.why = f"{slower:.2f} times the chosen engine's latency"
+            else:
+                trial.why = "slower than the chosen engine when it was tried"
 
 
 def no_candidate(trials: list[Trial]) -> EdgecError:

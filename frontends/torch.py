@@ -222,9 +222,11 @@ def _to_fp32(module: torch.nn.Module, notes: list[str]) -> None:
 
 
 def _is_double(module: torch.nn.Module) -> bool:
+    """Whether a module computes in float64: all of its parameters are, not only a table that it casts."""
     import torch
 
-    return any(parameter.dtype == torch.float64 for parameter in module.parameters())
+    kinds = {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
+    return kinds == {torch.float64}
 
 
 def _as_fp32(tensor: torch.Tensor, double: bool) -> torch.Tensor:

@@ -122,3 +122,20 @@ def test_masked_logits_that_both_have_in_the_same_place_are_no_difference():
     drawn[:, 0] = -np.inf
     assert mean_cosine(drawn, drawn) == pytest.approx(1.0)
     assert mean_cosine(drawn, np.roll(drawn, 1, axis=1)) == 0.0
+
+
+def test_a_label_is_not_found_among_values_that_are_no_numbers(graph):
+    budget = budget_of(graph, _data(40, labels=True), None, 0.1)
+
+    def broken(feeds):
+        # NaN where the label is: numpy finds the largest value there.
+        y = 2.0 * feeds["x"]
+        return {"y": np.where(y == y.max(axis=1, keepdims=True), np.nan, y)}
+
+    assert budget.held_out.scores(broken).engine == 0.0
+
+
+def test_outputs_that_are_infinite_all_over_in_both_agree():
+    infinite = np.full((2, CLASSES), -np.inf)
+    assert mean_cosine(infinite, infinite) == 1.0
+    assert mean_cosine(infinite, -infinite) == 0.0

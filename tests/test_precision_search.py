@@ -201,6 +201,34 @@ def test_where_keeping_layers_of_the_fastest_is_no_help_the_next_is_mended(graph
     assert {entry["of"] for entry in choice.search["sensitivity"]} == {HALF.name, other.name}
 
 
+def test_what_cannot_be_ranked_is_said_and_the_best_so_far_ships(graph, budget, tmp_path):
+    class Refusing(Formulas):
+        def open_keeping(self, folder, layers):
+            raise JobError("openvino does not keep head")
+
+    target = Refusing({EXACT: 6.0, HALF: 2.0}, {HALF: 2.0})
+    choice = _search(target, graph, budget, tmp_path)
+    assert choice.chosen.candidate == EXACT
+    assert "its layers could not be ranked: openvino does not keep head" in _why(choice, HALF)
+
+
+def test_what_is_slower_than_an_engine_within_the_budget_is_not_mended(graph, budget, tmp_path):
+    target = Formulas({EXACT: 6.0, HALF: 4.0, INT8: 2.0}, {HALF: 2.0, INT8: 1e-3})
+    choice = _search(target, graph, budget, tmp_path)
+    assert choice.chosen.candidate == INT8
+    assert choice.search["sensitivity"] == []
+    assert "a faster engine keeps the budget" in _why(choice, HALF)
+
+
+def test_int8_beside_bf16_is_mended_where_another_form_in_bf16_keeps_the_budget(graph, budget, tmp_path):
+    other = dataclasses.replace(HALF, form="other")
+    times = {EXACT: 6.0, other.exact: 5.9, HALF: 4.1, other: 4.0, INT8: 2.0}
+    target = Formulas(times, {HALF: 2.0, INT8: 2.0})
+    choice = _search(target, graph, budget, tmp_path)
+    assert choice.chosen.candidate.precision == "int8"
+    assert sorted(choice.chosen.candidate.kept) == sorted(LAYERS)
+
+
 def test_a_network_that_gives_no_numbers_is_mended_by_the_layer_that_spoils_it(budget, tmp_path):
     class Overflowing(Formulas):
         def open_keeping(self, folder, layers):

@@ -40,6 +40,20 @@ _PRODUCTS = frozenset(
 )
 """What bf16 makes faster by itself."""
 
+_LAST = _PRODUCTS | {
+    "GRUCell",
+    "GRUSequence",
+    "If",
+    "Interpolate",
+    "Loop",
+    "LSTMCell",
+    "LSTMSequence",
+    "RNNCell",
+    "RNNSequence",
+    "TensorIterator",
+}
+"""What ends the part of a network that stays in fp32 in front of its outputs."""
+
 _COMPUTES = _PRODUCTS | {
     "Abs",
     "Add",
@@ -175,6 +189,7 @@ class _Rewriter:
             if is_half:
                 self._halves[able.operation.get_name()] = able.inputs
                 self._rounded.update(_place(output) for output in able.outputs)
+        self._carrying = _carrying(model)
         self._narrow: dict[_Place, Any] = {}
         self._wide: dict[_Place, Any] = {}
 
@@ -199,8 +214,10 @@ class _Rewriter:
             node = source.get_node()
             if node.get_type_name() == "Constant":
                 half = _rounded(node.data)
-            else:
+            elif node.get_name() in self._carrying:
                 half = opset13.convert(source, "bf16")
+            else:
+                half = opset13.convert(_within_bf16(source), "bf16")
             half.set_friendly_name(f"{node.get_friendly_name()}/bf16")
             self._narrow[place] = half.output(0)
         return self._narrow[place]
@@ -215,11 +232,21 @@ class _Rewriter:
         return self._wide[place]
 
 
+_LARGEST = float(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
+
+
+def _within_bf16(source: Any) -> Any:
+    """A computed mask whose finite values stay finite in bf16: its least float32 would round to -inf."""
+    from openvino import opset13
+
+    clamped = opset13.clamp(source, -_LARGEST, _LARGEST)
+    return opset13.select(opset13.is_inf(source), source, clamped)
+
+
 def _rounded(values: np.ndarray) -> Any:
-    """A bf16 constant. A finite value stays finite: a mask's least float32 would round to -inf."""
+    """A bf16 constant. A finite value stays finite, as of a computed mask."""
     openvino = import_openvino()
-    largest = float(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
-    finite = np.where(np.isfinite(values), np.clip(values, -largest, largest), values)
+    finite = np.where(np.isfinite(values), np.clip(values, -_LARGEST, _LARGEST), values)
     bits = np.array(finite.astype(ml_dtypes.bfloat16).view(np.uint16), order="C")
     tensor = openvino.Tensor(bits, openvino.Shape(bits.shape), openvino.Type.bf16)
     return openvino.op.Constant(tensor, shared_memory=False)
@@ -253,18 +280,12 @@ class _Able:
 
 def _able(model: Any) -> Iterator[_Able]:
     """The operations that can compute in bf16, in execution order."""
-    tail = _tail(model)
-    carrying: set[str] = set()
+    tail, carrying = _tail(model), _carrying(model)
     for operation in model.get_ordered_ops():
         kind = operation.get_type_name()
         values = operation.input_values()
         carried = [value.get_node().get_name() in carrying for value in values]
-        # What is worked out from shapes alone is sizes and places, which bf16 holds up to 256.
-        if kind == "Parameter" or (kind != "ShapeOf" and any(carried)):
-            carrying.add(operation.get_name())
-        else:
-            continue
-        if operation.get_name() in tail:
+        if operation.get_name() in tail or operation.get_name() not in carrying:
             continue
         if kind in _KERNEL_INPUTS:
             yield _Able(operation, _KERNEL_INPUTS[kind])
@@ -273,6 +294,22 @@ def _able(model: Any) -> Iterator[_Able]:
             if floats and all(_is_float(output) for output in operation.outputs()):
                 flowing = tuple(values[index] for index in floats if carried[index] and kind in _MOVES)
                 yield _Able(operation, floats, flowing)
+
+
+def _carrying(model: Any) -> set[str]:
+    """What depends on the network's float inputs and tables.
+
+    What is worked out from shapes and integers alone is sizes, places and masks: bf16 holds whole numbers up
+    to 256.
+    """
+    found: set[str] = set()
+    for operation in model.get_ordered_ops():
+        kind = operation.get_type_name()
+        begins = kind in ("Parameter", "Gather") and _is_float(operation.output(0))
+        sources = (value.get_node().get_name() for value in operation.input_values())
+        if begins or (kind != "ShapeOf" and any(name in found for name in sources)):
+            found.add(operation.get_name())
+    return found
 
 
 def _place(value: Any) -> _Place:
@@ -289,7 +326,7 @@ def _tail(model: Any) -> set[str]:
     waiting = [value.get_node() for result in model.get_results() for value in result.input_values()]
     while waiting:
         operation = waiting.pop()
-        if operation.get_type_name() in _PRODUCTS or operation.get_name() in found:
+        if operation.get_type_name() in _LAST or operation.get_name() in found:
             continue
         found.add(operation.get_name())
         waiting += [value.get_node() for value in operation.input_values()]

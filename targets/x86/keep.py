@@ -16,6 +16,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from edgec.core.errors import JobError
 from edgec.core.evaluation import save_model
 from edgec.passes.editing import sole_consumer
 from edgec.runtime.engine import DESCRIPTION, Engine, EngineDescription
@@ -28,7 +29,8 @@ def rounded_layers(folder: Path) -> tuple[str, ...]:
     """The source layers with quantised activations, or of a bf16 engine those that round, in order."""
     description = EngineDescription.read(folder)
     if description.precision == "bf16":
-        return bf16.rounded_layers(_openvino_model(folder, description), description.layers)
+        _core, model = _openvino_model(folder, description)
+        return bf16.rounded_layers(model, description.layers)
     if description.kind == "ort":
         model = ir.load(folder / description.model)
         readers = [use.node for node in _pairs(model) for use in node.outputs[0].uses()]
@@ -36,7 +38,7 @@ def rounded_layers(folder: Path) -> tuple[str, ...]:
         places = {node: place for place, node in enumerate(model.graph)}
         names = (node.name for node in sorted(readers, key=lambda node: places[node]))
     else:
-        model = _openvino_model(folder, description)
+        _core, model = _openvino_model(folder, description)
         names = (
             target.get_node().get_friendly_name()
             for operation in model.get_ordered_ops()
@@ -55,12 +57,18 @@ def open_keeping(folder: Path, layers: frozenset[str]) -> Engine:
         for extension in description.extensions:
             shutil.copyfile(folder / extension, changed / extension)
         shutil.copyfile(folder / DESCRIPTION, changed / DESCRIPTION)
-        if description.precision == "bf16":
-            _keep_bf16(folder, changed, description, layers)
-        elif description.kind == "ort":
-            _keep_ort(folder, changed, description, layers)
-        else:
-            _keep_openvino(folder, changed, description, layers)
+        try:
+            if description.precision == "bf16":
+                _keep_bf16(folder, changed, description, layers)
+            elif description.kind == "ort":
+                _keep_ort(folder, changed, description, layers)
+            else:
+                _keep_openvino(folder, changed, description, layers)
+        except RuntimeError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise JobError(
+                f"{description.kind} does not keep {', '.join(sorted(layers))} ({lines[0]})"
+            ) from error
         # The engine has read everything when it is open; what it maps stays until it is closed.
         return open_engine(changed)
 
@@ -68,7 +76,7 @@ def open_keeping(folder: Path, layers: frozenset[str]) -> Engine:
 def _keep_openvino(
     folder: Path, changed: Path, description: EngineDescription, layers: frozenset[str]
 ) -> None:
-    model = _openvino_model(folder, description)
+    _core, model = _openvino_model(folder, description)
     for operation in model.get_ordered_ops():
         if operation.get_type_name() != "FakeQuantize":
             continue
@@ -79,17 +87,18 @@ def _keep_openvino(
 
 
 def _keep_bf16(folder: Path, changed: Path, description: EngineDescription, layers: frozenset[str]) -> None:
-    model = _openvino_model(folder, description)
+    _core, model = _openvino_model(folder, description)
     bf16.in_bf16(model, description.layers, layers)
     import_openvino().save_model(model, str(changed / description.model), compress_to_fp16=False)
     dataclasses.replace(description, rest="fp32").write(changed)
 
 
-def _openvino_model(folder: Path, description: EngineDescription) -> Any:
+def _openvino_model(folder: Path, description: EngineDescription) -> tuple[Any, Any]:
+    """A core and the model that it read: operations of an extension's live no longer than the core."""
     core = new_core()
     for extension in description.extensions:
         core.add_extension(str((folder / extension).resolve()))
-    return core.read_model(str(folder / description.model))
+    return core, core.read_model(str(folder / description.model))
 
 
 def _keep_ort(folder: Path, changed: Path, description: EngineDescription, layers: frozenset[str]) -> None:

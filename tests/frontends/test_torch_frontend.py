@@ -226,6 +226,18 @@ class TestCalling:
         assert np.array_equal(graph.references[0]["output"], exact.astype(np.float32))
         assert_faithful(graph)
 
+    def test_a_table_in_double_that_is_cast_leaves_a_module_in_single_precision(self):
+        module = Function(
+            lambda self, x: self.fc(x + self.table.to(x.dtype)),
+            fc=torch.nn.Linear(8, 8),
+            table=torch.nn.Parameter(torch.linspace(0, 1, 8, dtype=torch.float64)),
+        ).eval()
+        graph = load(module, torch.randn(2, 8))
+        with torch.no_grad():
+            expected = module(torch.from_numpy(graph.examples[0]["x"])).numpy()
+        assert np.array_equal(graph.references[0]["output"], expected)
+        assert_faithful(graph)
+
     def test_a_module_that_needs_double_precision_is_refused(self):
         module = Function(lambda self, x: self.fc(x) + 1e9 - 1e9, fc=torch.nn.Linear(8, 8)).double().eval()
         with pytest.raises(JobError, match="computes in float64, and in float32 its output 'output' is"):

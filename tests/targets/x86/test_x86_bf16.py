@@ -268,3 +268,93 @@ def test_sizes_worked_out_from_shapes_are_not_rounded():
     }
     assert types["Multiply"] == "f32"
     assert types["MatMul"] == types["Reshape"] == "bf16"
+
+
+def _mixed_graph():
+    """Operations of several inputs, outputs and types, which share a constant; named, each its own layer."""
+    from openvino import Model, opset13
+
+    drawn = np.random.default_rng(8)
+
+    def named(operation, name):
+        operation.set_friendly_name(name)
+        return operation
+
+    def weight(rows, columns):
+        return opset13.constant((drawn.standard_normal((rows, columns)) / np.sqrt(rows)).astype(np.float32))
+
+    x = opset13.parameter([3, 8], np.float32, name="x")
+    mask = opset13.parameter([3, 8], np.float32, name="mask")
+    ids = opset13.parameter([3], np.int64, name="ids")
+    shared = opset13.constant(drawn.standard_normal((1, 8)).astype(np.float32))
+    table = named(opset13.gather(weight(5, 8), ids, opset13.constant(0)), "table")
+    first = named(opset13.matmul(x, weight(8, 16), False, False), "first")
+    parts = named(opset13.variadic_split(first, opset13.constant(1), opset13.constant([8, 8])), "split")
+    left = named(opset13.add(parts.output(0), shared), "left")
+    right = named(opset13.multiply(parts.output(1), shared), "right")
+    top = named(opset13.topk(right, opset13.constant(8), 1, "max", "value"), "top")
+    joined = named(opset13.concat([left, top.output(0), table], 1), "joined")
+    mixed = named(opset13.matmul(joined, weight(24, 8), False, False), "mixed")
+    chosen = named(
+        opset13.select(opset13.greater(mask, opset13.constant(np.float32(0))), mixed, left), "chosen"
+    )
+    masked = named(opset13.add(chosen, mask), "masked")
+    soft = named(opset13.softmax(masked, 1), "soft")
+    last = named(opset13.matmul(soft, weight(8, 4), False, False), "last")
+    results = [opset13.result(value) for value in (last, top.output(1), mask)]
+    model = Model(results, [x, mask, ids], "m")
+    names = [operation.get_friendly_name() for operation in model.get_ordered_ops()]
+    return model, {name: name for name in names}
+
+
+MIXED = ("table", "first", "left", "right", "joined", "mixed", "chosen", "masked", "soft", "last")
+
+
+@settings(max_examples=30, deadline=None)
+@given(kept=st.sets(st.sampled_from(MIXED)))
+def test_any_layers_can_be_kept_of_operations_of_several_inputs_and_outputs(kept):
+    feeds = [
+        np.random.default_rng(3).standard_normal((3, 8)).astype(np.float32),
+        np.where(np.arange(24).reshape(3, 8) % 3, 0.5, -3.0).astype(np.float32),
+        np.array([4, 0, 2]),
+    ]
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    exact_model, _ = _mixed_graph()
+    exact = list(CORE.compile_model(exact_model, "CPU", hint)(feeds).values())
+    model, layers = _mixed_graph()
+    in_bf16(model, layers, frozenset(kept))
+    found = list(CORE.compile_model(model, "CPU", hint)(feeds).values())
+    # Sums of some ten roundings of values of unit size.
+    np.testing.assert_allclose(found[0], exact[0], atol=10 * UNIT)
+    assert found[1].shape == exact[1].shape
+    np.testing.assert_array_equal(found[2], exact[2])
+    types = {
+        operation.get_friendly_name(): operation.output(0).get_element_type().to_string()
+        for operation in model.get_ordered_ops()
+    }
+    assert {types[name] for name in kept - {"joined", "chosen"}} <= {"f32"}
+    assert {types[name] for name in {"first", "left", "mixed", "soft", "last"} - kept} <= {"bf16"}
+
+
+def test_a_mask_worked_out_from_integers_is_exact_and_stays_finite():
+    from openvino import Model, opset13
+
+    lowest = np.float32(np.finfo(np.float32).min)
+    x = opset13.parameter([2, 4], np.float32, name="x")
+    real = opset13.parameter([2, 4], np.int64, name="real")
+    hidden = opset13.subtract(opset13.constant(np.float32(1)), opset13.convert(real, "f32"))
+    mask = opset13.multiply(hidden, opset13.constant(lowest))
+    weight = opset13.constant(np.eye(4, dtype=np.float32))
+    logits = opset13.add(opset13.matmul(x, weight, False, False), mask)
+    total = opset13.matmul(opset13.softmax(logits, 1), weight, False, False)
+    model = Model([opset13.result(total)], [x, real], "m")
+    in_bf16(model, {}, frozenset())
+    types = {
+        operation.get_type_name(): operation.output(0).get_element_type().to_string()
+        for operation in model.get_ordered_ops()
+    }
+    assert (types["Subtract"], types["Multiply"], types["Softmax"]) == ("f32", "f32", "bf16")
+    compiled = CORE.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    feeds = [np.zeros((2, 4), np.float32), np.array([[1, 1, 0, 0], [0, 0, 0, 0]])]
+    [found] = compiled(feeds).values()
+    np.testing.assert_allclose(found, [[0.5, 0.5, 0, 0], [0.25] * 4], atol=UNIT)
