@@ -86,7 +86,7 @@ def ranked(
     end = begin + seconds
     affordable = int((end - tried) / max(time.monotonic() - tried, 1e-6)) - 1
     layers = target.rounded_layers(folder)
-    found = []
+    found: list[Group] = []
     for group in grouped(layers, most=min(MOST_GROUPS, max(FEWEST_GROUPS, affordable))):
         if time.monotonic() > end and len(found) >= FEWEST_GROUPS:
             break
