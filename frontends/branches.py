@@ -19,6 +19,9 @@ Record = Callable[[Arrays], tuple[Arrays, list[Read]]]
 
 _SCALES = (-1.0, 0.01, 0.1, 10.0, 100.0)
 
+_NUDGE = 1e-5
+"""Some hundred roundings of float32: what a network of some fifty layers adds up."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
@@ -96,7 +99,7 @@ def try_widely(
         if reads == traced:
             continue
         moved += 1
-        if not _agrees(expected, run, feed):
+        if not _agrees(expected, run, feed) and not _is_rounding(record, expected, run, feed):
             raise JobError(
                 f"the module decides in Python by its inputs' values, at {changed(traced, reads)}, and "
                 "computes something else where it decides otherwise, which an exported graph cannot",
@@ -121,6 +124,20 @@ def _agrees(expected: Arrays, run: Run, feed: Arrays) -> bool:
         return GATES["fp32"].accepts(compare([expected], [run(feed)]))
     except Exception:  # it does not run there, or gives another shape
         return False
+
+
+def _is_rounding(record: Record, expected: Arrays, run: Run, feed: Arrays) -> bool:
+    """Whether the source itself moves as far when its inputs move by a few roundings, as far-off ones may."""
+    nudged = {
+        name: (array * (1 + _NUDGE)).astype(array.dtype) if np.issubdtype(array.dtype, np.floating) else array
+        for name, array in feed.items()
+    }
+    try:
+        own = compare([expected], [record(nudged)[0]])
+        found = compare([expected], [run(feed)])
+    except Exception:  # it does not run there, or gives another shape
+        return False
+    return np.isfinite(found.scaled) and found.scaled <= own.scaled
 
 
 def _wide(inputs: Sequence[TensorSpec], examples: Sequence[Arrays]) -> Iterator[Arrays]:

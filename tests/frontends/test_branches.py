@@ -74,6 +74,15 @@ def test_a_decision_that_changes_what_is_computed_is_refused_with_its_line(funct
     assert "torch.where" in str(caught.value)
 
 
+def test_a_read_that_decides_nothing_is_not_blamed_for_rounding_far_from_ordinary_inputs():
+    def logged(fc, x, _):
+        float(x.mean())
+        return torch.sin(100 * fc(x))
+
+    (note,) = load(logged).source.notes
+    assert "float(x.mean())" in note
+
+
 def test_a_mask_is_tried_with_padding_and_without():
     with pytest.raises(JobError, match=r"if mask\.all\(\):"):
         load(by_padding, torch.ones(2, 8, dtype=torch.int64))
