@@ -17,11 +17,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
+from edgec.passes.fuse.attention_mask import SWALLOWING_FILL
 
 _MASK = 3
-
-_LEAST = -1e38
-"""Swallows any logit, and is not the least float32."""
 
 
 def has_foreign_masks(model: ir.Model) -> bool:
@@ -58,13 +56,13 @@ def _may_be_lowest(node: ir.Node) -> bool:
     if mask.const_value is None:
         return True
     values = mask.const_value.numpy()
-    return bool(np.any(np.isfinite(values) & (values < _LEAST)))
+    return bool(np.any(np.isfinite(values) & (values < SWALLOWING_FILL)))
 
 
 def _raise(node: ir.Node) -> None:
     mask = node.inputs[_MASK]
     assert mask is not None
-    least = ir.node("Constant", [], {"value": ir.tensor(np.array(_LEAST, np.float32))})
+    least = ir.node("Constant", [], {"value": ir.tensor(np.array(SWALLOWING_FILL, np.float32))})
     raised = ir.node("Max", [mask, least.outputs[0]])
     infinite = ir.node("IsInf", [mask], {"detect_positive": 0})
     chosen = ir.node("Where", [infinite.outputs[0], mask, raised.outputs[0]])

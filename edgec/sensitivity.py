@@ -93,8 +93,9 @@ def ranked(
         progress.step(f"sensitivity: {group[0]}{' …' if len(group) > 1 else ''}")
         try:
             relief = 1.0 - _damage(target, folder, few, group) / max(whole, 1e-12)
-        except EdgecError:
+        except EdgecError as error:
             # An engine may refuse a change of precision in the middle of what it fuses.
+            progress.note(f"sensitivity: {group[0]} left out: {error}")
             continue
         found.append(Group(group, relief, _share(group, layers, times)))
     return sorted(found, key=lambda group: -group.relief / group.share)

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgec.core.errors import JobError
 from edgec.core.graph import Arrays, TensorSpec
-from edgec.core.numerics import GATES, compare
+from edgec.core.numerics import GATES, Difference, compare
 from edgec.frontends.quiet import first_line
 from edgec.frontends.value_reads import Place, Read
 
@@ -99,7 +99,8 @@ def try_widely(
         if reads == traced:
             continue
         moved += 1
-        if not _agrees(expected, run, feed) and not _is_rounding(record, expected, run, feed):
+        found = _difference(expected, run, feed)
+        if not GATES["fp32"].accepts(found) and not _is_rounding(record, expected, found, feed):
             raise JobError(
                 f"the module decides in Python by its inputs' values, at {changed(traced, reads)}, and "
                 "computes something else where it decides otherwise, which an exported graph cannot",
@@ -119,25 +120,21 @@ def changed(traced: list[Read], reads: list[Read]) -> Place:
     return longer[min(len(traced), len(reads))].place
 
 
-def _agrees(expected: Arrays, run: Run, feed: Arrays) -> bool:
+def _difference(expected: Arrays, run: Run, feed: Arrays) -> Difference:
     try:
-        return GATES["fp32"].accepts(compare([expected], [run(feed)]))
+        return compare([expected], [run(feed)])
     except Exception:  # it does not run there, or gives another shape
-        return False
+        return Difference(np.inf, np.inf, -1.0, "")
 
 
-def _is_rounding(record: Record, expected: Arrays, run: Run, feed: Arrays) -> bool:
+def _is_rounding(record: Record, expected: Arrays, found: Difference, feed: Arrays) -> bool:
     """Whether the source itself moves as far when its inputs move by a few roundings, as far-off ones may."""
     nudged = {
         name: (array * (1 + _NUDGE)).astype(array.dtype) if np.issubdtype(array.dtype, np.floating) else array
         for name, array in feed.items()
     }
-    try:
-        own = compare([expected], [record(nudged)[0]])
-        found = compare([expected], [run(feed)])
-    except Exception:  # it does not run there, or gives another shape
-        return False
-    return np.isfinite(found.scaled) and found.scaled <= own.scaled
+    own = _difference(expected, lambda feeds: record(dict(feeds))[0], nudged)
+    return found.scaled <= own.scaled < np.inf
 
 
 def _wide(inputs: Sequence[TensorSpec], examples: Sequence[Arrays]) -> Iterator[Arrays]:

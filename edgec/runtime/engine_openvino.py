@@ -12,7 +12,7 @@ from edgec.core.errors import IntegrityError
 from edgec.core.graph import Arrays
 from edgec.runtime.engine import EngineDescription, LayerTime
 from edgec.runtime.layer_times import summarize
-from edgec.runtime.openvino_core import import_openvino, new_core
+from edgec.runtime.openvino_core import import_openvino, new_core, said
 from edgec.runtime.threads import worker_threads
 
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -41,7 +41,7 @@ class OpenVinoEngine:
             self._compiled = self._compile({})
         except RuntimeError as error:
             raise IntegrityError(
-                f"OpenVINO {openvino.__version__} cannot open it ({_first_line(error)})",
+                f"OpenVINO {openvino.__version__} cannot open it ({said(error)[-1]})",
                 where=str(model),
                 fix="compile the model again with this version of edgec",
             ) from error
@@ -163,8 +163,3 @@ def _plain_infer() -> Any:
     from openvino._pyopenvino import InferRequest
 
     return InferRequest.infer
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

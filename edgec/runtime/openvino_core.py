@@ -37,6 +37,14 @@ def new_core() -> Any:
         return thread.submit(_loaded, import_openvino()).result()
 
 
+def said(error: Exception) -> list[str]:
+    """The lines of what OpenVINO raised, the type's name where it says nothing.
+
+    The first say where in its own code, the last what is wrong.
+    """
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+
+
 def _loaded(openvino: Any) -> Any:
     core = openvino.Core()
     # A `Core` loads a plugin at the first question about its device.

@@ -29,7 +29,7 @@ MASKING = -1e4
 ABSORBING = -1e30
 """Fills at most this swallow any logit that is added to them in fp32 (half an ulp is 3.8e22)."""
 
-_SWALLOWING_FILL = -1e38
+SWALLOWING_FILL = -1e38
 """What stands for any finite fill. Not the least float32: ONNX Runtime's Attention on CPUs (1.32) gives a row
 whose mask is all of that zeros and not equal weights.
 """
@@ -273,7 +273,7 @@ class MaskBuilder:
                 raise MissError(
                     f"a fill of {fill:g} in half precision does not give a fully masked query equal weights"
                 )
-            fill = -np.inf if fill == -np.inf else _SWALLOWING_FILL
+            fill = -np.inf if fill == -np.inf else SWALLOWING_FILL
             number = self.dtype.numpy()
             rest = np.zeros((), number) if added is None else added
             if isinstance(keep, np.ndarray) and isinstance(rest, np.ndarray):
@@ -286,7 +286,7 @@ class MaskBuilder:
             if not added[open_keys].any() and _always_open(open_keys, keys) and _is_causal(open_keys):
                 return Mask(None, causal=True)
             if self.dtype == ir.DataType.FLOAT:
-                added = np.where(np.isinf(added), added, np.maximum(added, _SWALLOWING_FILL))
+                added = np.where(np.isinf(added), added, np.maximum(added, SWALLOWING_FILL))
             added = added.astype(self.dtype.numpy())
         return Mask(None if added is None else self._value(added))
 

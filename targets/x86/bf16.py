@@ -2,14 +2,13 @@
 
 OpenVINO computes a float32 model in bf16 on a hint, all of it. Where some layers must stay in fp32, the hint
 is no help: its mark for an operation (`DisablePrecisionConversion`) is lost when a product with a weight
-becomes a fully connected layer (seen in 2026.4). Types that the model itself declares are kept, and cost
-nothing beside the hint.
+becomes a fully connected layer (seen in 2026.4). Types that the model itself declares are kept.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -163,7 +162,8 @@ def in_bf16(model: Any, layers: Mapping[str, str], kept: frozenset[str]) -> None
 
 def rounded_layers(model: Any, layers: Mapping[str, str]) -> tuple[str, ...]:
     """The source layers whose results bf16 rounds, in execution order; arguments as of `in_bf16`."""
-    found = (layers.get(able.operation.get_friendly_name()) for able in _able(model) if able.rounds)
+    operations = (able.operation for able in _able(model, _carrying(model)) if able.rounds)
+    found = (layers.get(operation.get_friendly_name()) for operation in operations)
     return tuple(dict.fromkeys(layer for layer in found if layer))
 
 
@@ -178,10 +178,11 @@ class _Rewriter:
             for output in operation.outputs()
             if _is_float(output)
         }
+        self._carrying = _carrying(model)
         # Of each operation that computes in bf16: the inputs that then are; and the tensors that it gives so.
         self._halves: dict[str, tuple[int, ...]] = {}
         self._rounded: set[_Place] = set()
-        for able in _able(model):
+        for able in _able(model, self._carrying):
             if able.rounds:
                 is_half = layers.get(able.operation.get_friendly_name()) not in kept
             else:
@@ -189,7 +190,6 @@ class _Rewriter:
             if is_half:
                 self._halves[able.operation.get_name()] = able.inputs
                 self._rounded.update(_place(output) for output in able.outputs)
-        self._carrying = _carrying(model)
         self._narrow: dict[_Place, Any] = {}
         self._wide: dict[_Place, Any] = {}
 
@@ -278,9 +278,9 @@ class _Able:
         return outputs[:1] if self.operation.get_type_name() in _KERNEL_INPUTS else outputs
 
 
-def _able(model: Any) -> Iterator[_Able]:
-    """The operations that can compute in bf16, in execution order."""
-    tail, carrying = _tail(model), _carrying(model)
+def _able(model: Any, carrying: Collection[str]) -> Iterator[_Able]:
+    """The operations that can compute in bf16, in execution order; `carrying` is what `_carrying` finds."""
+    tail = _tail(model)
     for operation in model.get_ordered_ops():
         kind = operation.get_type_name()
         values = operation.input_values()

@@ -12,7 +12,7 @@ from edgec.core.errors import JobError
 from edgec.core.evaluation import save_model
 from edgec.core.graph import Graph
 from edgec.runtime.engine import EngineDescription
-from edgec.runtime.openvino_core import import_openvino, new_core
+from edgec.runtime.openvino_core import import_openvino, new_core, said
 from edgec.targets.base import Candidate
 from edgec.targets.x86.bf16 import in_bf16, kernels_in_bf16
 from edgec.targets.x86.forms import kernel_ops
@@ -66,8 +66,9 @@ def build(graph: Graph, candidate: Candidate, folder: Path, library: Path | None
                 layers |= _layers(model, names)
             openvino.save_model(model, str(folder / _MODEL), compress_to_fp16=False)
     except RuntimeError as error:
+        gist = "; ".join(said(error)[-2:])
         raise JobError(
-            f"OpenVINO {openvino.__version__} does not take the lowered graph ({_gist(error)})",
+            f"OpenVINO {openvino.__version__} does not take the lowered graph ({gist})",
             fix="choose another engine with --target x86:ort",
         ) from error
     EngineDescription(
@@ -114,8 +115,3 @@ def _layers(model: Any, names: LayerNames) -> dict[str, str]:
         if layer is not None:
             layers[name] = layer
     return layers
-
-
-def _gist(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(lines[-2:]) if lines else type(error).__name__

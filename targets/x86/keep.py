@@ -21,7 +21,7 @@ from edgec.core.evaluation import save_model
 from edgec.passes.editing import sole_consumer
 from edgec.runtime.engine import DESCRIPTION, Engine, EngineDescription
 from edgec.runtime.engines import open_engine
-from edgec.runtime.openvino_core import import_openvino, new_core
+from edgec.runtime.openvino_core import import_openvino, new_core, said
 from edgec.targets.x86 import bf16
 
 
@@ -65,10 +65,8 @@ def open_keeping(folder: Path, layers: frozenset[str]) -> Engine:
             else:
                 _keep_openvino(folder, changed, description, layers)
         except RuntimeError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise JobError(
-                f"{description.kind} does not keep {', '.join(sorted(layers))} ({lines[0]})"
-            ) from error
+            kept = ", ".join(sorted(layers)) or "no layer"
+            raise JobError(f"{description.kind} does not keep {kept} ({said(error)[0]})") from error
         # The engine has read everything when it is open; what it maps stays until it is closed.
         return open_engine(changed)
 

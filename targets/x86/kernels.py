@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgec.core.errors import JobError
 from edgec.plugins.native_build import OPENVINO_OPS, openvino_library
-from edgec.runtime.openvino_core import import_openvino, new_core
+from edgec.runtime.openvino_core import import_openvino, new_core, said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,6 @@ def find_kernels() -> Kernels:
     except OSError as error:
         return Kernels(None, f"the kernels could not be compiled ({error})")
     except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[-1] if lines else type(error).__name__
-        return Kernels(None, f"OpenVINO {openvino.__version__} does not load the compiled kernels ({reason})")
+        why = f"OpenVINO {openvino.__version__} does not load the compiled kernels ({said(error)[-1]})"
+        return Kernels(None, why)
     return Kernels(library)

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from onnx import helper as h
 
 sys.path.insert(0, str(Path(__file__).parent))
-from x86_graphs import WIDTH, block_proto, graph_of
+from x86_graphs import WIDTH, saved_block
 
 from edgec.core.dialect import source_layer
 from edgec.core.errors import JobError, MissingExtraError, RequestError, UnsupportedError
@@ -32,10 +32,7 @@ pytest.importorskip("openvino")
 
 @pytest.fixture(scope="module")
 def block(tmp_path_factory):
-    path = tmp_path_factory.mktemp("exported") / "block.onnx"
-    proto = block_proto()
-    onnx.save(proto, path)
-    return graph_of(proto, exported=str(path))
+    return saved_block(tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from x86_graphs import LENGTH, WIDTH, block_proto, graph_of
+from x86_graphs import LENGTH, WIDTH, graph_of, saved_block
 
 from edgec.core.dialect import source_layer
 from edgec.core.errors import JobError
@@ -39,9 +39,7 @@ def one_thread(monkeypatch):
 
 @pytest.fixture(scope="module")
 def block(tmp_path_factory):
-    path = tmp_path_factory.mktemp("exported") / "block.onnx"
-    onnx.save(block_proto(), path)
-    graph = graph_of(block_proto(), exported=str(path))
+    graph = saved_block(tmp_path_factory.mktemp("exported"))
     drawn = np.random.default_rng(5)
     shape = graph.examples[0]["x"].shape
     feeds = tuple({"x": drawn.standard_normal(shape).astype(np.float32)} for _ in range(8))

@@ -90,3 +90,10 @@ def graph_of(proto, feeds=None, exported=None, samples=2):
     evaluator = ReferenceEvaluator(proto)
     references = [dict(zip(names, evaluator.run(None, feed), strict=True)) for feed in feeds]
     return Graph(model, Source("hand", "onnx", "hand", "0"), inputs, feeds, references, exported=exported)
+
+
+def saved_block(folder):
+    """The block as a graph with the exporter's file beside it, which engines also take as it is."""
+    path = folder / "block.onnx"
+    onnx.save(block_proto(), path)
+    return graph_of(block_proto(), exported=str(path))
