@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgec.core.dialect import EDGEC_DOMAIN, is_op
-from edgec.passes.canonicalize.rows import WORK, Needs, Rows, index_array, is_few, joined, needs, taken
+from edgec.core.dialect import is_op
+from edgec.passes.canonicalize.rows import Needs, Rows, index_array, is_few, joined, needs, taken, works
 from edgec.passes.editing import Editor, attribute, constant, sizes
 from edgec.passes.fuse.linear import Linear, linear
 from edgec.passes.fuse.matching import other_readers
-from edgec.passes.infra import MatchLog, Pass, register
+from edgec.passes.infra import MatchLog, Pass, Refusal, register
 
 
 @register
@@ -89,16 +89,8 @@ class _Sinking:
             if not any(value in self.demand for value in node.outputs):
                 continue  # nobody needs it
             rows = self.demand.get(node.outputs[0]) if len(node.outputs) == 1 or _rest_unread(node) else None
-            found = None if rows is None else needs(node, rows)
-            if isinstance(found, str):
-                self.editor.log.missed(
-                    node, f"only {len(rows.index) if rows else 0} of its rows are read; {found}"
-                )
-            elif found is None and rows is not None and node.domain == EDGEC_DOMAIN:
-                self.editor.log.missed(
-                    node, f"only {len(rows.index)} of its rows are read; it is a custom op"
-                )
-            if isinstance(found, list):
+            found = None if rows is None else self._needs(node, rows)
+            if found is not None:
                 carried[node] = found
                 for operand, need in zip(node.inputs, found, strict=True):
                     self._want(operand, need)
@@ -107,6 +99,14 @@ class _Sinking:
             for position, operand in enumerate(node.inputs):
                 self._want(operand, selection if position == 0 else None)
         return carried
+
+    def _needs(self, node: ir.Node, rows: Rows) -> Needs | None:
+        try:
+            return needs(node, rows)
+        except Refusal as refusal:
+            read = f"only {len(rows.index)} of its {_size(node.outputs[0], rows)} rows are read"
+            self.editor.log.missed(node, f"{read}; {refusal.reason}")
+            return None
 
     def _gainful(self, carried: dict[ir.Node, Needs]) -> set[ir.Node]:
         """The carried nodes that work, that skip an operand, or that move what such a node made."""
@@ -125,11 +125,7 @@ class _Sinking:
                 if value is not None and need is not None
             ]
             skips = any(need is not None and not need.index for need in carried[node])
-            if (
-                skips
-                or node.op_type in WORK
-                or any(maker in gainful for maker in makers if maker is not None)
-            ):
+            if skips or works(node) or any(maker in gainful for maker in makers if maker is not None):
                 gainful.add(node)
         return gainful
 
@@ -205,7 +201,7 @@ class _Sinking:
         for key, note in node.metadata_props.items():
             maker.metadata_props.setdefault(key, note)
         self.narrow[out] = made
-        if node.op_type in WORK:
+        if works(node):
             self.editor.log.matched(node)
 
     def _few(self, node: ir.Node) -> list[int]:
@@ -319,6 +315,12 @@ def _order(node: ir.Node, own: Rows, shape: tuple[int | None, ...] | None) -> li
         assert size is not None
         return [int(number) % size for number in index.reshape(-1)]
     return list(own.index)
+
+
+def _size(value: ir.Value, rows: Rows) -> int | str:
+    """How many rows there are; a name where that is open."""
+    size = None if value.shape is None else value.shape[rows.axis]
+    return size if isinstance(size, int) else str(size)
 
 
 def _rest_unread(node: ir.Node) -> bool:
