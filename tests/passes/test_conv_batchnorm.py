@@ -144,3 +144,16 @@ def test_a_batch_norm_by_itself_says_why_it_stays():
         **statistics(4),
     )
     assert "no convolution or linear layer" in reasons(check(model, *FOLD)[NAME])
+
+
+@pytest.mark.parametrize("padding", ['auto_pad="SAME_UPPER"', 'auto_pad="SAME_LOWER"', "pads=[0,1,0,0]"])
+def test_a_norm_in_front_of_a_padded_convolution_stays(padding):
+    model = build(
+        f"(float[1,3,6,6] x) => (y) {{ n = BatchNormalization(x, g, h, mu, var)\n"
+        f"y = Conv<{padding}, kernel_shape=[3,3]>(n, w) }}",
+        w=weight(4, 3, 3, 3),
+        **statistics(3),
+    )
+    report = check(model, *FOLD)[NAME]
+    assert report.matched == 0
+    assert "pads its input with zeros, which the normalisation would shift" in reasons(report)

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-from pass_graphs import build, check, i64, reasons, weight
+from pass_graphs import apply, build, check, i64, reasons, weight
 from test_sink_slice import NAME, SINK
 
 from edgec.core.op_traits import BROADCASTING, UNARY
 from edgec.passes.editing import sizes
 
-# 12 rows of 8 features, of which the head reads one: x ── MatMul ── the op ── MatMul ── row 0 ── y.
+# 12 rows of 8 features, of which the head reads one: x ── MatMul ── the op ── MatMul ── row 5 ── y.
 ROWS, WIDTH = 12, 8
 GRAPH = """(float[1,12,8] x) => (y) {{ a = MatMul(x, w)\n {step}\n c = MatMul(b, v)
-    r = Gather<axis=1>(c, first)\n y = MatMul(r, h) }}"""
+    r = Gather<axis=1>(c, row)\n y = MatMul(r, h) }}"""
 
 
 def network(step, **numbers):
@@ -20,7 +20,7 @@ def network(step, **numbers):
         w=weight(WIDTH, WIDTH),
         v=weight(WIDTH, WIDTH, seed=1),
         h=weight(WIDTH, 5, seed=2),
-        first=np.array(0),
+        row=np.array(5),
         **numbers,
     )
 
@@ -127,15 +127,15 @@ def test_ops_that_keep_rows_apart(step):
 
 def test_rows_of_a_table_are_looked_up_alone():
     model = build(
-        "(int64[1,12] ids) => (y) { a = Gather(table, ids)\n b = Relu(a)\n c = MatMul(b, v)\n"
-        "r = Gather<axis=1>(c, first)\n y = Neg(r) }",
+        "(int64[1,12] ids) => (y) { j = Add(ids, ids)\n a = Gather(table, j)\n b = Relu(a)\n"
+        "c = MatMul(b, v)\n r = Gather<axis=1>(c, first)\n y = Neg(r) }",
         table=weight(9, WIDTH),
         v=weight(WIDTH, WIDTH),
         first=np.array(0),
     )
     check(model, *SINK)
     assert rows_of(model, "MatMul") == [1]
-    assert [sizes(node.outputs[0]) for node in model.graph if node.op_type == "Gather"][0] == (1, 1, WIDTH)
+    assert [rows_of(model, name) for name in ("Add", "Relu")] == [[1], [1]]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_where_rows_stop_it_is_said(step, reason):
     if "axis)" in step:
         text = GRAPH.format(step=step).replace("x) =>", "x, int64 axis) =>", 1)
         numbers = {"w": weight(WIDTH, WIDTH), "v": weight(WIDTH, WIDTH), "h": weight(WIDTH, 5)}
-        model = build(text, first=np.array(0), **numbers)
+        model = build(text, row=np.array(5), **numbers)
     report = check(model, *SINK)[NAME]
     assert "rows are read" in reasons(report)
     assert reason in reasons(report)
@@ -192,3 +192,48 @@ def test_an_op_that_mixes_rows_ends_them_and_nothing_is_wrong(step):
     report = check(model, *SINK)[NAME]
     assert report.missed == ()
     assert rows_of(model, "MatMul")[:2] == [ROWS, 1]
+
+
+def test_causal_attention_with_more_keys_than_queries_is_a_near_miss():
+    """Its last query sees the keys up to its own place, not all of them."""
+    model = build(
+        "(float[1,1,2,4] q, float[1,1,6,4] k, float[1,1,6,4] v) => (float[1,1,1,4] y) "
+        "{ p = Neg(q)\n a = Attention<is_causal=1>(p, k, v)\n y = Slice(a, one, two, axis) }",
+        one=i64(1),
+        two=i64(2),
+        axis=i64(2),
+    )
+    report = check(model, *SINK)[NAME]
+    assert "it is causal, so a row's keys depend on its place" in reasons(report)
+    assert report.matched == 0
+
+
+@pytest.mark.parametrize(
+    ("attention", "reason"),
+    [
+        ("a, p1, v1 = Attention(q, k, v, none, pk, pv)", "it keeps a cache or hands out its scores"),
+        ("a, p1, v1, s = Attention(q, k, v)\n z = Neg(s)", "hands out its scores"),
+    ],
+)
+def test_an_attention_that_keeps_or_hands_out_more_is_a_near_miss(attention, reason):
+    shapes = "float[1,2,6,4] q, float[1,2,6,4] k, float[1,2,6,4] v, float[1,2,3,4] pk, float[1,2,3,4] pv"
+    outputs = "(float[1,2,1,4] y, z)" if "z =" in attention else "(float[1,2,1,4] y)"
+    model = build(
+        f"({shapes}) => {outputs} {{ {attention.replace('none', '')}\n y = Slice(a, one, two, axis) }}",
+        one=i64(1),
+        two=i64(2),
+        axis=i64(2),
+    )
+    report = check(model, NAME)[NAME]
+    assert reason in reasons(report)
+
+
+def test_a_custom_op_is_a_near_miss():
+    model = build(
+        "(float[1,12,8] x, float[1,12,1] s) => (y) { m, n, k = ai.edgec.TokenMerge<r=0>(x, x4, s)\n"
+        "y = Gather<axis=1>(m, first) }".replace("x4", "t").replace("{ m", "{ t = Unsqueeze(x, axes)\n m"),
+        axes=i64(1),
+        first=np.array(0),
+    )
+    report = apply(model, "canonicalize.shapes", NAME)[NAME]
+    assert "it is a custom op" in reasons(report)
