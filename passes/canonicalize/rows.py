@@ -204,6 +204,11 @@ def _gather(node: ir.Node, rows: Rows) -> Needs | None:
     return [Rows(place, rows.index), None]
 
 
+def _split(node: ir.Node, rows: Rows) -> Needs | None:
+    """The same rows of every part; a part of the rows is a selection of its own."""
+    return None if rows.axis == int(attribute(node, "axis", 0)) % _rank(node) else _first(node, rows)
+
+
 def _rotary(node: ir.Node, rows: Rows) -> Needs:
     """The angles follow the rows; each position is a row of the caches where positions are given."""
     if rows.axis != _rank(node) - 2:
@@ -332,6 +337,7 @@ _READERS: dict[str, Callable[[ir.Node, Rows], Needs | None]] = {
     "Reshape": _reshape,
     "RotaryEmbedding": _rotary,
     "Slice": _slice,
+    "Split": _split,
     "Squeeze": _squeeze,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -88,7 +89,7 @@ class _Sinking:
         for node in reversed(graph):
             if not any(value in self.demand for value in node.outputs):
                 continue  # nobody needs it
-            rows = self.demand.get(node.outputs[0]) if len(node.outputs) == 1 or _rest_unread(node) else None
+            rows = self._read_of(node)
             found = None if rows is None else self._needs(node, rows)
             if found is not None:
                 carried[node] = found
@@ -99,6 +100,17 @@ class _Sinking:
             for position, operand in enumerate(node.inputs):
                 self._want(operand, selection if position == 0 else None)
         return carried
+
+    def _read_of(self, node: ir.Node) -> Rows | None:
+        """The rows that are read of a node's outputs: of a Split the same of all parts. None for all."""
+        if not is_op(node, "Split"):
+            return self.demand.get(node.outputs[0]) if _rest_unread(node) else None
+        read = [value for value in node.outputs if value in self.demand]
+        rows = functools.reduce(joined, [self.demand[value] for value in read])
+        if rows is None or not all(is_few(value, rows) for value in read):
+            return None
+        self.demand.update(dict.fromkeys(read, rows))
+        return rows
 
     def _needs(self, node: ir.Node, rows: Rows) -> Needs | None:
         try:
@@ -117,7 +129,7 @@ class _Sinking:
                 if layer is not None:
                     self.parts[node] = layer
                     gainful.add(node)
-            if node not in carried or self.demand.get(node.outputs[0]) is None:
+            if node not in carried or not self._few(node):
                 continue
             makers = [
                 value.producer()
@@ -167,7 +179,7 @@ class _Sinking:
 
     def _narrow(self, node: ir.Node, found: Needs) -> None:
         """Make the node again for the rows that are read."""
-        out = node.outputs[0]
+        out = node.outputs[self._few(node)[0]]
         rows = self.demand[out]
         assert rows is not None
         assert out.shape is not None
@@ -193,14 +205,23 @@ class _Sinking:
         elif is_op(node, "Attention"):
             attributes.pop("is_causal", None)
         made = self.editor.node(
-            node.op_type, operands, like=node, attributes=attributes, shape=shape, dtype=out.dtype
+            node.op_type,
+            operands,
+            like=node,
+            attributes=attributes,
+            shape=shape,
+            dtype=out.dtype,
+            outputs=len(node.outputs) if is_op(node, "Split") else 1,
         )
         maker = made.producer()
         assert maker is not None
         # What other passes noted on the node holds for fewer rows as well.
         for key, note in node.metadata_props.items():
             maker.metadata_props.setdefault(key, note)
-        self.narrow[out] = made
+        for old, new in zip(node.outputs, maker.outputs, strict=False):
+            if old.shape is not None:
+                new.shape, new.type = ir.Shape(_resized(old.shape, rows)), old.type
+                self.narrow[old] = new
         if works(node):
             self.editor.log.matched(node)
 

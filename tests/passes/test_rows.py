@@ -96,6 +96,8 @@ def test_every_broadcasting_op_takes_the_rows_of_each_operand(name):
         "m = Unsqueeze(a, axes)\n n = Relu(m)\n b = Squeeze(n, axes)",
         "b = Gather<axis=2>(a, order)",
         "b = Slice(a, zero, eight, axes)",
+        "s, t = Split<axis=2, num_outputs=2>(a)\n g = Gelu(s)\n p = Mul(g, t)\n b = Concat<axis=2>(p, p)",
+        "s, t = Split<axis=2, num_outputs=2>(a)\n g = Gelu(t)\n b = Concat<axis=2>(g, g)",
         "q = QuantizeLinear(a, scale, point)\n b = DequantizeLinear(q, scale, point)",
         "b = BatchNormalization(a, many, many, many, many)",
         "b = LayerNormalization<axis=-1>(a, rows_scale)",
