@@ -21,6 +21,7 @@ from edgec.core.bundle import Bundle, InputsOutputs
 from edgec.core.errors import JobError, NumericsError, RequestError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress, Silent
+from edgec.decisions import with_ties
 from edgec.inspection import Inspection, inspect_model
 from edgec.passes.manager import PassReport, Pipeline
 from edgec.precision_search import SECONDS
@@ -244,6 +245,7 @@ def compile_graph(
 
     if isinstance(target, PreparesGraphs):
         graph = target.prepared(graph)
+    graph = with_ties(graph)
     if request.tokens == "auto" and budget is not None:
         graph = typical_first(graph, budget.search.data)
     neutral = to_neutral(graph, request.pipeline, progress)
@@ -277,8 +279,8 @@ def compile_graph(
         finally:
             engine.close()
         progress.step("writing the bundle")
-        references = graph.references if reduction is None else reduction.reduced.graph.references
-        bundles.write_samples(scratch, graph.examples, references)
+        judged = graph if reduction is None else reduction.reduced.graph
+        bundles.write_samples(scratch, graph.examples, judged.expected)
         io = InputsOutputs(graph.inputs, graph.outputs, graph.preprocessing, graph.labels)
         bundles.write_json(scratch / bundles.IO, io.to_json())
         if isinstance(target, Ships):
@@ -368,14 +370,11 @@ def to_neutral(graph: Graph, pipeline: Pipeline, progress: Progress) -> Neutral:
     gate = check_neutral(neutral)
     if not gate.passed:
         progress.step("looking for the first pass and layer that break it")
-        culprit = first_bad_pass(graph, pipeline)
-        blame = f"{culprit}" if culprit else "no single pass breaks it on the sample that shows it"
-        fix = (
-            f"leave the pass out with --passes -{culprit.pass_name}"
-            if culprit and culprit.pass_name
-            else None
-        )
-        raise NumericsError(f"{gate}; {blame}", fix=fix)
+        blame = first_bad_pass(graph, pipeline)
+        gate = dataclasses.replace(gate, blame=blame)
+        said = "" if blame else "; no single pass breaks it"
+        fix = blame.fix if blame is not None and blame.fix else None
+        raise NumericsError(f"{gate}{said}", fix=fix, details=[gate.to_json()])
     return Neutral(neutral, reports, gate)
 
 
@@ -578,8 +577,11 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "numerics": {
             "max_abs": shipped["max_abs"],
             "scaled": shipped["scaled"],
+            "rms": shipped["rms"],
             "cosine": shipped["cosine"],
-            "gate": {key: shipped["gate"][key] for key in ("scaled", "cosine")},
+            "rounding": shipped["rounding"],
+            "near_ties": shipped["near_ties"],
+            "gate": {key: shipped["gate"][key] for key in ("scaled", "rms", "unequal")},
         },
         "accuracy": report["accuracy"],
         "fusions": {

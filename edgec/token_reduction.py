@@ -114,7 +114,7 @@ def with_references(reduced: Reduced) -> Reduced:
     with Evaluator(runnable(written_out)) as evaluator:
         references = [evaluator.run(feeds) for feeds in graph.examples]
     lost = compare(graph.references, references)
-    judged = dataclasses.replace(graph, references=references, gates=coarse_gates(lost))
+    judged = dataclasses.replace(graph, references=references, exact=[], ties=[], gates=coarse_gates(lost))
     return dataclasses.replace(reduced, graph=judged)
 
 
@@ -123,7 +123,7 @@ def coarse_gates(lost: Difference) -> dict[str, Gate]:
 
     That it computes the same thing is gated in fp32, where no choice flips. A flipped choice gives another
     reduction of the same source, which is as far from the source as this one is; so the two are at most
-    twice that apart, and their angle at most twice the angle: 1 - cosine grows with its square, four times.
+    twice that apart.
 
     Args:
         lost: how far the reduced graph is from the source on the examples.
@@ -133,7 +133,9 @@ def coarse_gates(lost: Difference) -> dict[str, Gate]:
         plain = GATES[precision]
         gates[precision] = Gate(
             plain.scaled + 2.0 * lost.scaled,
-            max(0.0, plain.cosine - 4.0 * (1.0 - lost.cosine)),
+            plain.rms + 2.0 * lost.rms,
+            plain.slice_rms + 2.0 * lost.slice_rms,
+            min(1.0, plain.unequal + 2.0 * lost.unequal),
             f"{plain.why}; choices between nearly equal tokens may fall otherwise than in fp32: another "
             "reduction, as far from the source as this one is, twice that from this one at the most",
         )

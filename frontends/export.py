@@ -95,6 +95,7 @@ def export(
     outputs: Sequence[str],
     examples: Sequence[Arrays],
     references: Sequence[Arrays],
+    exact: Sequence[Arrays],
     folder: Path,
     where: str,
     progress: Progress,
@@ -111,6 +112,7 @@ def export(
         outputs: the outputs' names.
         examples: feeds to verify on.
         references: the module's own outputs on them.
+        exact: the module's outputs in float64; empty where they are not known.
         folder: where to write.
         where: the source, for messages.
         progress: told what is tried.
@@ -131,7 +133,7 @@ def export(
             with without_fast_path(), quiet():
                 write(path)
             progress.step(f"checking what {name} wrote")
-            difference = _verify(path, examples, references)
+            difference = _verify(path, examples, references, exact)
         except _CaptureError as error:
             _logger.debug("capture failed", exc_info=error)
             failures.append(f"dynamo could not trace the module ({first_line(error)})")
@@ -202,9 +204,11 @@ def _attempts(call: _Call) -> Iterator[tuple[str, int, Callable[[Path], None]]]:
         yield "torchscript", opset, functools.partial(_torchscript, call, opset)
 
 
-def _verify(path: Path, examples: Sequence[Arrays], references: Sequence[Arrays]) -> Difference:
+def _verify(
+    path: Path, examples: Sequence[Arrays], references: Sequence[Arrays], exact: Sequence[Arrays]
+) -> Difference:
     file = OnnxFile(path)
-    return compare(references, [file(feeds) for feeds in examples])
+    return compare(references, [file(feeds) for feeds in examples], exact)
 
 
 @contextlib.contextmanager

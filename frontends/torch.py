@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_logger = logging.getLogger("edgec.frontends")
+
+
 class ModuleSource:
     """Runs the user's module on numpy feeds of fp32, without gradients.
 
@@ -44,14 +48,13 @@ class ModuleSource:
         self.is_double = _is_double(module)
         self.folder = tempfile.TemporaryDirectory(prefix="edgec-")
         self._binding = binding
+        self._called_in_float64: Callable[..., Any] | None = None
         self.where = where
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """The module's outputs by name."""
-        import torch
-
         tensors = {
-            name: torch.from_numpy(np.array(feeds[name])) if name in feeds else tensor
+            name: _tensor(feeds[name]) if name in feeds else tensor
             for name, tensor in self._binding.tensors.items()
         }
         if self.is_double:
@@ -66,8 +69,26 @@ class ModuleSource:
         # Copies: a module may return a view of its own state, or one tensor twice.
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in named.items()}
 
+    def in_float64(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """The module's outputs in float64 on the same feeds, by name.
+
+        Raises:
+            Exception: whatever the module raises where it cannot compute in float64.
+        """
+        from edgec.frontends.in_float64 import call_in_float64
+
+        if self._called_in_float64 is None:
+            self._called_in_float64 = call_in_float64(self.module)
+        tensors = {
+            name: _tensor(feeds[name]) if name in feeds else tensor
+            for name, tensor in self._binding.tensors.items()
+        }
+        with without_fast_path(), quiet():
+            named = self.named_outputs(self._called_in_float64, tensors)
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in named.items()}
+
     def named_outputs(
-        self, module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]
+        self, module: Callable[..., Any], tensors: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """The module's outputs as tensors; a name that an input has gets `_out` behind it."""
         named: dict[str, torch.Tensor] = {}
@@ -151,9 +172,13 @@ def from_module(
         drawn = _draw(asked, own, drawings or {}, samples, seed, open_sizes(inputs))
     _settle(source, drawn[0], spec, said)
     feeds, references = _run(source, drawn, own if _fits(asked, own) else None, spec, said)
+    exact: list[Arrays] = []
     if source.is_double:
         said.append(_narrow(source, feeds, references))
         progress.note(said[-1])
+    else:
+        progress.step("running the module in float64")
+        exact = _exact(source, feeds, said)
 
     outputs = list(references[0])
     exported = export(
@@ -163,6 +188,7 @@ def from_module(
         outputs=outputs,
         examples=feeds,
         references=references,
+        exact=exact,
         folder=Path(source.folder.name),
         where=spec,
         progress=progress,
@@ -199,7 +225,9 @@ def from_module(
         inputs=input_specs(model, {item.name: item.semantics for item in kept}),
         examples=feeds,
         references=references,
+        exact=exact,
         run_source=source,
+        run_exact=source.in_float64 if exact else None,
         exported=str(exported.path),
         preprocessing=dict(preprocessing or {}),
         labels=tuple(labels),
@@ -393,6 +421,18 @@ def _run(
     if not feeds:
         raise JobError(f"the module failed on every drawn input ({refused})", where=where)
     return feeds, references
+
+
+def _exact(source: ModuleSource, feeds: Sequence[Arrays], notes: list[str]) -> list[Arrays]:
+    """The module's outputs in float64; none where it cannot compute in that."""
+    try:
+        return [source.in_float64(feed) for feed in feeds]
+    except Exception as error:  # whatever the module raises
+        _logger.debug("the module does not run in float64", exc_info=error)
+        notes.append(
+            f"The module does not run in float64 ({first_line(error)}), so its own rounding is not known."
+        )
+        return []
 
 
 def _wrapped(source: ModuleSource, names: Sequence[str]) -> torch.nn.Module:

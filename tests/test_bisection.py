@@ -97,18 +97,18 @@ class Breaks(Pass):
         log.matched(node)
 
 
-def test_a_right_pipeline_has_no_culprit() -> None:
+def test_a_right_pipeline_has_no_blame() -> None:
     graph = make_graph()
     assert check_neutral(graph).passed
     assert first_bad_pass(graph, Pipeline([Harmless()])) is None
 
 
 def test_the_pass_and_the_layer_are_named() -> None:
-    culprit = first_bad_pass(make_graph(), Pipeline([Harmless(), WrongEpsilon()]))
-    assert culprit is not None
-    assert culprit.pass_name == "test.wrong_epsilon"
+    blame = first_bad_pass(make_graph(), Pipeline([Harmless(), WrongEpsilon()]))
+    assert blame is not None
+    assert blame.pass_name == "test.wrong_epsilon"
     # The fused value has a new name, so the first shared one that differs is the product after it.
-    assert culprit.source.startswith("blocks.1.")
+    assert blame.source.startswith("blocks.1.")
 
 
 def test_a_fault_that_only_a_later_sample_shows_is_found() -> None:
@@ -117,30 +117,30 @@ def test_a_fault_that_only_a_later_sample_shows_is_found() -> None:
     graph.examples[0] = {"x": np.zeros((2, WIDTH), np.float32)}
     with Evaluator(graph.model) as evaluator:
         graph.references[0] = evaluator.run(graph.examples[0])
-    culprit = first_bad_pass(graph, Pipeline([Harmless(), WrongEpsilon()]))
-    assert culprit is not None
-    assert culprit.pass_name == "test.wrong_epsilon"
-    assert culprit.source.startswith("blocks.1.")
+    blame = first_bad_pass(graph, Pipeline([Harmless(), WrongEpsilon()]))
+    assert blame is not None
+    assert blame.pass_name == "test.wrong_epsilon"
+    assert blame.source.startswith("blocks.1.")
 
 
 def test_a_graph_that_no_longer_runs_is_the_pass_s_fault() -> None:
-    culprit = first_bad_pass(make_graph(), Pipeline([Harmless(), Breaks()]))
-    assert culprit is not None
-    assert culprit.pass_name == "test.breaks"
+    blame = first_bad_pass(make_graph(), Pipeline([Harmless(), Breaks()]))
+    assert blame is not None
+    assert blame.pass_name == "test.breaks"
 
 
 def test_a_graph_that_was_wrong_before_is_no_pass_s_fault() -> None:
     graph = make_graph()
     graph.references[0] = {name: array + 1 for name, array in graph.references[0].items()}
-    culprit = first_bad_pass(graph, Pipeline([Harmless()]))
-    assert culprit is not None
-    assert culprit.pass_name == ""
-    assert "before any pass" in str(culprit)
+    blame = first_bad_pass(graph, Pipeline([Harmless()]))
+    assert blame is not None
+    assert blame.pass_name == ""
+    assert "before any pass" in str(blame)
 
 
 def test_the_driver_says_it_in_one_sentence() -> None:
     graph = make_graph()
-    with pytest.raises(NumericsError, match=r"test\.wrong_epsilon breaks it first, at layer 'blocks\.1\."):
+    with pytest.raises(NumericsError, match=r"test\.wrong_epsilon breaks it first at layer 'blocks\.1\."):
         to_neutral(graph, Pipeline([WrongEpsilon()]), Silent())
 
 

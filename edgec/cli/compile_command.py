@@ -98,7 +98,7 @@ def _print_summary(fields: dict[str, Any]) -> None:
     else:
         _print_latency(latency)
     print(
-        f"numerics  off by {numerics['max_abs']:.1e} at most, cosine {numerics['cosine']:.7f}, "
+        f"numerics  off by {numerics['max_abs']:.1e} at most, {numerics['scaled']:.1e} of the spread, "
         + ("against the reduced network in fp32" if fields["tokens"] else "against the source's own outputs")
     )
     accuracy = fields["accuracy"]

@@ -30,6 +30,8 @@ import numpy as np
 
 from edgec.core.errors import IntegrityError, JobError, RequestError
 from edgec.core.graph import Arrays, TensorSpec
+from edgec.core.numerics import Expected, rounding_of
+from edgec.core.ties import Ties
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -147,14 +149,20 @@ class Bundle:
         """`report.json`."""
         return _read_json(self.path / REPORT_JSON)
 
-    def samples(self) -> tuple[list[Arrays], list[Arrays]]:
+    def samples(self) -> tuple[list[Arrays], Expected]:
         """The sample inputs and what the source computed on them, in the same order."""
         folder = self.path / SAMPLES
-        feeds, references = [], []
+        feeds, references, exact, ties = [], [], [], []
         for index in range(self.manifest["samples"]):
             feeds.append(read_arrays(folder / f"{index}.inputs.npz"))
-            references.append(read_arrays(folder / f"{index}.outputs.npz"))
-        return feeds, references
+            outputs = read_arrays(folder / f"{index}.outputs.npz")
+            references.append(outputs)
+            if (rounding := folder / f"{index}.rounding.npz").is_file():
+                lost = read_arrays(rounding)
+                exact.append({name: outputs[name].astype(np.float64) - array for name, array in lost.items()})
+            if (decided := folder / f"{index}.ties.npz").is_file():
+                ties.append(Ties.from_arrays(read_arrays(decided)))
+        return feeds, Expected(references, exact, ties)
 
 
 @contextlib.contextmanager
@@ -300,13 +308,22 @@ def pack(bundle: Path) -> Path:
     return target
 
 
-def write_samples(folder: Path, feeds: list[Arrays], references: list[Arrays]) -> None:
-    """Write sample inputs and the source's outputs under `samples/`."""
+def write_samples(folder: Path, feeds: list[Arrays], expected: Expected) -> None:
+    """Write sample inputs and what the source computed on them under `samples/`.
+
+    `K.inputs.npz` and `K.outputs.npz` are the source's own; `K.rounding.npz` is what its outputs differ from
+    its float64, and `K.ties.npz` what its decisions rest on, where these are known.
+    """
     samples = folder / SAMPLES
     samples.mkdir()
-    for index, (feed, reference) in enumerate(zip(feeds, references, strict=True)):
+    for index, (feed, reference) in enumerate(zip(feeds, expected.references, strict=True)):
         write_arrays(samples / f"{index}.inputs.npz", feed)
         write_arrays(samples / f"{index}.outputs.npz", reference)
+        if expected.exact:
+            lost = rounding_of(reference, expected.exact[index])
+            write_arrays(samples / f"{index}.rounding.npz", lost)
+        if any(expected.ties):
+            write_arrays(samples / f"{index}.ties.npz", expected.ties[index].to_arrays())
 
 
 def read_arrays(path: Path) -> Arrays:

@@ -11,7 +11,8 @@ import numpy as np
 if TYPE_CHECKING:  # a device that only runs a bundle has no onnx_ir
     import onnx_ir as ir
 
-from edgec.core.numerics import Gate
+from edgec.core.numerics import Expected, Gate
+from edgec.core.ties import Ties
 
 Arrays = dict[str, np.ndarray]
 """Tensors by name: the feeds or the results of one run."""
@@ -100,7 +101,10 @@ class Graph:
         inputs: the inputs, in the graph's order.
         examples: feeds, one dict a sample; drawn, distinct, never all zeros.
         references: what the source itself computed on each of `examples`, in the same order.
+        exact: what it computes in float64, likewise; empty where that is not known.
+        ties: where it decides between scores, likewise; empty where no output comes of a decision.
         run_source: runs the untouched source on feeds; used for accuracy and for benchmarks.
+        run_exact: runs it in float64; None where it cannot.
         exported: path of the exporter's own, untouched ONNX file; the baseline of benchmarks.
         preprocessing: how raw data becomes an input, per input name (`mean`, `std`, `size`, …).
         labels: class names where the source has them.
@@ -116,7 +120,10 @@ class Graph:
     inputs: tuple[TensorSpec, ...]
     examples: list[Arrays]
     references: list[Arrays]
+    exact: list[Arrays] = dataclasses.field(default_factory=list)
+    ties: list[Ties] = dataclasses.field(default_factory=list)
     run_source: Callable[[Mapping[str, np.ndarray]], Arrays] | None = None
+    run_exact: Callable[[Mapping[str, np.ndarray]], Arrays] | None = None
     exported: str | None = None
     preprocessing: dict[str, dict[str, object]] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
@@ -125,9 +132,21 @@ class Graph:
     open_sizes: dict[str, OpenSize] = dataclasses.field(default_factory=dict)
 
     @property
+    def expected(self) -> Expected:
+        """What the source computed on the examples."""
+        return Expected(self.references, self.exact, self.ties)
+
+    @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The outputs, in the graph's order."""
         return tuple(tensor_spec(value) for value in self.model.graph.outputs)
+
+    def with_examples(self, examples: list[Arrays]) -> Graph:
+        """The same graph with other examples and what the source, which must be there, computes on them."""
+        assert self.run_source is not None
+        references = [self.run_source(feeds) for feeds in examples]
+        exact = [self.run_exact(feeds) for feeds in examples] if self.run_exact is not None else []
+        return dataclasses.replace(self, examples=examples, references=references, exact=exact, ties=[])
 
     def with_model(self, model: ir.Model) -> Graph:
         """The same graph around another model."""

@@ -42,8 +42,22 @@ class Gate(TypedDict):
     """The bounds of a gate, as `edgec.core.numerics.Gate`."""
 
     scaled: float
-    cosine: float
+    rms: float
+    slice_rms: float
+    unequal: float
     why: str
+
+
+class Blame(TypedDict):
+    """Where a gate that failed goes wrong first, as `edgec.verification.Blame`."""
+
+    pass_name: str
+    source: str
+    node: str
+    value: str
+    scaled: float
+    fix: str
+    before: str
 
 
 class SampleDifference(TypedDict):
@@ -65,11 +79,19 @@ class GateResult(TypedDict):
     stage: str
     max_abs: float
     scaled: float
+    rms: float
     cosine: float
     output: str
+    rounding: float
+    beyond: float
+    beyond_rms: float
+    slice_rms: float
+    unequal: float
+    near_ties: int
     gate: Gate
     passed: bool
     samples: int
+    blame: Blame | None
     details: NotRequired[list[SampleDifference]]
 
 

@@ -137,8 +137,8 @@ def _tensors(values: list[ir.Value], *, narrow: bool) -> tuple[PlanTensor, ...]:
 def _tolerance(graph: Graph, precision: str) -> Tolerance:
     """The precision's gate; what int8 shows here, twice, with as much again as bf16 may be off."""
     if precision in GATES:
-        return Tolerance(GATES[precision].scaled, GATES[precision].cosine)
+        return Tolerance(GATES[precision].scaled, 1 - GATES[precision].rms ** 2)
     with Evaluator(runnable(graph.model)) as evaluator:
         found = compare(graph.references, [evaluator.run(feeds) for feeds in graph.examples])
     rest = GATES["bf16"]
-    return Tolerance(2 * found.scaled + rest.scaled, max(-1.0, 2 * found.cosine - 2 + rest.cosine))
+    return Tolerance(2 * found.scaled + rest.scaled, max(-1.0, 2 * found.cosine - 1 - rest.rms**2))

@@ -137,8 +137,8 @@ def test_compile_for_a_jetson_end_to_end(file, tmp_path):
     with pytest.raises(RequestError, match="built and run on its Jetson"):
         edgec.load(bundle.path)
     engine = open_for_checking(folder)
-    feeds, references = bundle.samples()
-    for feed, reference in zip(feeds, references, strict=True):
+    feeds, expected = bundle.samples()
+    for feed, reference in zip(feeds, expected.references, strict=True):
         assert np.abs(engine.run(feed)["y"] - reference["y"]).max() < 5e-2
     engine.close()
 
