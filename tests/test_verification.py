@@ -1,4 +1,4 @@
-"""The gates on a whole graph: every sample, at the precision's bounds, or the graph's own where it has some."""
+"""Gates on a whole graph: each sample, at the precision's bounds, or the graph's own where it has some."""
 
 from __future__ import annotations
 
