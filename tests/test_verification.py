@@ -73,9 +73,9 @@ def test_a_graph_may_have_gates_of_its_own(graph):
 def test_what_a_lossy_engine_showed_is_its_bound_later(graph):
     first = observe(graph, off_by(0.3), stage="int8")
     assert first.passed
-    later = dataclasses.replace(graph, gates={"int8": first.gate})
-    assert check(later, off_by(0.3), stage="int8", precision="int8").passed
-    assert not check(later, off_by(3.0), stage="int8", precision="int8").passed
+    later = dataclasses.replace(graph, gates={"fp32": first.gate})
+    assert check(later, off_by(0.3), stage="int8", precision="fp32").passed
+    assert not check(later, off_by(3.0), stage="int8", precision="fp32").passed
 
 
 def test_a_lossy_engine_that_gives_no_numbers_fails(graph):

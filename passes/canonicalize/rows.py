@@ -263,8 +263,8 @@ def _attention(node: ir.Node, rows: Rows) -> Needs | None:
     axis = len(shape) - 2  # [B, S, H·D] and [B, H, S, D] alike
     if rows.axis != axis:
         return None
-    if any(value is not None for value in node.inputs[4:]) or any(value.uses() for value in node.outputs[1:]):
-        raise Refusal("it keeps a cache or hands out its scores")
+    if any(value is not None for value in node.inputs[4:]):
+        raise Refusal("it keeps a cache")
     if attribute(node, "is_causal", 0) and (
         rows.index != ((shape[axis] or 0) - 1,) or keys[-2] != shape[axis]
     ):

@@ -104,7 +104,11 @@ class _Sinking:
     def _read_of(self, node: ir.Node) -> Rows | None:
         """The rows that are read of a node's outputs: of a Split the same of all parts. None for all."""
         if not is_op(node, "Split"):
-            return self.demand.get(node.outputs[0]) if _rest_unread(node) else None
+            rows = self.demand.get(node.outputs[0])
+            if rows is not None and not _rest_unread(node):
+                self._refused(node, rows, "another of its outputs is read")
+                return None
+            return rows
         read = [value for value in node.outputs if value in self.demand]
         rows = functools.reduce(joined, [self.demand[value] for value in read])
         if rows is None or not all(is_few(value, rows) for value in read):
@@ -116,9 +120,12 @@ class _Sinking:
         try:
             return needs(node, rows)
         except Refusal as refusal:
-            read = f"only {len(rows.index)} of its {_size(node.outputs[0], rows)} rows are read"
-            self.editor.log.missed(node, f"{read}; {refusal.reason}")
+            self._refused(node, rows, refusal.reason)
             return None
+
+    def _refused(self, node: ir.Node, rows: Rows, reason: str) -> None:
+        read = f"only {len(rows.index)} of its {_size(node.outputs[0], rows)} rows are read"
+        self.editor.log.missed(node, f"{read}; {reason}")
 
     def _gainful(self, carried: dict[ir.Node, Needs]) -> set[ir.Node]:
         """The carried nodes that work, that skip an operand, or that move what such a node made."""
