@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -14,10 +14,10 @@ from edgec.core.graph import Arrays, Graph
 from edgec.core.ties import Ranking, Ties
 from edgec.verification import runnable
 
-_CARRIES = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
+_CARRIES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 """Ops that keep every element, in the same order."""
 
-_WITH_CONSTANT = ("Add", "Sub", "Mul", "Div", "Mod", "Clip", "Min", "Max")
+_WITH_CONSTANT = ("Add", "Clip", "Div", "Max", "Min", "Mod", "Mul", "Sub")
 """Ops that map each element by itself where the other inputs are constants."""
 
 _PICKS = ("ArgMax", "ArgMin")
@@ -27,52 +27,43 @@ _ROUNDS = ("Ceil", "Floor", "Round")
 
 def with_ties(graph: Graph) -> Graph:
     """The graph with what its decisions rest on; itself where no output comes of one."""
-    picked = {output: node for output in graph.model.graph.outputs if (node := _picked(output)) is not None}
-    ranked = _ranked(graph.model)
-    if not picked and not ranked:
+    outputs = [output for output in graph.model.graph.outputs if output.name]
+    picked = {output.name or "": node for output in outputs if (node := _picking_node(output)) is not None}
+    rankings = {output.name or "": list(_topks_before(output)) for output in outputs}
+    inner = {
+        value.name
+        for node in [*picked.values(), *(node for nodes in rankings.values() for node in nodes)]
+        for value in [*node.inputs[:2], *node.outputs]
+        if value is not None and value.name and value.producer() is not None
+    }
+    if not inner:
         return graph
-    scores = {value.name: value for value in _scores(picked, ranked) if value.name}
-    with Evaluator(runnable(graph.model), outputs=list(scores)) as evaluator:
+    with Evaluator(runnable(graph.model), outputs=sorted(inner)) as evaluator:
         found = [evaluator.run(feeds) for feeds in graph.examples]
-    known = zip(found, graph.references, strict=True)
-    ties = [_ties(picked, ranked, values | reference) for values, reference in known]
-    return dataclasses.replace(graph, ties=ties)
+    ties = [
+        _ties(picked, rankings, {**feeds, **values, **reference})
+        for feeds, values, reference in zip(graph.examples, found, graph.references, strict=True)
+    ]
+    return dataclasses.replace(graph, ties=ties) if any(ties) else graph
 
 
-def _scores(picked: dict[ir.Value, ir.Node], ranked: dict[ir.Node, dict[str, int]]) -> Iterator[ir.Value]:
-    for node in picked.values():
-        yield from (value for value in node.inputs[:2] if value is not None and not value.is_initializer())
-    for node in ranked:
-        scores = node.inputs[0]
-        assert scores is not None
-        yield scores
-        yield node.outputs[0]
-
-
-def _ties(picked: dict[ir.Value, ir.Node], ranked: dict[ir.Node, dict[str, int]], values: Arrays) -> Ties:
+def _ties(picked: Mapping[str, ir.Node], rankings: Mapping[str, list[ir.Node]], values: Arrays) -> Ties:
     margins = {}
-    for output, node in picked.items():
-        assert output.name is not None
+    for name, node in picked.items():
         margin = _margin(node, values)
-        if margin is not None and margin.size == values[output.name].size:
-            margins[output.name] = margin.reshape(values[output.name].shape).astype(np.float32)
-    rankings = []
-    for node, axes in ranked.items():
-        scores, kept = node.inputs[0], node.outputs[0]
-        assert scores is not None
-        if scores.name not in values or kept.name not in values:
-            continue
-        fitting = {name: axis for name, axis in axes.items() if values[name].ndim > axis}
-        rows = values[kept.name]
-        rankings.append(
-            Ranking(
-                fitting, (rows / _spread(values[scores.name])).reshape(-1, rows.shape[-1]).astype(np.float32)
-            )
-        )
-    return Ties(margins, tuple(ranking for ranking in rankings if ranking.axes))
+        if margin is not None and margin.size == values[name].size:
+            margins[name] = margin.reshape(values[name].shape).astype(np.float32)
+    axes: dict[ir.Node, dict[str, int]] = {}
+    for name, nodes in rankings.items():
+        for node in nodes:
+            axis = _rows_axis(node, values, values[name])
+            if axis is not None:
+                axes.setdefault(node, {})[name] = axis
+                break
+    return Ties(margins, tuple(Ranking(named, _scores(node, values)) for node, named in axes.items()))
 
 
-def _picked(output: ir.Value) -> ir.Node | None:
+def _picking_node(output: ir.Value) -> ir.Node | None:
     """The node that decides each element of a whole-numbered output, through ops that only map elements."""
     if output.dtype is None or output.dtype.is_floating_point():
         return None
@@ -82,78 +73,39 @@ def _picked(output: ir.Value) -> ir.Node | None:
         if node is None:
             return None
         if is_op(node, *_PICKS, *_COMPARES, *_ROUNDS):
-            first = node.inputs[0]
-            return node if first is not None and first.dtype in _FLOATS else None
-        if is_op(node, "Cast") and node.inputs[0] is not None and node.inputs[0].dtype in _FLOATS:
-            inner = _rounded_before(node.inputs[0])
-            return node if inner is None else inner
-        constants = all(other is not None and other.const_value is not None for other in node.inputs[1:])
+            return node
+        constants = all(other is not None and _constant(other) is not None for other in node.inputs[1:])
         if not is_op(node, *_CARRIES) and not (is_op(node, *_WITH_CONSTANT) and constants):
             return None
         value = node.inputs[0]
     return None
 
 
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
-
-
-def _rounded_before(value: ir.Value) -> ir.Node | None:
-    node = value.producer()
-    return node if node is not None and is_op(node, *_ROUNDS) else None
-
-
 def _margin(node: ir.Node, values: Arrays) -> np.ndarray | None:
-    """How far each decision is from the other way, in units of its scores' spread."""
-    operands = [_array(value, values) for value in node.inputs[:2]]
-    scores = operands[0]
-    if scores is None:
+    """How far each decision is from the other way, in units of the scores' spread; None for no decision."""
+    scores = _array(node.inputs[0], values)
+    if scores is None or scores.dtype.kind != "f":
         return None
     if node.op_type in _PICKS:
         axis = node.attributes.get_int("axis", 0)
         if scores.shape[axis] < 2:
-            return np.full(np.delete(scores.shape, axis), np.inf)
+            return None
         ordered = np.sort(scores if node.op_type == "ArgMax" else -scores, axis=axis)
         best, second = (np.take(ordered, place, axis=axis) for place in (-1, -2))
         return (best - second) / _spread(scores)
     if node.op_type in _COMPARES:
-        if operands[1] is None:
+        other = _array(node.inputs[1], values)
+        if other is None:
             return None
-        apart = scores - operands[1]
+        apart = scores - other
         return np.abs(apart) / _spread(apart)
-    # Rounding and truncation: how far from the number where the next whole one begins.
+    # How far from the number where the next whole one begins.
     moved = scores - 0.5 if node.op_type == "Round" else scores
     return np.abs(moved - np.round(moved)) / _spread(scores)
 
 
-def _array(value: ir.Value | None, values: Arrays) -> np.ndarray | None:
-    if value is None:
-        return None
-    if value.const_value is not None:
-        return value.const_value.numpy().astype(np.float64)
-    found = values.get(value.name or "")
-    return None if found is None else found.astype(np.float64)
-
-
-def _spread(scores: np.ndarray) -> float:
-    finite = scores[np.isfinite(scores)].astype(np.float64)
-    return (float(np.std(finite)) if finite.size else 0.0) or 1.0
-
-
-def _ranked(model: ir.Model) -> dict[ir.Node, dict[str, int]]:
-    """Every TopK whose order an output's rows have, with the axis of the rows by output."""
-    found: dict[ir.Node, dict[str, int]] = {}
-    for output in model.graph.outputs:
-        ranking = _nearest_ranking(output)
-        if ranking is not None and output.name is not None:
-            node, axis = ranking
-            found.setdefault(node, {})[output.name] = axis
-    return found
-
-
-def _nearest_ranking(output: ir.Value) -> tuple[ir.Node, int] | None:
-    """The nearest TopK before an output that has as many rows as it keeps, and the rows' axis."""
-    if output.shape is None:
-        return None
+def _topks_before(output: ir.Value) -> Iterator[ir.Node]:
+    """Every TopK before an output, the nearest first."""
     front, seen = [output], {output}
     while front:
         following: list[ir.Value] = []
@@ -161,26 +113,48 @@ def _nearest_ranking(output: ir.Value) -> tuple[ir.Node, int] | None:
             node = value.producer()
             if node is None:
                 continue
-            if is_op(node, "TopK") and (axis := _rows_axis(node, output)) is not None:
-                return node, axis
+            if is_op(node, "TopK"):
+                yield node
             for before in node.inputs:
                 if before is not None and before not in seen:
                     seen.add(before)
                     following.append(before)
         front = following
-    return None
 
 
-def _rows_axis(topk: ir.Node, output: ir.Value) -> int | None:
-    """The axis of an output that holds the kept rows; None where the TopK is no ranking of its rows."""
-    kept, scores = topk.outputs[0], topk.inputs[0]
-    if kept.shape is None or scores is None or scores.dtype not in _FLOATS or output.shape is None:
+def _rows_axis(topk: ir.Node, values: Arrays, output: np.ndarray) -> int | None:
+    """The axis of an output that holds the rows a TopK kept; None where it did not order them."""
+    kept = _array(topk.outputs[0], values)
+    if kept is None or kept.dtype.kind != "f" or kept.shape[-1] < 2:
         return None
-    if topk.attributes.get_int("axis", -1) not in (-1, len(kept.shape) - 1):
+    if topk.attributes.get_int("axis", -1) not in (-1, kept.ndim - 1):
         return None
-    rows, batch = kept.shape[-1], list(kept.shape[:-1])
-    if not isinstance(rows, int) or rows < 2:
+    axis = kept.ndim - 1
+    return axis if output.ndim > axis and output.shape[: axis + 1] == kept.shape else None
+
+
+def _scores(topk: ir.Node, values: Arrays) -> np.ndarray:
+    kept, ranked = _array(topk.outputs[0], values), _array(topk.inputs[0], values)
+    assert kept is not None
+    return (kept / _spread(kept if ranked is None else ranked)).reshape(-1, kept.shape[-1])
+
+
+def _constant(value: ir.Value) -> np.ndarray | None:
+    try:
+        tensor = ir.convenience.get_const_tensor(value)
+    except ValueError:  # a sparse Constant
         return None
-    axis = len(batch)
-    fits = len(output.shape) > axis and output.shape[axis] == rows and list(output.shape[:axis]) == batch
-    return axis if fits else None
+    return None if tensor is None else tensor.numpy()
+
+
+def _array(value: ir.Value | None, values: Arrays) -> np.ndarray | None:
+    if value is None:
+        return None
+    found = values.get(value.name or "")
+    array = _constant(value) if found is None else found
+    return array.astype(np.float64) if array is not None and array.dtype.kind == "f" else array
+
+
+def _spread(scores: np.ndarray) -> float:
+    finite = scores[np.isfinite(scores)]
+    return (float(np.std(finite)) if finite.size else 0.0) or 1.0

@@ -1,20 +1,24 @@
 """Running a model in float64, to learn what its own float32 rounds away.
 
-ONNX Runtime has float64 kernels for most ops and expands those that have a definition. What it lacks is
-written in ops that it has (convolutions, average pooling, the error function), and the few ops left compute
-in float32 between two casts: their one rounding is far less than that of a whole network in float32.
+ONNX Runtime has float64 kernels for most ops and expands those that have a definition (whose constants, such
+as the scale of `Attention`, ONNX has in float32). What it lacks is written in ops that it has (convolutions,
+average pooling, the error function), and the few ops left compute in float32 between two casts: their one
+rounding is far less than that of a whole network in float32.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
+from edgec.core.dialect import ONNX_OPSET
 from edgec.core.evaluation import Evaluator
 from edgec.core.float_types import all_nodes, retype
 from edgec.core.graph import Arrays
@@ -84,8 +88,8 @@ def _in_float64(model: ir.Model, narrow: set[str]) -> ir.Model:
         new = written(node) if written is not None else None
         if new is not None:
             _replace(node, new)
-        elif node.op_type in narrow:
-            _compute_in_float32(node)
+        else:
+            _narrow(node, whole=node.op_type in narrow)
     return copy
 
 
@@ -121,18 +125,19 @@ def _replace(node: ir.Node, nodes: list[ir.Node]) -> None:
     new.name, new.type, new.shape = name, declared, shape
 
 
-def _compute_in_float32(node: ir.Node) -> None:
-    """Cast what a node takes of float64 to float32, and what it makes back."""
+def _narrow(node: ir.Node, *, whole: bool) -> None:
+    """Cast what a node must have in float32 to that, and what it makes of it back: all, or what ONNX says."""
     graph = node.graph
     assert graph is not None
+    takes, makes = _float32_only(node.op_type, graph.opset_imports.get("", ONNX_OPSET))
     for index, value in enumerate(node.inputs):
-        if value is not None and _is_wide(value):
+        if value is not None and _is_wide(value) and (whole or takes(index)):
             cast = ir.node("Cast", [value], attributes={"to": ir.DataType.FLOAT})
             graph.insert_before(node, cast)
             node.replace_input_with(index, cast.outputs[0])
     last = node
-    for output in node.outputs:
-        if not _is_wide(output):
+    for index, output in enumerate(node.outputs):
+        if not _is_wide(output) or not (whole or makes(index)):
             continue
         cast = ir.node("Cast", [output], attributes={"to": ir.DataType.DOUBLE})
         users = [use for use in output.uses() if use.node is not cast]
@@ -140,11 +145,34 @@ def _compute_in_float32(node: ir.Node) -> None:
             use.node.replace_input_with(use.idx, cast.outputs[0])
         graph.insert_after(last, cast)
         last = cast
+        wide = cast.outputs[0]
+        wide.type, wide.shape = ir.TensorType(ir.DataType.DOUBLE), output.shape
+        output.type = ir.TensorType(ir.DataType.FLOAT)
         for place, result in enumerate(graph.outputs):
             if result is output:
-                graph.outputs[place] = cast.outputs[0]
-                cast.outputs[0].name, output.name = output.name, f"{output.name}_float32"
-                cast.outputs[0].type, cast.outputs[0].shape, output.type = output.type, output.shape, None
+                graph.outputs[place] = wide
+                wide.name, output.name = output.name, f"{output.name}_float32"
+
+
+@functools.cache
+def _float32_only(op_type: str, opset: int) -> tuple[Callable[[int], bool], Callable[[int], bool]]:
+    """Which inputs and outputs of an op may be float32 and never float64, by the op's schema.
+
+    `Resize` has its scales in float32 always, `NonMaxSuppression` all.
+    """
+    if not onnx.defs.has(op_type, opset, ""):
+        return lambda _: False, lambda _: False
+    schema = onnx.defs.get_schema(op_type, opset, "")
+    allowed = {item.type_param_str: set(item.allowed_type_strs) for item in schema.type_constraints}
+
+    def among(parameters: Sequence[onnx.defs.OpSchema.FormalParameter]) -> Callable[[int], bool]:
+        only = []
+        for parameter in parameters:
+            types = allowed.get(parameter.type_str, {parameter.type_str})
+            only.append("tensor(float)" in types and "tensor(double)" not in types)
+        return lambda index: bool(only) and only[min(index, len(only) - 1)]
+
+    return among(schema.inputs), among(schema.outputs)
 
 
 def _is_wide(value: ir.Value) -> bool:
@@ -269,12 +297,17 @@ def _erf(node: ir.Node) -> list[ir.Node] | None:
 
 def _gelu(node: ir.Node) -> list[ir.Node] | None:
     x = node.inputs[0]
-    if x is None or node.attributes.get_string("approximate", "none") != "none":
+    if x is None:
         return None
     tape = _Tape()
-    erf = _error_function(tape, tape.op("Mul", [x, tape.number(math.sqrt(0.5))]))
+    if node.attributes.get_string("approximate", "none") == "tanh":
+        cube = tape.op("Mul", [tape.op("Mul", [x, x]), tape.op("Mul", [x, tape.number(0.044715)])])
+        at = tape.op("Mul", [tape.op("Add", [x, cube]), tape.number(math.sqrt(2 / math.pi))])
+        share = tape.op("Tanh", [at])
+    else:
+        share = _error_function(tape, tape.op("Mul", [x, tape.number(math.sqrt(0.5))]))
     half = tape.op("Mul", [x, tape.number(0.5)])
-    tape.op("Mul", [half, tape.op("Add", [erf, tape.number(1.0)])])
+    tape.op("Mul", [half, tape.op("Add", [share, tape.number(1.0)])])
     return tape.nodes
 
 

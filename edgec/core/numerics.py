@@ -34,8 +34,8 @@ _LAST_ROUNDING = 2.0
 """The output itself is rounded once by each side."""
 
 _LARGEST_ROUNDING = 0.1
-"""In spreads. Where float64 is further away than this, it is no rounding (the source decides, or loses what it
-adds to a mask of -1e9), and excuses no more: an engine must then follow the source's own fp32."""
+"""In spreads. Where float64 is further away than this, it is no rounding (the source decides, or loses what
+it adds to a mask of -1e9), and excuses no more: an engine must then follow the source's own fp32."""
 
 
 @dataclasses.dataclass(frozen=True)
