@@ -74,6 +74,20 @@ def save(
     return model
 
 
+def merged_outputs(lowered: Lowered, model: Any) -> list[str]:
+    """Names of outputs that a converted model lacks: they were one variable with another output.
+
+    coremltools leaves out what changes nothing (a transpose of one row, a sum with 0) and computes equal
+    operations once; of two outputs that thereby become one variable, the package keeps one.
+
+    Args:
+        lowered: the program as it was.
+        model: what `save` returned.
+    """
+    kept = {output.name for output in model.get_spec().description.output}
+    return [feature.name for feature in lowered.outputs if feature.name not in kept]
+
+
 def _classifier(ct: Any, lowered: Lowered) -> Any:
     if lowered.classifier is None:
         return None

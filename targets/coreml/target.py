@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from edgec.targets.coreml.neural_engine.channels_first import channels_first
 from edgec.targets.coreml.neural_engine.form import FORM, decide
 from edgec.targets.coreml.neural_engine.placement import section
 from edgec.targets.coreml.open_shapes import settled
-from edgec.targets.coreml.package import save
+from edgec.targets.coreml.package import merged_outputs, save
 from edgec.targets.coreml.shipping.swift import write as write_swift
 from edgec.targets.coreml.words import variant_named
 
@@ -71,7 +72,9 @@ class CoreML:
     def _images(self, graph: Graph) -> dict[str, ImageInput]:
         return {} if self.variant.asks_for("tensor") else image_inputs(graph)
 
-    def _lowered(self, graph: Graph, *, half_inputs: bool = False) -> Lowered:
+    def _lowered(
+        self, graph: Graph, *, half_inputs: bool = False, apart: Mapping[str, int] | None = None
+    ) -> Lowered:
         return lower(
             graph.model,
             self.release,
@@ -80,6 +83,7 @@ class CoreML:
             images=self._images(graph),
             labels=() if self.variant.asks_for("tensor") else graph.labels,
             caches=caches_of(graph),
+            apart=apart,
         )
 
     def candidates(self, graph: Graph, precision: str) -> list[Candidate]:
@@ -156,11 +160,22 @@ class CoreML:
                 self.build(graph, Candidate(ENGINE, "fp16", candidate.form), exact)
                 self.compress(exact, candidate, folder)
             return
-        lowered = self._lowered(graph, half_inputs=candidate.precision == "fp16")
-        path = folder / MODEL
-        save(lowered, path, self.release, candidate.precision, description=graph.source.name)
+        lowered = self._saved(graph, candidate.precision, folder / MODEL)
         Features.of(lowered).write(folder)
         EngineDescription(ENGINE, MODEL, candidate.precision, 0, candidate.form, lowered.layers).write(folder)
+
+    def _saved(self, graph: Graph, precision: str, path: Path) -> Lowered:
+        """The program whose package was written, with every output in it."""
+        apart: dict[str, int] = {}
+        while True:
+            lowered = self._lowered(graph, half_inputs=precision == "fp16", apart=apart)
+            model = save(lowered, path, self.release, precision, description=graph.source.name)
+            merged = merged_outputs(lowered, model)
+            if not merged:
+                return lowered
+            if apart.keys() & set(merged):
+                raise JobError(f"Core ML keeps one of the equal outputs {', '.join(merged)} only", where=str(path))
+            apart |= {name: number for number, name in enumerate(merged, len(apart) + 1)}
 
     def ship(self, bundle: Path) -> None:
         """Add the Swift package: a typed wrapper, and the tools that measure it on a Mac or a phone."""

@@ -78,6 +78,7 @@ def lower(
     images: Mapping[str, ImageInput] | None = None,
     labels: Sequence[str] = (),
     caches: Sequence[Cache] = (),
+    apart: Mapping[str, int] | None = None,
 ) -> Lowered:
     """Lower a model in the neutral dialect to a MIL program.
 
@@ -89,6 +90,8 @@ def lower(
         images: the inputs that are pictures in the package, by name.
         labels: class names of the first output; where it has another number of classes they are left out.
         caches: inputs and outputs that become states.
+        apart: outputs that coremltools would take together with another, by name in the package, each with a
+            number of its own (`package.merged_outputs`).
 
     Raises:
         UnsupportedError: something in the graph has no form in Core ML; lists all of it.
@@ -98,7 +101,9 @@ def lower(
         model = model.clone()
         for name, image in images.items():
             fold_factors(model, name, image)
-    walk = _Walk(model, release, half_inputs, dict(open_sizes or {}), dict(images or {}), labels, caches)
+    walk = _Walk(
+        model, release, half_inputs, dict(open_sizes or {}), dict(images or {}), labels, caches, apart or {}
+    )
     return walk.run()
 
 
@@ -177,13 +182,6 @@ def _domain(node: ir.Node) -> str:
     return "" if node.domain == "ai.onnx" else node.domain
 
 
-def _origin(value: Any) -> Any:
-    """The variable that a chain of identities hands on."""
-    while getattr(value, "op", None) is not None and value.op.op_type == "identity":
-        value = value.op.x
-    return value
-
-
 class _Walk:
     def __init__(
         self,
@@ -194,6 +192,7 @@ class _Walk:
         images: dict[str, ImageInput],
         labels: Sequence[str],
         caches: Sequence[Cache],
+        apart: Mapping[str, int],
     ) -> None:
         coremltools()
         from coremltools.converters.mil.mil import Builder, get_new_symbol
@@ -205,6 +204,7 @@ class _Walk:
         self.symbols = {name: get_new_symbol() for name in open_sizes}
         self.images = images
         self.labels = labels
+        self.apart = apart
         self.states = [state_of(cache, sanitized(cache.past)) for cache in caches]
         self.builder = Builder
         self.values: dict[str, Operand] = {}
@@ -248,7 +248,7 @@ class _Walk:
             if not self.reasons:
                 for state in self.states:
                     update(self.builder, function.inputs[state.name], state, self.values[state.present])
-                results = self._results(outputs)
+                results = [self._left(feature, self.values[feature.source]) for feature in outputs]
                 classifier = classifier_of(outputs, self.labels)
                 if classifier is not None:
                     results.append(probabilities(self.builder, self.model.graph, results[0], classifier))
@@ -350,30 +350,18 @@ class _Walk:
             value = self.builder.squeeze(x=value, name=f"{feature.name}_scalar")
         return value
 
-    def _results(self, outputs: Sequence[Feature]) -> list[Any]:
-        """The outputs' variables. One tensor that leaves twice is computed twice.
-
-        coremltools takes casts to the same type and equal operations together, and of two outputs that have
-        become one variable a package keeps one.
-        """
-        results: list[Any] = []
-        latest: dict[int, Any] = {}
-        for feature in outputs:
-            value = self.values[feature.source]
-            key = id(_origin(value))
-            if key in latest:
-                again = latest[key]
-                value = self.builder.maximum(x=again, y=again, name=f"{feature.name}_again")
-            results.append(self._left(feature, value))
-            latest[key] = results[-1]
-        return results
-
     def _left(self, feature: Feature, value: Any) -> Any:
-        """The output in the package's type and rank, under the package's name for it."""
+        """The output in the package's type and rank, under the package's name for it.
+
+        One that coincides with another is computed again: the larger of x and x, as often as it takes to
+        differ from the others.
+        """
         if isinstance(value, np.ndarray):
             value = self.builder.const(val=narrowed(value, f"output {feature.source!r}"))
         if not feature.shape and len(value.shape) == 0:
             value = self.builder.expand_dims(x=value, axes=[0], name=f"{feature.name}_as_vector")
+        for number in range(self.apart.get(feature.name, 0)):
+            value = self.builder.maximum(x=value, y=value, name=f"{feature.name}_again_{number}")
         return self.builder.cast(x=value, dtype=feature.mil_dtype, name=feature.name)
 
     # Nodes
