@@ -20,7 +20,8 @@ from edgec.targets.coreml.engine import CheckedPackage
 from edgec.targets.coreml.features import FEATURES, Features
 from edgec.targets.coreml.images import ImageInput, image_inputs, with_pixel_examples
 from edgec.targets.coreml.input_types import check_enumerated
-from edgec.targets.coreml.lowering.program import Lowered, check_size, expanded, lower
+from edgec.targets.coreml.lowering.definitions import expanded
+from edgec.targets.coreml.lowering.program import Lowered, check_size, lower
 from edgec.targets.coreml.neural_engine.channels_first import channels_first
 from edgec.targets.coreml.neural_engine.form import FORM, decide
 from edgec.targets.coreml.neural_engine.placement import section
@@ -174,7 +175,9 @@ class CoreML:
             if not merged:
                 return lowered
             if apart.keys() & set(merged):
-                raise JobError(f"Core ML keeps one of the equal outputs {', '.join(merged)} only", where=str(path))
+                raise JobError(
+                    f"Core ML keeps one of the equal outputs {', '.join(merged)} only", where=str(path)
+                )
             apart |= {name: number for number, name in enumerate(merged, len(apart) + 1)}
 
     def ship(self, bundle: Path) -> None:

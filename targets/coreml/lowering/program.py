@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
-import onnx.shape_inference
 import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.core.errors import RequestError, UnsupportedError
 from edgec.core.graph import OpenSize
-from edgec.plugins.infra import plugins
 from edgec.targets.coreml.caches import Cache
 from edgec.targets.coreml.images import ImageInput, fold_factors
 from edgec.targets.coreml.lowering.classes import Classifier, classifier_of, probabilities
+from edgec.targets.coreml.lowering.definitions import WHOLE_KEY, expanded
 from edgec.targets.coreml.lowering.features import Feature
 from edgec.targets.coreml.lowering.masks import clampable
 from edgec.targets.coreml.lowering.open_sizes import open_rule
@@ -107,77 +105,6 @@ def lower(
     return walk.run()
 
 
-def expanded(model: ir.Model) -> ir.Model:
-    """The model with every op that has no rule replaced by its definition, where it has one.
-
-    Functions of the model (as `ai.edgec` ops carry them) and of the ONNX standard count alike.
-    """
-    rules = table()
-
-    def missing(graph: ir.Graph) -> set[tuple[str, str]]:
-        names = {(_domain(node), node.op_type) for node in graph.all_nodes()}
-        return {name for name in names if name not in rules and not (name[0] == "" and name[1] in REFUSED)}
-
-    model = with_bodies(model)
-    refused: set[tuple[str, str]] = set()
-    for _ in range(8):
-        local = {(key[0], key[1]) for key in model.functions}
-        known = {
-            name
-            for name in missing(model.graph) - refused
-            if name in local or _has_schema_function(name, model)
-        }
-        if not known:
-            break
-        proto = onnx.shape_inference.infer_shapes(ir.to_proto(model))
-        for name in sorted(known):
-            try:
-                inlined = onnx.inliner.inline_selected_functions(proto, [name], False, True)
-            except RuntimeError:
-                # A definition that depends on types which shape inference does not find.
-                refused.add(name)
-                continue
-            if any((node.domain, node.op_type) == name for node in inlined.graph.node):
-                refused.add(name)
-            proto = inlined
-        model = ir.from_proto(_named(proto))
-    return model
-
-
-def with_bodies(model: ir.Model) -> ir.Model:
-    """The model with the function bodies of the `ai.edgec` ops that it uses; itself if it has them all."""
-    used = {node.op_type for node in model.graph.all_nodes() if node.domain == EDGEC_DOMAIN}
-    known = {function.name for function in model.functions.values() if function.domain == EDGEC_DOMAIN}
-    bodies = plugins()
-    lacking = sorted(op_type for op_type in used - known if op_type in bodies)
-    if not lacking:
-        return model
-    copy = model.clone()
-    for op_type in lacking:
-        function = bodies[op_type].function()
-        copy.functions[function.identifier()] = function
-        for domain, version in function.opset_imports.items():
-            copy.opset_imports.setdefault(domain, version)
-    return copy
-
-
-def _named(proto: onnx.ModelProto) -> onnx.ModelProto:
-    for index, node in enumerate(proto.graph.node):
-        if not node.name:
-            node.name = f"{node.op_type}_{index}"
-    return onnx.shape_inference.infer_shapes(proto)
-
-
-def _has_schema_function(name: tuple[str, str], model: ir.Model) -> bool:
-    domain, op_type = name
-    version = model.opset_imports.get(domain, 1)
-    try:
-        schema = onnx.defs.get_schema(op_type, version, domain)
-    except onnx.defs.SchemaError:
-        return False
-    return bool(schema.has_function or schema.has_context_dependent_function)
-
-
 def _domain(node: ir.Node) -> str:
     return "" if node.domain == "ai.onnx" else node.domain
 
@@ -205,10 +132,12 @@ class _Walk:
         self.images = images
         self.labels = labels
         self.apart = apart
-        self.states = [state_of(cache, sanitized(cache.past)) for cache in caches]
+        self.names: set[str] = set()
+        self.states = [state_of(cache, self._fresh(cache.past)) for cache in caches]
         self.builder = Builder
         self.values: dict[str, Operand] = {}
         self.reasons: list[str] = []
+        self.refused_definitions: set[str] = set()
         self.layers: dict[str, str] = {}
         self.fixes: list[str] = []
         self.clampable = clampable(model.graph)
@@ -278,13 +207,10 @@ class _Walk:
     # Inputs and outputs
 
     def _features(self, values: Any, what: str) -> list[Feature]:
-        features, names = [], set()
+        features = []
         for value in values:
             source = value.name or ""
-            name = sanitized(source)
-            while name in names:
-                name += "_"
-            names.add(name)
+            name = self._fresh(source)
             sizes = value.shape if value.shape is not None else self._found_shape(source)
             if value.dtype is None or sizes is None:
                 missing = "type" if value.dtype is None else "rank"
@@ -308,6 +234,14 @@ class _Walk:
                 mil_dtype = "fp16"
             features.append(Feature(source, name, shape, dtype, shape or (1,), mil_dtype, image))
         return features
+
+    def _fresh(self, source: str) -> str:
+        """A name in the package that no other input, output or state has."""
+        name = sanitized(source)
+        while name in self.names:
+            name += "_"
+        self.names.add(name)
+        return name
 
     def _found_shape(self, name: str) -> ir.Shape | None:
         """The shape that the walk found for a value that came without one."""
@@ -403,11 +337,16 @@ class _Walk:
 
     def _refused(self, node: ir.Node, refusal: Refusal) -> None:
         op_type = f"{_domain(node)}::{node.op_type}" if _domain(node) else node.op_type
-        layer = layer_of(node)
-        where = (
-            f"{op_type} {node.name!r}" if layer == node.name else f"{op_type} {node.name!r} (layer {layer})"
-        )
-        self.reasons.append(f"{where}: {refusal.reason}")
+        layer, whole = layer_of(node), node.metadata_props.get(WHOLE_KEY)
+        where = whole or f"{op_type} {node.name!r}"
+        if whole and where in self.refused_definitions:
+            # What follows in a definition from its first obstacle says nothing more.
+            return
+        self.refused_definitions.add(where)
+        if layer != node.name and f"{layer!r}" not in where:
+            where = f"{where} (layer {layer})"
+        inside = f"its definition needs {op_type}, and " if whole else ""
+        self.reasons.append(f"{where}: {inside}{refusal.reason}")
         self.fixes.append(refusal.fix)
 
     def _lowered(self, node: ir.Node, operands: list[Operand | None], stem: str) -> Any:

@@ -58,9 +58,20 @@ class Refusal(Exception):  # noqa: N818 (a refusal is an answer, not a failure)
         super().__init__(f"{reason}; {fix}" if fix else reason)
 
 
+_RESERVED = frozenset(
+    {
+        "any", "bf16", "bool", "dict", "false", "fp16", "fp32", "fp64", "func", "int16", "int32", "int64", "int8",
+        "list", "program", "state", "string", "tensor", "true", "tuple", "uint16", "uint32", "uint64", "uint8",
+    }
+)  # fmt: skip
+"""Words of MIL's own text (coremltools' `NameSanitizer`, which would rename an input unasked)."""
+
+
 def sanitized(name: str) -> str:
-    """A name that Core ML takes: letters, digits and underscores, not starting with a digit."""
+    """A name that Core ML takes: letters, digits and underscores, not starting with a digit, no word of MIL."""
     text = re.sub(r"\W", "_", name, flags=re.ASCII) or "_"
+    if text in _RESERVED:
+        return f"{text}_"
     return f"_{text}" if text[0].isdigit() else text
 
 
