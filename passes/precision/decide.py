@@ -11,7 +11,7 @@ import onnx_ir as ir
 from edgec.core.dialect import is_op
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Arrays
-from edgec.passes.editing import constant, consumers, sizes
+from edgec.passes.editing import attribute, constant, consumers, sizes
 from edgec.passes.manager import Pipeline
 from edgec.passes.precision.errors import mean_error, nudged
 from edgec.passes.precision.half import FULL, LARGEST, HalfPrecision, moves, takes_half
@@ -19,6 +19,8 @@ from edgec.passes.precision.judge import evaluable, spelled_out
 from edgec.passes.precision.plain import plain_half
 from edgec.passes.precision.ranges import Range, calibrate
 from edgec.passes.precision.roundings import FIXED, Between, costs
+from edgec.passes.precision.structure import stays_full
+from edgec.passes.precision.walks import Reach, makers
 from edgec.passes.precision.weights import Constants, RoundWeights, input_keeping_weights
 
 HEADROOM = 2.0
@@ -48,6 +50,11 @@ _SENSITIVE = frozenset(
 
 _STATISTICS = frozenset({"Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "Pow", "Max", "Min", "Clip"})
 """What a norm in parts is made of besides its means."""
+
+_MEANS = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+
+_CONSTANT = 8.0
+"""A result this many times as large as all it varies by keeps too few of fp16's eleven bits."""
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention")
 
@@ -124,6 +131,60 @@ def hot_attentions(model: ir.Model, feeds: Sequence[Arrays]) -> list[ir.Node]:
         return []
     ranges = calibrate(model, feeds, only=nodes)
     return [node for name, node in nodes.items() if name in ranges and _beyond(ranges[name])]
+
+
+def islands(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, str]:
+    """What stays in fp32 on an engine that is made for fp16, and where every node in fp32 costs a way out of it.
+
+    1. What `structure` argues for, but for means whose sums stay within fp16's range.
+    2. Sums and means of squares, with the primitives of norms in parts. Norms and softmax as one op stay fp16:
+       such an engine has kernels for them.
+    3. Whatever makes or reads a tensor that leaves fp16's range, or sinks under its precision.
+    4. What makes an output that is nearly constant, back to the last product.
+
+    Args:
+        model: the lowered fp32 model, masks clamped.
+        feeds: inputs as the model will meet them.
+
+    Returns:
+        the reason by node name.
+    """
+    ranges = calibrate(model, feeds)
+    keep = _by_range(model, ranges)
+    for node in model.graph:
+        scores = ranges.get(f"{node.name}/MatMul_out") if is_op(node, "Attention") else None
+        if node.name and scores is not None and (why := _beyond(scores)):
+            keep.setdefault(node.name, f"a score {why}")
+        source = (
+            node.inputs[0].producer() if is_op(node, "ReduceMean", "ReduceSum") and node.inputs[0] else None
+        )
+        if source is not None and _is_square(source):
+            parts = [node.name or "", *_norm_parts(node, ())]
+            keep = {**dict.fromkeys(parts, "a sum of squares, or part of a norm"), **keep}
+    for value in model.graph.outputs:
+        found = ranges.get(value.name or "")
+        if found is not None and found.largest > _CONSTANT * (found.high - found.low) > 0:
+            why = f"{value.name!r} varies by {found.high - found.low:.2g} around {found.largest:.3g}"
+            keep = {**{node.name or "": why for node in makers(value, Reach.PRODUCT)}, **keep}
+    return {**stays_full(model, _harmless_means(model, ranges)), **keep}
+
+
+def _harmless_means(model: ir.Model, ranges: Mapping[str, Range]) -> set[str]:
+    """Means of many numbers, none of them squares or powers, whose sum fp16 would hold as well."""
+    found = set()
+    for node in model.graph:
+        source = node.inputs[0] if is_op(node, *_MEANS) else None
+        if source is None or source.name not in ranges:
+            continue
+        if is_op(node, "AveragePool"):
+            summed: float = math.prod(attribute(node, "kernel_shape", ()))
+        else:
+            count, left = _count(source), _count(node.outputs[0])
+            summed = math.inf if count is None or not left else count / left
+        grows = any(_is_square(one) or is_op(one, "Exp", "Pow") for one in makers(source, Reach.ARITHMETIC))
+        if not grows and summed * ranges[source.name].typical <= LARGEST / HEADROOM:
+            found.add(node.name or "")
+    return found
 
 
 def beyond_half(model: ir.Model, feeds: Sequence[Arrays], names: Collection[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 from edgec.core.bundle import ENGINE as ENGINE_FOLDER
 from edgec.core.errors import JobError
 from edgec.core.graph import Arrays, Graph
+from edgec.passes.precision.decide import islands
 from edgec.runtime.engine import Engine, EngineDescription, LayerTime
 from edgec.targets.base import Candidate
 from edgec.targets.coreml.caches import caches_of, check_sizes, find_caches, with_steps
@@ -21,6 +22,7 @@ from edgec.targets.coreml.features import FEATURES, Features
 from edgec.targets.coreml.images import ImageInput, image_inputs, with_pixel_examples
 from edgec.targets.coreml.input_types import check_enumerated
 from edgec.targets.coreml.lowering.definitions import expanded
+from edgec.targets.coreml.lowering.full import mark
 from edgec.targets.coreml.lowering.program import Lowered, check_size, lower
 from edgec.targets.coreml.neural_engine.channels_first import channels_first
 from edgec.targets.coreml.neural_engine.form import FORM, decide
@@ -31,8 +33,15 @@ from edgec.targets.coreml.shipping.swift import write as write_swift
 from edgec.targets.coreml.words import variant_named
 
 ENGINE = "coreml"
+FEEDS = 8
+"""Calibration inputs that decide what stays in fp32, beside the examples."""
 MODEL = "model.mlpackage"
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
+
+
+def decision_feeds(graph: Graph) -> list[Arrays]:
+    """Inputs to decide on: the examples, and the first of the calibration's."""
+    return [*graph.examples, *graph.calibration[:FEEDS]]
 
 
 class CoreML:
@@ -143,9 +152,11 @@ class CoreML:
 
     def lower(self, graph: Graph, candidate: Candidate) -> Graph:
         """The graph with every op that Core ML knows only by its definition replaced by it, channels first
-        where the candidate's form says so.
+        where the candidate's form says so, and what stays in fp32 marked.
         """
         model = expanded(graph.model.clone())
+        if candidate.precision != "fp32":
+            mark(model, islands(model, decision_feeds(graph)))
         return graph.with_model(channels_first(model).model if FORM in candidate.form else model)
 
     def build(self, graph: Graph, candidate: Candidate, folder: Path) -> None:

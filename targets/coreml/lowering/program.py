@@ -19,6 +19,7 @@ from edgec.targets.coreml.images import ImageInput, fold_factors
 from edgec.targets.coreml.lowering.classes import Classifier, classifier_of, probabilities
 from edgec.targets.coreml.lowering.definitions import WHOLE_KEY, expanded
 from edgec.targets.coreml.lowering.features import Feature
+from edgec.targets.coreml.lowering.full import FULL_KEY, scoped
 from edgec.targets.coreml.lowering.masks import clampable
 from edgec.targets.coreml.lowering.open_sizes import open_rule
 from edgec.targets.coreml.lowering.site import Operand, Refusal, Site, layer_of, narrowed, sanitized
@@ -107,6 +108,21 @@ def lower(
 
 def _domain(node: ir.Node) -> str:
     return "" if node.domain == "ai.onnx" else node.domain
+
+
+def _counts(node: ir.Node) -> bool:
+    """Whether a node computes integers from integers: what passes through floats on the way stays exact."""
+    values = [
+        value for value in (*node.inputs, *node.outputs) if value is not None and value.dtype is not None
+    ]
+    return not any(value.dtype.is_floating_point() for value in values)
+
+
+def _is_full(value: ir.Value) -> bool:
+    """Whether an input is read, or an output is made, in fp32."""
+    maker = value.producer()
+    ends = [use.node for use in value.uses()] if maker is None else [maker]
+    return any(FULL_KEY in node.metadata_props for node in ends)
 
 
 class _Walk:
@@ -230,7 +246,7 @@ class _Walk:
             mil_dtype = _FEATURE_TYPES[dtype]
             image = self.images.get(source) if what == "input" else None
             # A picture arrives as fp32: coremltools scales it before its own casts.
-            if self.half and mil_dtype == "fp32" and image is None:
+            if self.half and mil_dtype == "fp32" and image is None and not _is_full(value):
                 mil_dtype = "fp16"
             features.append(Feature(source, name, shape, dtype, shape or (1,), mil_dtype, image))
         return features
@@ -365,7 +381,8 @@ class _Walk:
         if rule is None:
             fix = "" if domain != EDGEC_DOMAIN else "keep its function body in the model"
             raise Refusal("there is no lowering for it and it has no definition in other ops", fix)
-        return rule(Site(node, operands, self.release, stem, self.builder))
+        with scoped(self.builder, FULL_KEY in node.metadata_props or _counts(node)):
+            return rule(Site(node, operands, self.release, stem, self.builder))
 
     def _constant(self, node: ir.Node) -> np.ndarray:
         tensor = ir.convenience.get_const_tensor(node.outputs[0])
