@@ -23,6 +23,7 @@ from edgec.targets.coreml.images import ImageInput, image_inputs, with_pixel_exa
 from edgec.targets.coreml.input_types import check_enumerated
 from edgec.targets.coreml.lowering.definitions import expanded
 from edgec.targets.coreml.lowering.full import mark
+from edgec.targets.coreml.lowering.hidden_rows import keep_hidden_rows
 from edgec.targets.coreml.lowering.program import Lowered, check_size, lower
 from edgec.targets.coreml.neural_engine.channels_first import channels_first
 from edgec.targets.coreml.neural_engine.form import FORM, decide
@@ -152,9 +153,10 @@ class CoreML:
 
     def lower(self, graph: Graph, candidate: Candidate) -> Graph:
         """The graph with every op that Core ML knows only by its definition replaced by it, channels first
-        where the candidate's form says so, and what stays in fp32 marked.
+        where the candidate's form says so; masks clamped, and what stays in fp32 marked.
         """
         model = expanded(graph.model.clone())
+        keep_hidden_rows(model)
         if candidate.precision != "fp32":
             mark(model, islands(model, decision_feeds(graph)))
         return graph.with_model(channels_first(model).model if FORM in candidate.form else model)
