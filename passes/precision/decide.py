@@ -19,6 +19,8 @@ from edgec.passes.precision.judge import evaluable, spelled_out
 from edgec.passes.precision.plain import plain_half
 from edgec.passes.precision.ranges import Range, calibrate
 from edgec.passes.precision.roundings import FIXED, Between, costs
+from edgec.passes.precision.structure import norm_parts, stays_full
+from edgec.passes.precision.walks import numbers_in
 from edgec.passes.precision.weights import Constants, RoundWeights, input_keeping_weights
 
 HEADROOM = 2.0
@@ -38,16 +40,19 @@ SMALL = 2e-4
 
 _SENSITIVE = frozenset(
     {
-        "BatchNormalization", "CumSum", "GroupNormalization", "InstanceNormalization", "LayerNormalization",
-        "LogSoftmax", "LpNormalization", "LRN", "MeanVarianceNormalization", "Pow", "RMSNormalization",
-        "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum",
-        "ReduceSumSquare", "Softmax", "Log", "Reciprocal",
+        "BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization",
+        "LogSoftmax", "LRN", "MeanVarianceNormalization", "RMSNormalization", "ReduceMean", "ReduceProd",
+        "ReduceSum", "Softmax", "Reciprocal",
     }
 )  # fmt: skip
-"""Ops that sum many squares or exponentials, or divide by what may be small."""
+"""Ops that sum many squares or exponentials, or divide by what may be small; others are `structure`'s."""
 
-_STATISTICS = frozenset({"Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "Pow", "Max", "Min", "Clip"})
-"""What a norm in parts is made of besides its means."""
+_SUMS = frozenset(
+    {
+        "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum",
+        "ReduceSumSquare",
+    }
+)  # fmt: skip
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention")
 
@@ -93,7 +98,7 @@ def decide(
 ) -> Decision:
     """Decide what stays in fp32.
 
-    1. Norms, softmax and sums of squares, with the primitives of norms in parts.
+    1. What `structure` argues for, norms and softmax, with the primitives of norms in parts.
     2. Whatever makes or reads a tensor that leaves fp16's range, or sinks under its precision.
     3. Then the kinds of cheap nodes between which rounding costs most, measured one by one, until the error
        is at most `SHARE` of plain fp16's.
@@ -106,7 +111,8 @@ def decide(
         full: names of nodes that are fp32 whatever is decided, with the reason: they are not weighed.
         measure: whether to do the third step.
     """
-    keep = {**_by_kind(model, fused), **_by_range(model, calibrate(model, feeds)), **(full or {})}
+    ranges = calibrate(model, feeds)
+    keep = {**_by_kind(model, fused), **_by_range(model, ranges), **stays_full(model, fused), **(full or {})}
     if not measure:
         return Decision(keep, {}, math.nan, math.nan, {})
     return _Measured(model, feeds).extended(keep, fused)
@@ -145,34 +151,9 @@ def _by_kind(model: ir.Model, fused: Collection[str]) -> dict[str, str]:
             continue
         if node.op_type in _SENSITIVE:
             keep[node.name or ""] = "norms, softmax and sums of squares lose most in fp16"
-            if node.op_type.startswith("Reduce"):
-                keep |= dict.fromkeys(_norm_parts(node, fused), "part of a norm")
+        if node.op_type in _SUMS:
+            keep |= dict.fromkeys((part.name or "" for part in norm_parts(node, fused)), "part of a norm")
     return keep
-
-
-def _norm_parts(reduction: ir.Node, fused: Collection[str]) -> list[str]:
-    """The primitives around a reduction: the square in front, and what leads from its result to full size."""
-    found = []
-    source = reduction.inputs[0]
-    maker = None if source is None else source.producer()
-    if maker is not None and len(consumers(source)) == 1 and _is_square(maker):  # type: ignore[arg-type]
-        found.append(maker)
-    full = _count(source)
-    pending = [reduction.outputs[0]]
-    while pending:
-        value = pending.pop()
-        for reader in consumers(value):
-            if reader.op_type not in _STATISTICS or reader in found or reader.name in fused:
-                continue
-            found.append(reader)
-            count = _count(reader.outputs[0])
-            if count is not None and full is not None and count < full:
-                pending.append(reader.outputs[0])
-    return [node.name or "" for node in found]
-
-
-def _is_square(node: ir.Node) -> bool:
-    return is_op(node, "Pow", "Abs") or (is_op(node, "Mul") and node.inputs[0] is node.inputs[1])
 
 
 def _by_range(model: ir.Model, ranges: Mapping[str, Range]) -> dict[str, str]:
@@ -327,7 +308,7 @@ def _kind(node: ir.Node) -> str:
 
 def _work(node: ir.Node) -> int:
     """Multiply-accumulates; 0 where a size is open."""
-    count = _count(node.outputs[0]) or 0
+    count = numbers_in(node.outputs[0]) or 0
     if is_op(node, "Conv", "ConvTranspose"):
         shape = sizes(node.inputs[1])
         inner = None if shape is None or None in shape else math.prod(size or 0 for size in shape[1:])
@@ -335,11 +316,6 @@ def _work(node: ir.Node) -> int:
         shape = sizes(node.inputs[0])
         inner = None if shape is None else shape[-1]
     return count * (inner or 0)
-
-
-def _count(value: ir.Value | None) -> int | None:
-    shape = sizes(value)
-    return None if shape is None or None in shape else math.prod(size or 0 for size in shape)
 
 
 def _computes_floats(node: ir.Node) -> bool:
