@@ -19,8 +19,8 @@ from edgec.passes.precision.judge import evaluable, spelled_out
 from edgec.passes.precision.plain import plain_half
 from edgec.passes.precision.ranges import Range, calibrate
 from edgec.passes.precision.roundings import FIXED, Between, costs
-from edgec.passes.precision.structure import stays_full
-from edgec.passes.precision.walks import Reach, makers
+from edgec.passes.precision.structure import norm_parts, stays_full
+from edgec.passes.precision.walks import Reach, makers, numbers_in
 from edgec.passes.precision.weights import Constants, RoundWeights, input_keeping_weights
 
 HEADROOM = 2.0
@@ -40,21 +40,24 @@ SMALL = 2e-4
 
 _SENSITIVE = frozenset(
     {
-        "BatchNormalization", "CumSum", "GroupNormalization", "InstanceNormalization", "LayerNormalization",
-        "LogSoftmax", "LpNormalization", "LRN", "MeanVarianceNormalization", "Pow", "RMSNormalization",
-        "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum",
-        "ReduceSumSquare", "Softmax", "Log", "Reciprocal",
+        "BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization",
+        "LogSoftmax", "LRN", "MeanVarianceNormalization", "RMSNormalization", "ReduceMean", "ReduceProd",
+        "ReduceSum", "Softmax", "Reciprocal",
     }
 )  # fmt: skip
-"""Ops that sum many squares or exponentials, or divide by what may be small."""
+"""Ops that sum many squares or exponentials, or divide by what may be small; others are `structure`'s."""
 
-_STATISTICS = frozenset({"Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "Pow", "Max", "Min", "Clip"})
-"""What a norm in parts is made of besides its means."""
+_SUMS = frozenset(
+    {
+        "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum",
+        "ReduceSumSquare",
+    }
+)  # fmt: skip
 
 _MEANS = ("AveragePool", "GlobalAveragePool", "ReduceMean")
 
-_CONSTANT = 8.0
-"""A result this many times as large as all it varies by keeps too few of fp16's eleven bits."""
+NEARLY_CONSTANT = 8.0
+"""An output so many times as large as all that it varies by keeps too few of fp16's eleven bits."""
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention")
 
@@ -100,7 +103,7 @@ def decide(
 ) -> Decision:
     """Decide what stays in fp32.
 
-    1. Norms, softmax and sums of squares, with the primitives of norms in parts.
+    1. What `structure` argues for, norms and softmax, with the primitives of norms in parts.
     2. Whatever makes or reads a tensor that leaves fp16's range, or sinks under its precision.
     3. Then the kinds of cheap nodes between which rounding costs most, measured one by one, until the error
        is at most `SHARE` of plain fp16's.
@@ -113,7 +116,8 @@ def decide(
         full: names of nodes that are fp32 whatever is decided, with the reason: they are not weighed.
         measure: whether to do the third step.
     """
-    keep = {**_by_kind(model, fused), **_by_range(model, calibrate(model, feeds)), **(full or {})}
+    ranges = calibrate(model, feeds)
+    keep = {**_by_kind(model, fused), **_by_range(model, ranges), **stays_full(model, fused), **(full or {})}
     if not measure:
         return Decision(keep, {}, math.nan, math.nan, {})
     return _Measured(model, feeds).extended(keep, fused)
@@ -134,13 +138,12 @@ def hot_attentions(model: ir.Model, feeds: Sequence[Arrays]) -> list[ir.Node]:
 
 
 def islands(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, str]:
-    """What stays in fp32 on an engine that is made for fp16, and where every node in fp32 costs a way out of it.
+    """What stays in fp32 on an engine that is made for fp16, where every node in fp32 costs a way out of it.
 
-    1. What `structure` argues for, but for means whose sums stay within fp16's range.
-    2. Sums and means of squares, with the primitives of norms in parts. Norms and softmax as one op stay fp16:
-       such an engine has kernels for them.
-    3. Whatever makes or reads a tensor that leaves fp16's range, or sinks under its precision.
-    4. What makes an output that is nearly constant, back to the last product.
+    1. What `structure` argues for, but for means whose sums fp16 would hold as well. Norms and softmax as one
+       op stay fp16: such an engine has kernels for them.
+    2. Whatever makes or reads a tensor that leaves fp16's range, or sinks under its precision.
+    3. What makes an output that is nearly constant, back to the last product.
 
     Args:
         model: the lowered fp32 model, masks clamped.
@@ -150,27 +153,21 @@ def islands(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, str]:
         the reason by node name.
     """
     ranges = calibrate(model, feeds)
-    keep = _by_range(model, ranges)
+    keep = {**stays_full(model, _harmless_means(model, ranges)), **_by_range(model, ranges)}
     for node in model.graph:
         scores = ranges.get(f"{node.name}/MatMul_out") if is_op(node, "Attention") else None
-        if node.name and scores is not None and (why := _beyond(scores)):
-            keep.setdefault(node.name, f"a score {why}")
-        source = (
-            node.inputs[0].producer() if is_op(node, "ReduceMean", "ReduceSum") and node.inputs[0] else None
-        )
-        if source is not None and _is_square(source):
-            parts = [node.name or "", *_norm_parts(node, ())]
-            keep = {**dict.fromkeys(parts, "a sum of squares, or part of a norm"), **keep}
+        if scores is not None and (why := _beyond(scores)):
+            keep.setdefault(node.name or "", f"a score {why}")
     for value in model.graph.outputs:
         found = ranges.get(value.name or "")
-        if found is not None and found.largest > _CONSTANT * (found.high - found.low) > 0:
-            why = f"{value.name!r} varies by {found.high - found.low:.2g} around {found.largest:.3g}"
-            keep = {**{node.name or "": why for node in makers(value, Reach.PRODUCT)}, **keep}
-    return {**stays_full(model, _harmless_means(model, ranges)), **keep}
+        if found is not None and found.largest > NEARLY_CONSTANT * (found.high - found.low) > 0:
+            why = f"{value.name!r} varies by {found.high - found.low:.2g} only, around {found.largest:.3g}"
+            keep = {**dict.fromkeys((node.name or "" for node in makers(value, Reach.PRODUCT)), why), **keep}
+    return keep
 
 
 def _harmless_means(model: ir.Model, ranges: Mapping[str, Range]) -> set[str]:
-    """Means of many numbers, none of them squares or powers, whose sum fp16 would hold as well."""
+    """Means, none of powers, whose sums fp16 would hold as well: those of feature maps."""
     found = set()
     for node in model.graph:
         source = node.inputs[0] if is_op(node, *_MEANS) else None
@@ -179,10 +176,13 @@ def _harmless_means(model: ir.Model, ranges: Mapping[str, Range]) -> set[str]:
         if is_op(node, "AveragePool"):
             summed: float = math.prod(attribute(node, "kernel_shape", ()))
         else:
-            count, left = _count(source), _count(node.outputs[0])
+            count, left = numbers_in(source), numbers_in(node.outputs[0])
             summed = math.inf if count is None or not left else count / left
-        grows = any(_is_square(one) or is_op(one, "Exp", "Pow") for one in makers(source, Reach.ARITHMETIC))
-        if not grows and summed * ranges[source.name].typical <= LARGEST / HEADROOM:
+        powers = any(
+            is_op(one, "Pow", "Exp") or (is_op(one, "Mul") and one.inputs[0] is one.inputs[1])
+            for one in makers(source, Reach.ARITHMETIC)
+        )
+        if not powers and summed * ranges[source.name].typical <= LARGEST / HEADROOM:
             found.add(node.name or "")
     return found
 
@@ -206,34 +206,9 @@ def _by_kind(model: ir.Model, fused: Collection[str]) -> dict[str, str]:
             continue
         if node.op_type in _SENSITIVE:
             keep[node.name or ""] = "norms, softmax and sums of squares lose most in fp16"
-            if node.op_type.startswith("Reduce"):
-                keep |= dict.fromkeys(_norm_parts(node, fused), "part of a norm")
+        if node.op_type in _SUMS:
+            keep |= dict.fromkeys((part.name or "" for part in norm_parts(node, fused)), "part of a norm")
     return keep
-
-
-def _norm_parts(reduction: ir.Node, fused: Collection[str]) -> list[str]:
-    """The primitives around a reduction: the square in front, and what leads from its result to full size."""
-    found = []
-    source = reduction.inputs[0]
-    maker = None if source is None else source.producer()
-    if maker is not None and len(consumers(source)) == 1 and _is_square(maker):  # type: ignore[arg-type]
-        found.append(maker)
-    full = _count(source)
-    pending = [reduction.outputs[0]]
-    while pending:
-        value = pending.pop()
-        for reader in consumers(value):
-            if reader.op_type not in _STATISTICS or reader in found or reader.name in fused:
-                continue
-            found.append(reader)
-            count = _count(reader.outputs[0])
-            if count is not None and full is not None and count < full:
-                pending.append(reader.outputs[0])
-    return [node.name or "" for node in found]
-
-
-def _is_square(node: ir.Node) -> bool:
-    return is_op(node, "Pow", "Abs") or (is_op(node, "Mul") and node.inputs[0] is node.inputs[1])
 
 
 def _by_range(model: ir.Model, ranges: Mapping[str, Range]) -> dict[str, str]:
@@ -388,7 +363,7 @@ def _kind(node: ir.Node) -> str:
 
 def _work(node: ir.Node) -> int:
     """Multiply-accumulates; 0 where a size is open."""
-    count = _count(node.outputs[0]) or 0
+    count = numbers_in(node.outputs[0]) or 0
     if is_op(node, "Conv", "ConvTranspose"):
         shape = sizes(node.inputs[1])
         inner = None if shape is None or None in shape else math.prod(size or 0 for size in shape[1:])
@@ -396,11 +371,6 @@ def _work(node: ir.Node) -> int:
         shape = sizes(node.inputs[0])
         inner = None if shape is None else shape[-1]
     return count * (inner or 0)
-
-
-def _count(value: ir.Value | None) -> int | None:
-    shape = sizes(value)
-    return None if shape is None or None in shape else math.prod(size or 0 for size in shape)
 
 
 def _computes_floats(node: ir.Node) -> bool:

@@ -157,7 +157,9 @@ class _Rows:
             return self._op("Mul", [x, rows], after=after)
         if shape[-3] == 1:
             axes = self._integers([len(shape) - 3])
-            return self._op("Mul", [x, self._op("Squeeze", [rows, axes], after=after)], after=after, last=True)
+            return self._op(
+                "Mul", [x, self._op("Squeeze", [rows, axes], after=after)], after=after, last=True
+            )
         if len(shape) == 3:
             rows = self._op("Unsqueeze", [rows, self._integers([0])], after=after)
         turned = self._op("Transpose", [rows], after=after, attributes={"perm": [0, 2, 1, 3]})
