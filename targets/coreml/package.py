@@ -120,7 +120,7 @@ def _fits_16_bits(operation: Any) -> bool:
     From iOS 17 on, coremltools' pass takes any integers that these operations read, token ids above 32,767 as
     well, and the places that `topk` finds on any axis.
     """
-    if not dtype_of(operation.x).kind == "f":
+    if dtype_of(operation.x).kind != "f":
         return False
     if operation.op_type == "topk":
         sizes = [operation.x.shape[operation.axis.val]]

@@ -27,8 +27,8 @@ def expanded(model: ir.Model) -> ir.Model:
 
         x ── Celu ── y      ⇒      x ── Div(alpha) ── Elu ── Mul(alpha) ── y
 
-    Functions of the model (as `ai.edgec` ops carry them) and of the ONNX standard count alike. Attributes that
-    a node leaves to their defaults are written out first. What replaces a node says so in its metadata
+    Functions of the model (as `ai.edgec` ops carry them) and of the ONNX standard count alike. Attributes
+    that a node leaves to their defaults are written out first. What replaces a node says so in its metadata
     (`WHOLE_KEY`) and has its source layer.
     """
     model = with_bodies(model)
@@ -92,7 +92,7 @@ def _has_schema_function(name: tuple[str, str], model: ir.Model) -> bool:
 
 
 def _bind_defaults(proto: onnx.ModelProto, names: Iterable[tuple[str, str]]) -> None:
-    """Write out the attributes that the named ops leave to their defaults: the inliner binds only what is there."""
+    """Write out the attributes left to their defaults: the inliner binds only what is there."""
     defaults = {name: list(_defaults(proto, name)) for name in names}
     for node in proto.graph.node:
         given = {attribute.name for attribute in node.attribute}

@@ -13,7 +13,7 @@ from edgec.passes.precision.half import MOVEMENT
 FULL_KEY = "edgec.fp32"
 """Node metadata: why the node stays in fp32."""
 
-_SCOPE = ["edgec.fp32"]
+_SCOPE = "edgec.fp32"
 
 
 def mark(model: ir.Model, keep: Mapping[str, str]) -> None:
@@ -52,17 +52,17 @@ def marked(model: ir.Model) -> dict[str, str]:
 def scoped(builder: Any, full: bool) -> contextlib.AbstractContextManager[Any]:
     """Within it, operations are made that stay in fp32, if `full`.
 
-    The mark is a scope of coremltools, which its passes hand on from an operation to what they put in its place.
+    The mark is a scope of coremltools: its passes hand it on from an operation to what they put in its place.
     """
     if not full:
         return contextlib.nullcontext()
     from coremltools.converters.mil.mil.scope import ScopeInfo, ScopeSource
 
-    return builder.scope(ScopeInfo(source=ScopeSource.TORCHSCRIPT_MODULE_NAME, data=list(_SCOPE)))
+    return builder.scope(ScopeInfo(source=ScopeSource.TORCHSCRIPT_MODULE_NAME, data=[_SCOPE]))
 
 
 def takes_half(operation: Any) -> bool:
     """Whether coremltools' fp16 pass may take an operation: the selector for `FP16ComputePrecision`."""
     from coremltools.converters.mil.mil.scope import ScopeSource
 
-    return operation.scopes.get(ScopeSource.TORCHSCRIPT_MODULE_NAME) != _SCOPE
+    return _SCOPE not in operation.scopes.get(ScopeSource.TORCHSCRIPT_MODULE_NAME, ())

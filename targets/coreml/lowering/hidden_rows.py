@@ -16,7 +16,7 @@ from edgec.targets.coreml.lowering.attention import MASKED
 from edgec.targets.coreml.lowering.full import FULL_KEY
 
 SWALLOWING = -(2.0**24)
-"""A mask of this or less swallows what is added to it: fp32's steps are 2 there, and those of its lowest 2e31."""
+"""A mask of this or less swallows scores: fp32's steps are 2 here, and 2e31 at its lowest number."""
 
 _LOWEST = float(np.finfo(np.float32).min)
 
@@ -43,13 +43,13 @@ def keep_hidden_rows(model: ir.Model) -> None:
         most = ReduceMax(mask),  live = most > -2²⁴,  reachable = most > -inf
 
     Softmax does not change by what is taken off a whole row, so a key is hidden where it lies far under the
-    row's best. In a row that hides every key, fp32 loses the scores beside a large mask: the source attends to
-    all keys alike, and so does `live`, which makes the scores zero. Beside a small one (-1e4) it keeps
+    row's best. In a row that hides every key, fp32 loses the scores beside a large mask: the source attends
+    to all keys alike, and so does `live`, which makes the scores zero. Beside a small one (-1e4) it keeps
     them, and so does this. Of rows that are -inf throughout, `Attention` makes zeros and a softmax NaN.
 
     A boolean mask known only at run time becomes an additive one. Left alone: masks of constants with a key
-    seen in every row, causal attention of open sizes or beside a boolean mask, windows, lengths, attention that
-    shows its scores.
+    seen in every row, causal attention of open sizes or beside a boolean mask, windows, lengths, attention
+    that shows its scores.
     """
     editor = Editor(model, "coreml.hidden_rows")
     for node in list(model.graph):
@@ -151,7 +151,7 @@ class _Rows:
         first.replace_input_with(0, result)
 
     def _scaled(self, x: ir.Value, rows: ir.Value, after: ir.Node | None = None) -> ir.Value:
-        """x times a number a row; x is (B, H, S, D) or (B, S, H · D), rows (…, H or 1, S or 1, 1)."""
+        """A tensor times a number a row; x is (B, H, S, D) or (B, S, H · D), rows (…, H or 1, S or 1, 1)."""
         shape = sizes(rows) or ()
         if rank(x) == 4 or len(shape) < 3:
             return self._op("Mul", [x, rows], after=after)
@@ -304,9 +304,7 @@ def _terms(value: ir.Value | None) -> list[ir.Value]:
 
 
 def _is_mask(value: ir.Value) -> bool:
-    """Whether a term is a mask: it differs along the keys, and is made of integers, booleans and constants, or
-    is an input of the graph.
-    """
+    """Whether a term is a mask: it differs along the keys, and comes from inputs, integers and constants."""
     shape = sizes(value)
     if value.dtype != FULL or not shape or shape[-1] == 1:
         return False

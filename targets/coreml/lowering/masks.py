@@ -42,7 +42,7 @@ class Clampable:
 
 
 def _leaves_keys(array: np.ndarray) -> bool:
-    """Whether no row is -inf throughout: a softmax gives NaN there, which the source may go on to look for."""
+    """Whether no row is -inf throughout: a softmax gives NaN there, which the source may look for."""
     return array.ndim > 0 and array.shape[-1] > 1 and bool((array > -np.inf).any(-1).all())
 
 
