@@ -31,6 +31,7 @@ class EngineDescription:
         inputs: names of the model's inputs, in its own order; empty where the model file tells them.
         outputs: names of the model's outputs, likewise.
         rest: of an int8 engine, what it computes in where nothing is quantised; else empty.
+        settings: the engine's own configuration entries, by their own names.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class EngineDescription:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     rest: str = ""
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write `engine.json` into the folder."""
