@@ -20,6 +20,7 @@ from edgec.core.progress import Progress
 from edgec.frontends.branches import changed, try_widely
 from edgec.frontends.quiet import first_line, quiet
 from edgec.frontends.reference import OnnxFile
+from edgec.frontends.samples import Samples
 from edgec.frontends.value_reads import Read, recorded
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Exported:
         exporter: `dynamo` or `torchscript`.
         reason: why this one; with what those before it failed.
         difference: how far its outputs in ONNX Runtime are from the module's.
+        samples: what it was verified on.
         note: what the user must know of it, one sentence; empty where there is nothing.
     """
 
@@ -50,6 +52,7 @@ class Exported:
     exporter: str
     reason: str
     difference: Difference
+    samples: Samples
     note: str = ""
 
 
@@ -94,7 +97,7 @@ def export(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[str],
     examples: Sequence[Arrays],
-    references: Sequence[Arrays],
+    reaching: Callable[[Path], Samples],
     folder: Path,
     where: str,
     progress: Progress,
@@ -109,8 +112,8 @@ def export(
         arguments: one call's inputs.
         inputs: their specs; a named size is an open dimension.
         outputs: the outputs' names.
-        examples: feeds to verify on.
-        references: the module's own outputs on them.
+        examples: feeds that the module takes.
+        reaching: for a file that was written, what to verify it on.
         folder: where to write.
         where: the source, for messages.
         progress: told what is tried.
@@ -131,7 +134,8 @@ def export(
             with without_fast_path(), quiet():
                 write(path)
             progress.step(f"checking what {name} wrote")
-            difference = _verify(path, examples, references)
+            samples = reaching(path)
+            difference = _verify(path, samples.feeds, samples.references)
         except _CaptureError as error:
             _logger.debug("capture failed", exc_info=error)
             failures.append(f"dynamo could not trace the module ({first_line(error)})")
@@ -149,10 +153,12 @@ def export(
         note = ""
         if exporter == "torchscript" and not call.is_scripted:
             progress.step("looking for decisions that the trace cannot follow")
-            trial = try_widely(call.record, OnnxFile(path), inputs, examples, where)
+            trial = try_widely(call.record, OnnxFile(path), inputs, samples.feeds, where)
             note = trial.note() if trial else ""
         reason = f"{name} reproduces the module (largest difference {difference.max_abs:.2g})"
-        return Exported(path, exporter, "; ".join([reason, *dict.fromkeys(failures)]), difference, note)
+        return Exported(
+            path, exporter, "; ".join([reason, *dict.fromkeys(failures)]), difference, samples, note
+        )
     listed = "; ".join(dict.fromkeys(failures))
     raise JobError(
         f"no exporter turns this module into ONNX: {listed}",

@@ -11,6 +11,8 @@ import numpy as np
 if TYPE_CHECKING:  # a device that only runs a bundle has no onnx_ir
     import onnx_ir as ir
 
+    from edgec.core.branches import Branches
+
 from edgec.core.numerics import Gate
 
 Arrays = dict[str, np.ndarray]
@@ -65,6 +67,22 @@ class OpenSize:
 
 
 @dataclasses.dataclass(frozen=True)
+class DrawnInput:
+    """What the examples of one input are.
+
+    Attributes:
+        name: the input.
+        what: the values in words, `N(0, 1)` or `0…30521`.
+    """
+
+    name: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.what}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """Where a graph came from.
 
@@ -98,7 +116,7 @@ class Graph:
             node carries `dialect.SOURCE_KEY` in its metadata.
         source: where it came from.
         inputs: the inputs, in the graph's order.
-        examples: feeds, one dict a sample; drawn, distinct, never all zeros.
+        examples: feeds, one dict a sample, distinct; the first is typical, and latency is measured on it.
         references: what the source itself computed on each of `examples`, in the same order.
         run_source: runs the untouched source on feeds; used for accuracy and for benchmarks.
         exported: path of the exporter's own, untouched ONNX file; the baseline of benchmarks.
@@ -106,6 +124,9 @@ class Graph:
         labels: class names where the source has them.
         calibration: feeds as the model will meet them, for the ranges of a lower precision; empty where
             the user gave none.
+        ranges_from: where the ranges that decide precision come from, in words.
+        drawn: what the examples are, by input.
+        branches: where the graph decides by values which of its parts run; None where it never does.
         gates: bounds by precision for engines of this graph, where they are not `numerics.GATES`.
         open_sizes: what the dimensions that the user keeps open may be, by name; one that is not among
             them may be anything.
@@ -121,6 +142,9 @@ class Graph:
     preprocessing: dict[str, dict[str, object]] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     calibration: tuple[Arrays, ...] = ()
+    ranges_from: str = "drawn inputs"
+    drawn: tuple[DrawnInput, ...] = ()
+    branches: Branches | None = None
     gates: dict[str, Gate] = dataclasses.field(default_factory=dict)
     open_sizes: dict[str, OpenSize] = dataclasses.field(default_factory=dict)
 
