@@ -33,6 +33,9 @@ _OFFSET = 30.0
 _BIAS = -1e4
 """What a hidden score is biased with in models that also run in fp16."""
 
+HIDDEN_WHOLE = ", rows hidden whole"
+"""What the words for a mask end with where it hides rows whole."""
+
 Kind = Literal["values", "positions", "segments", "lengths", "mask", "bias", "sound", "offset"]
 
 
@@ -155,6 +158,15 @@ def told(
     )
 
 
+def hides_whole(specs: Sequence[TensorSpec], drawings: Mapping[str, Drawing], feed: Arrays) -> bool:
+    """Whether a mask of the feed hides all of a row."""
+    return any(
+        feed[spec.name].ndim > 0 and bool(np.all(feed[spec.name] == drawing.inverted, axis=-1).any())
+        for spec in specs
+        if (drawing := drawings.get(spec.name, Drawing())) and _kind(spec, drawing) == "mask"
+    )
+
+
 def _words(spec: TensorSpec, drawing: Drawing, arrays: Sequence[np.ndarray]) -> str:
     kind, dtype = _kind(spec, drawing), np.dtype(spec.dtype)
     numbers = np.concatenate([array.reshape(-1) for array in arrays])
@@ -162,15 +174,16 @@ def _words(spec: TensorSpec, drawing: Drawing, arrays: Sequence[np.ndarray]) -> 
     if np.issubdtype(dtype, np.integer) and numbers.size:
         reach = f"{numbers.min()}…{numbers.max()}"
     if kind == "mask":
-        hidden = numbers.dtype.type(drawing.inverted)
-        whole = any(array.ndim and np.all(array == hidden, axis=-1).any() for array in arrays)
-        return "a mask with padding and holes" + (", rows hidden whole" if whole else "")
+        whole = any(hides_whole([spec], {spec.name: drawing}, {spec.name: array}) for array in arrays)
+        return "a mask with padding and holes" + (HIDDEN_WHOLE if whole else "")
     if kind == "bias":
         return f"0, and {_BIAS:g} or the lowest number where hidden"
     if kind == "positions":
         return f"counting up, {reach}"
-    if kind in ("segments", "lengths"):
-        return f"{kind} {reach}"
+    if kind == "lengths":
+        return reach
+    if kind == "segments":
+        return f"segments {reach}"
     if kind == "sound":
         peaks = sorted({float(f"{np.abs(array).max(initial=0):.3g}") for array in arrays})
         return f"sound with peaks of {', '.join(f'{peak:g}' for peak in peaks)}"

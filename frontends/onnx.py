@@ -17,7 +17,7 @@ from edgec.core.progress import Progress, Silent
 from edgec.frontends import uses
 from edgec.frontends.covering import covering
 from edgec.frontends.example_file import read_example
-from edgec.frontends.examples import Drawing, count, draw, numberless, small_integers, tame, told
+from edgec.frontends.examples import Drawing, count, draw, numberless, small_integers, tame
 from edgec.frontends.fingerprint import fingerprint
 from edgec.frontends.finish import inline, input_specs, set_input_shapes, set_output_shapes, to_dialect
 from edgec.frontends.float_width import Run, Widened, foreign_floats
@@ -26,7 +26,7 @@ from edgec.frontends.onnx_checks import check
 from edgec.frontends.onnx_file import read
 from edgec.frontends.quiet import first_line
 from edgec.frontends.reference import OnnxFile, ReferenceFile, check_conversion
-from edgec.frontends.samples import Samples, run_far, run_real, taken, with_ends
+from edgec.frontends.samples import Samples, drawn_samples, run_far, run_real, taken, with_ends
 
 _logger = logging.getLogger("edgec.frontends")
 
@@ -123,7 +123,7 @@ def from_onnx(
             said.append(
                 "Inputs were drawn from 0 to 1: on values of both signs the file computes no numbers."
             )
-        made = Samples(feeds, references, told(asked, ranges, feeds))
+        made = drawn_samples(feeds, references, asked, ranges)
     feeds, references = made.feeds, made.references
     if broken := numberless(references):
         raise RequestError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgec.core.errors import EdgecError, RequestError
 from edgec.core.graph import Arrays, DrawnInput, TensorSpec
-from edgec.frontends.examples import Drawing, numberless, told
+from edgec.frontends.examples import HIDDEN_WHOLE, Drawing, hides_whole, numberless, told
 from edgec.frontends.quiet import first_line
 
 _logger = logging.getLogger("edgec.frontends")
@@ -27,11 +27,26 @@ class Samples:
         feeds: the inputs, the typical one first.
         references: the source's own outputs on them.
         drawn: what each input is, in words.
+        hidden: places of feeds whose mask hides a row whole; a source may answer those as it likes.
     """
 
     feeds: list[Arrays]
     references: list[Arrays]
     drawn: tuple[DrawnInput, ...]
+    hidden: tuple[int, ...] = ()
+
+    def without_hidden(self) -> Samples:
+        """The samples less those whose mask hides a row whole."""
+        kept = [place for place in range(len(self.feeds)) if place not in self.hidden]
+        return dataclasses.replace(
+            self,
+            feeds=[self.feeds[place] for place in kept],
+            references=[self.references[place] for place in kept],
+            drawn=tuple(
+                dataclasses.replace(item, what=item.what.replace(HIDDEN_WHOLE, "")) for item in self.drawn
+            ),
+            hidden=(),
+        )
 
 
 def taken(specs: Sequence[TensorSpec], named: str) -> tuple[DrawnInput, ...]:
@@ -75,7 +90,19 @@ def with_ends(
         )
         for spec in specs
     )
-    return Samples([*real.feeds, *ends], [*real.references, *answers], drawn)
+    return drawn_samples([*real.feeds, *ends], [*real.references, *answers], specs, known, drawn)
+
+
+def drawn_samples(
+    feeds: list[Arrays],
+    references: list[Arrays],
+    specs: Sequence[TensorSpec],
+    drawings: Mapping[str, Drawing],
+    drawn: tuple[DrawnInput, ...] | None = None,
+) -> Samples:
+    """Samples of which it is known how they were drawn."""
+    hidden = tuple(place for place, feed in enumerate(feeds) if hides_whole(specs, drawings, feed))
+    return Samples(feeds, references, drawn or told(specs, drawings, feeds), hidden)
 
 
 def run_real(run: Run, feeds: Sequence[Arrays], specs: Sequence[TensorSpec], path: str | Path) -> Samples:

@@ -21,14 +21,14 @@ from edgec.frontends import uses
 from edgec.frontends.calling import Binding, bind, named_tensors
 from edgec.frontends.covering import covering
 from edgec.frontends.example_file import read_example
-from edgec.frontends.examples import Drawing, count, draw, numberless, tame, told, within
+from edgec.frontends.examples import Drawing, count, draw, numberless, tame, within
 from edgec.frontends.export import WRAPPER, export, without_fast_path
 from edgec.frontends.fingerprint import fingerprint
 from edgec.frontends.finish import inline, input_specs, set_input_shapes, set_output_shapes, to_dialect
 from edgec.frontends.inputs import apply_requests, open_sizes, parse_inputs
 from edgec.frontends.quiet import first_line, quiet
 from edgec.frontends.reference import check_conversion
-from edgec.frontends.samples import Samples, run_far, run_real, taken, with_ends
+from edgec.frontends.samples import Samples, drawn_samples, run_far, run_real, taken, with_ends
 
 if TYPE_CHECKING:
     import torch
@@ -384,11 +384,10 @@ def _reaching(
     if example is not None:
         return with_ends(source, near, far, specs, known, example)
     if not known:
-        return Samples(near.feeds, near.references, told(specs, ranges, near.feeds))
+        return drawn_samples(near.feeds, near.references, specs, ranges)
     if _tells(specs, own):
         far[0] = near.feeds[0]
-    feeds, references = run_far(source, far, near.feeds)
-    return Samples(feeds, references, told(specs, ranges, feeds))
+    return drawn_samples(*run_far(source, far, near.feeds), specs, ranges)
 
 
 def _sizes(

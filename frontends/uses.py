@@ -48,6 +48,8 @@ _COMPARISONS = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual"})
 
 _LINEAR = frozenset({"MatMul", "Gemm", "Conv", "Einsum", "STFT", "DFT"})
 
+_NORMS = frozenset({"Abs", "ReduceL2", "ReduceSumSquare"})
+
 _SPECTRAL = frozenset(
     {
         *("Add", "AveragePool", "Clip", "Conv", "Div", "Gemm", "MatMul", "Max", "Mul", "Pow"),
@@ -174,7 +176,7 @@ def _of_floats(spec: TensorSpec, kinds: Mapping[str, Use], words: set[str]) -> D
         high = _limit(kinds["angle"])
         return Drawing("values", high=high, uniform=True)
     unit = kinds.get("unit")
-    if unit is not None and unit.high is not None and spec.semantics == "image":
+    if unit is not None and unit.high is not None and _is_picture(spec):
         return Drawing("values", high=unit.high, uniform=True)
     heard = words & {"wav", "wave", "waveform", "audio", "speech", "pcm", "sound", "signal"}
     if unit is not None and unit.high == _FULL_SCALE and len(spec.shape) < 4 and (heard or "power" in kinds):
@@ -188,6 +190,11 @@ def _of_floats(spec: TensorSpec, kinds: Mapping[str, Use], words: set[str]) -> D
     if "sum" in kinds:
         return Drawing("offset", axis=int(kinds["sum"].low))
     return None
+
+
+def _is_picture(spec: TensorSpec) -> bool:
+    """Whether the shape is that of pictures, channels first or last."""
+    return len(spec.shape) in (3, 4) and any(spec.shape[axis] in (1, 3, 4) for axis in (-1, -3))
 
 
 def _limit(angle: Use) -> float:
@@ -415,7 +422,7 @@ def _onward(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[_A
     op = node.op_type
     out = dataclasses.replace(at, value=node.outputs[0]) if node.outputs else at
     others = [value for place, value in enumerate(node.inputs) if place != index]
-    if op in _MOVES:
+    if op in _MOVES or (op == "Gather" and at.state != "mask"):
         if index == 0 or op == "Concat":
             for value in node.outputs:
                 yield dataclasses.replace(at, value=value, shape=at.shape if op == "Cast" else _sizes(value))
@@ -472,15 +479,12 @@ def _spectral(at: _At, out: _At, node: ir.Node, index: int, alone: bool, fixed: 
     """From samples of sound through a transform and its squares to what a logarithm is taken of."""
     op = node.op_type
     if at.state in ("plain", "linear"):
-        if op in _LINEAR and index == 0 and alone:
+        doubled = op == "Mul" and node.inputs[0] is node.inputs[1]
+        if doubled or (op == "Pow" and index == 0 and fixed.number(node.inputs[1]) == 2) or op in _NORMS:
+            yield dataclasses.replace(out, state="power")
+        elif (op in _LINEAR and index == 0 and alone) or op in ("Add", "Sub", "Mul"):
             yield dataclasses.replace(out, state="linear")
-        elif at.state == "linear" and op in ("Mul", "Pow", "ReduceSumSquare", "ReduceL2", "Abs"):
-            squared = op != "Mul" or node.inputs[0] is node.inputs[1]
-            if squared and (op != "Pow" or (index == 0 and fixed.number(node.inputs[1]) == 2)):
-                yield dataclasses.replace(out, state="power")
-            elif op == "Mul" and alone:
-                yield out
-        elif at.state == "linear" and op in ("Add", "Sub", "Div", "Gather", "ReduceSum"):
+        elif at.state == "linear" and op in ("Div", "ReduceSum"):
             yield out
     elif at.state == "power" and op in _SPECTRAL and index == 0 and (alone or op not in _LINEAR):
         yield out
