@@ -107,7 +107,7 @@ def judged(spec: str) -> dict[str, Any]:
         "stages": len(stages),
         "worst": worst,
         **{key: stages[worst][key] for key in ("scaled", "beyond", "rounding", "slice_rms")},
-        "exact": bool(graph.exact),
+        "float64": graph.run_exact is not None,
         "seconds": time.perf_counter() - start,
     }
 

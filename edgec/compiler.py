@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgec import accuracy
 from edgec import budget as budgets
 from edgec.bisection import first_bad_pass
+from edgec.branch_latency import branch_report
 from edgec.budget import Budget
 from edgec.choice import Choice, choose
 from edgec.core import bundle as bundles
@@ -25,6 +26,7 @@ from edgec.decisions import with_ties
 from edgec.inspection import Inspection, inspect_model
 from edgec.passes.manager import PassReport, Pipeline
 from edgec.precision_search import SECONDS
+from edgec.sample_data import with_calibration_samples
 from edgec.targets.base import Annotates, FallsBack, PreparesGraphs, Ships, Target
 from edgec.token_auto import reduce_by_search
 from edgec.token_methods import check_words
@@ -80,6 +82,7 @@ def compile(
     calib: str | Path | None = None,
     tokens: str = "off",
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    example: str | Path | None = None,
     inputs: Sequence[str] = (),
     batch: int | None = None,
     passes: Sequence[str] = (),
@@ -99,6 +102,8 @@ def compile(
         calib: an npz file with inputs that searches and calibration may look at, with or without `labels`.
         tokens: `off`, `auto`, or a schedule: `r=13`, `keep=0.7`, or the name of a point of the frontier.
         example_inputs: what a torch module is called with; needed for one, refused otherwise.
+        example: an npz file of real inputs by name, which come first among the samples; of a torch module
+            without `example_inputs` also what it is called with.
         inputs: `NAME:SHAPE:DTYPE` for inputs whose shape the model leaves open.
         batch: batch size.
         passes: edits of the pipeline, `+NAME` or `-NAME`.
@@ -113,7 +118,9 @@ def compile(
     """
     progress = progress or Silent()
     request = Request.checked(target, output, precision, latency, max_drop, passes, seed, tokens)
-    graph = load(model, example_inputs, inputs=inputs, batch=batch, seed=seed, progress=progress)
+    graph = load(
+        model, example_inputs, example=example, inputs=inputs, batch=batch, seed=seed, progress=progress
+    )
     return compile_graph(graph, request, eval_data=eval_data, calib=calib, progress=progress)
 
 
@@ -241,7 +248,10 @@ def compile_graph(
         budget = budgets.budget_of(graph, evaluation, calibration, request.max_drop)
     seen = calibration or (budget.search.data if budget else None)
     if seen is not None:
-        graph = dataclasses.replace(graph, calibration=budgets.calibration_feeds(graph, seen))
+        feeds = budgets.calibration_feeds(graph, seen)
+        graph = dataclasses.replace(graph, calibration=feeds, ranges_from=f"calibration data {seen.name}")
+    if calib is not None:
+        graph = with_calibration_samples(graph, calib)
 
     if isinstance(target, PreparesGraphs):
         graph = target.prepared(graph)
@@ -260,6 +270,7 @@ def compile_graph(
         _check_latency(choice, request.latency)
         engine = target.open(scratch / bundles.ENGINE)
         try:
+            branches = branch_report(graph, engine.run if target.runs_here else None, progress)
             progress.step("timing layers")
             layers = target.profile(engine, graph.examples[0])
             progress.step("evaluating")
@@ -293,6 +304,7 @@ def compile_graph(
             scores=scores,
             layers=[dataclasses.asdict(layer) for layer in layers],
             reduction=reduction,
+            branches=branches,
         )
         if isinstance(target, Annotates):
             target.annotate(report, scratch)
@@ -305,6 +317,7 @@ def load(
     model: str | torch.nn.Module,
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     *,
+    example: str | Path | None = None,
     inputs: Sequence[str] = (),
     batch: int | None = None,
     seed: int = 0,
@@ -317,13 +330,16 @@ def load(
     """
     from edgec.frontends.inputs import open_sizes
 
-    graph = _loaded(model, example_inputs, inputs, batch, seed, progress or Silent())
+    graph = _loaded(model, example_inputs, example, inputs, batch, seed, progress or Silent())
+    if example is not None:
+        graph = dataclasses.replace(graph, ranges_from=f"{Path(example).name} and drawn inputs")
     return dataclasses.replace(graph, open_sizes=open_sizes(inputs)) if inputs else graph
 
 
 def _loaded(
     model: str | torch.nn.Module,
     example_inputs: Sequence[Any] | Mapping[str, Any] | None,
+    example: str | Path | None,
     inputs: Sequence[str],
     batch: int | None,
     seed: int,
@@ -338,11 +354,15 @@ def _loaded(
         if model.startswith("zoo:"):
             if inputs:
                 raise RequestError("a zoo model's inputs are fixed", fix="leave out --input")
-            return load_zoo(model.removeprefix("zoo:"), batch=batch, seed=seed, progress=progress)
-        return load_source(model, inputs=inputs, batch=batch, seed=seed, progress=progress)
+            name = model.removeprefix("zoo:")
+            return load_zoo(name, example=example, batch=batch, seed=seed, progress=progress)
+        return load_source(model, example=example, inputs=inputs, batch=batch, seed=seed, progress=progress)
+    from edgec.frontends.torch import from_module, tensors_of
+
+    if example_inputs is None and example is not None:
+        example_inputs = tensors_of(example)
     if example_inputs is None:
         raise RequestError("a torch module needs example_inputs", fix="pass what its forward takes")
-    from edgec.frontends.torch import from_module
 
     name = type(model).__name__
     return from_module(
@@ -351,6 +371,7 @@ def _loaded(
         spec=name,
         kind="torch",
         name=name.lower(),
+        example=example,
         inputs=inputs,
         batch=batch,
         seed=seed,
@@ -447,6 +468,7 @@ def _report(
     scores: accuracy.Scores | None,
     layers: list[dict[str, Any]],
     reduction: Reduction | None,
+    branches: dict[str, Any] | None,
 ) -> dict[str, Any]:
     from edgec.devices.host import host_profile
 
@@ -472,6 +494,9 @@ def _report(
         "precision": candidate.precision,
         "form": candidate.form,
         "seed": request.seed,
+        "inputs_drawn": [dataclasses.asdict(item) for item in graph.drawn],
+        "ranges_from": graph.ranges_from,
+        "branches": branches,
         "numerics": {"gates": [gate.to_json() for gate in (neutral.gate, *choice.chosen.gates)]},
         "latency": {
             "measured": choice.chosen.latency is not None,
@@ -583,6 +608,9 @@ def summary(bundle: Bundle) -> dict[str, Any]:
             "near_ties": shipped["near_ties"],
             "gate": {key: shipped["gate"][key] for key in ("scaled", "rms", "unequal")},
         },
+        "inputs_drawn": report["inputs_drawn"],
+        "ranges_from": report["ranges_from"],
+        "branches": report["branches"],
         "accuracy": report["accuracy"],
         "fusions": {
             step["name"]: {"matched": step["matched"], "missed": step["missed"]} for step in report["passes"]

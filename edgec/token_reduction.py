@@ -114,7 +114,9 @@ def with_references(reduced: Reduced) -> Reduced:
     with Evaluator(runnable(written_out)) as evaluator:
         references = [evaluator.run(feeds) for feeds in graph.examples]
     lost = compare(graph.references, references)
-    judged = dataclasses.replace(graph, references=references, exact=[], ties=[], gates=coarse_gates(lost))
+    judged = dataclasses.replace(
+        graph, references=references, run_exact=None, ties=[], gates=coarse_gates(lost)
+    )
     return dataclasses.replace(reduced, graph=judged)
 
 
