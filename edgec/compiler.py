@@ -20,6 +20,7 @@ from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle, InputsOutputs
 from edgec.core.errors import JobError, NumericsError, RequestError
 from edgec.core.graph import Graph
+from edgec.core.json_file import to_bytes
 from edgec.core.progress import Progress, Silent
 from edgec.inspection import Inspection, inspect_model
 from edgec.passes.manager import PassReport, Pipeline
@@ -247,7 +248,7 @@ def compile_graph(
     if request.tokens == "auto" and budget is not None:
         graph = typical_first(graph, budget.search.data)
     neutral = to_neutral(graph, request.pipeline, progress)
-    with bundles.writing(folder, needed=_needed_bytes(neutral.graph)) as scratch:
+    with bundles.writing(folder, needed=_needed_bytes(neutral.graph), note=progress.note) as scratch:
         reduction = None
         if request.tokens == "off":
             choice = _choose(request, budget if request.is_gated else None, progress, neutral.graph, scratch)
@@ -521,7 +522,7 @@ def _write_report(folder: Path, report: dict[str, Any]) -> None:
         file.relative_to(folder).as_posix(): bundles.file_sha256(file) for file in sorted(names)
     }
     bundles.write_json(folder / bundles.REPORT_JSON, report)
-    (folder / bundles.REPORT_HTML).write_text(render(report), encoding="utf-8")
+    (folder / bundles.REPORT_HTML).write_bytes(to_bytes(render(report)))
 
 
 def _manifest(report: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
