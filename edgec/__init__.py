@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgec.core import telemetry
 from edgec.version import __version__
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from edgec.runtime.session import load as load
 
 __all__ = ["Bundle", "Session", "__version__", "compile", "load"]
+
+telemetry.turn_off()
 
 # Imported on first use: `import edgec` stays free of the engines and of the compiler.
 _LAZY = {

@@ -15,6 +15,7 @@ from edgec.core.dialect import ONNX_OPSET
 from edgec.core.errors import RequestError
 from edgec.core.graph import Arrays, Graph, Semantics, Source, TensorSpec
 from edgec.core.progress import Progress, Silent
+from edgec.frontends.bounds import check_values
 from edgec.frontends.examples import Drawing, draw, numberless
 from edgec.frontends.fingerprint import fingerprint
 from edgec.frontends.finish import inline, input_specs, set_input_shapes, set_output_shapes, to_dialect
@@ -85,6 +86,7 @@ def from_onnx(
     own = _own_specs(model, meanings, requests, path)
     asked = apply_requests(own, requests, batch, fixed=True, where=path)
     _refuse_open(asked, requests, path)
+    check_values(model, asked, path)
     ranges = {**_ranges(model), **(drawings or {})}
 
     progress.step("running the file as it is")
@@ -151,11 +153,20 @@ def _load(file: Path) -> ir.Model:
         raise RequestError(
             f"the graph is malformed: {first_line(error)}", where=str(file), fix="export the model again"
         ) from error
-    ir.external_data.set_base_dir(model.graph, file.absolute().parent)
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        ir.external_data.set_base_dir(graph, file.absolute().parent)
     # Initializers that are inputs too may be overridden by a caller; edgec compiles their values in.
     for value in [value for value in model.graph.inputs if value.name in model.graph.initializers]:
         model.graph.inputs.remove(value)
-    inline(model)
+    try:
+        inline(model)
+    except Exception as error:  # onnx-ir raises many kinds on calls that do not fit their functions
+        _logger.debug("a function cannot be inlined", exc_info=error)
+        raise RequestError(
+            f"a function does not fit a call of it: {first_line(error)}",
+            where=str(file),
+            fix="export the model again; this file is broken",
+        ) from error
     check(model, str(file))
     return model
 
@@ -337,7 +348,9 @@ def _references(
 
     run = in_fp32(OnnxFile(file))
     try:
-        return run, [run(feed) for feed in feeds]
+        return run, _only_tensors([run(feed) for feed in feeds], where)
+    except RequestError:
+        raise
     except Exception as error:
         _logger.debug("ONNX Runtime cannot run the file", exc_info=error)
         if "NOT_IMPLEMENTED" not in str(error):
@@ -348,7 +361,9 @@ def _references(
             ) from error
         reference = in_fp32(ReferenceFile(file))
         try:
-            return reference, [reference(feed) for feed in feeds]
+            return reference, _only_tensors([reference(feed) for feed in feeds], where)
+        except RequestError:
+            raise
         except Exception as second:
             raise RequestError(
                 f"neither ONNX Runtime ({first_line(error)}) nor onnx's evaluator ({first_line(second)}) "
@@ -356,3 +371,26 @@ def _references(
                 where=where,
                 fix="export the model with ops that ONNX Runtime has",
             ) from second
+
+
+def _only_tensors(references: list[Arrays], where: str) -> list[Arrays]:
+    """The outputs, once they are seen to be numbers of one rank.
+
+    Raises:
+        RequestError: an output is a sequence, a map, text, or of another rank for every sample.
+    """
+    ranks: dict[str, int] = {}
+    for reference in references:
+        for name, value in reference.items():
+            if not isinstance(value, np.ndarray | np.generic) or value.dtype.kind not in "biufc":
+                kind = "text" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+                raise RequestError(
+                    f"output {name!r} is {kind}, and edgec compiles networks of numbers",
+                    where=where,
+                    fix="export the model without what comes after the network",
+                )
+            if ranks.setdefault(name, value.ndim) != value.ndim:
+                raise RequestError(
+                    f"output {name!r} has another rank for another input", where=where, fix="fix its shape"
+                )
+    return references

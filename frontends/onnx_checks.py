@@ -37,11 +37,18 @@ def check(model: ir.Model, where: str) -> None:
 
 def label(node: ir.Node) -> str:
     """How a message names a node."""
-    return f"{node.name or node.outputs[0].name!r} ({node.op_type})"
+    made = node.outputs[0].name if node.outputs else ""
+    return f"{node.name or made!r} ({node.op_type})"
 
 
 def _check_ops(model: ir.Model, where: str) -> None:
     for node in model.graph.all_nodes():
+        if not node.outputs:
+            raise RequestError(
+                f"node {label(node)} has no output",
+                where=where,
+                fix="export the model again; this file is broken",
+            )
         domain = "" if node.domain == "ai.onnx" else node.domain
         opset = model.opset_imports.get(node.domain, model.opset_imports.get(domain))
         if domain == EDGEC_DOMAIN:
@@ -135,10 +142,23 @@ def _cycle(graph: ir.Graph) -> list[ir.Node]:
 
 
 def _makers(node: ir.Node, graph: ir.Graph) -> Iterator[ir.Node]:
-    for value in node.inputs:
+    for value in _read(node):
         maker = None if value is None else value.producer()
         if maker is not None and maker.graph is graph:
             yield maker
+
+
+def _read(node: ir.Node) -> Iterator[ir.Value | None]:
+    """Values that a node reads, those that its subgraphs take from outside among them."""
+    yield from node.inputs
+    for attribute in node.attributes.values():
+        if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+            for inner in (
+                attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else [attribute.as_graph()]
+            ):
+                for within in inner:
+                    yield from _read(within)
+                yield from inner.outputs
 
 
 def _check_weights(model: ir.Model, where: str) -> None:

@@ -29,8 +29,8 @@ DEFAULTS: dict[Name, int] = {
     "nodes": 100_000,
     # Calls of model-local functions that are inlined: each is paid for again by those that follow.
     "function_calls": 5_000,
-    # Graphs in attributes of nodes in graphs, and functions that call functions.
-    "nesting": 32,
+    # Functions that call functions.
+    "nesting": 64,
     # The largest tensor of a graph, stored or computed, as far as its shape is known before it runs.
     "tensor_bytes": 2**30,
     # An ONNX file without its external data; protobuf itself ends at 2 GiB.

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
+from edgec.core import quoting
 from edgec.core.bundle import InputsOutputs
 from edgec.core.graph import TensorSpec
-from edgec.core import quoting
 from edgec.targets.coreml.shipping import names
 from edgec.targets.coreml.shipping.swift import _environment, described
 
