@@ -113,9 +113,12 @@ def _check_wiring(graph: ir.Graph, where: str) -> None:
     try:
         graph.sort()
     except ValueError as error:
-        nodes = _cycle(graph)
+        # A graph is sorted with its subgraphs: the cycle may lie in one of them.
+        cycles = (_cycle(inner) for inner in (graph, *graph.subgraphs()))
+        nodes = next((nodes for nodes in cycles if nodes), [])
+        along = ": " + " -> ".join(label(node) for node in nodes) if nodes else " through its subgraphs"
         raise RequestError(
-            f"the graph has a cycle: {' -> '.join(label(node) for node in nodes)}",
+            f"the graph has a cycle{along}",
             where=where,
             fix="export the model again; this file is broken",
         ) from error
@@ -126,13 +129,15 @@ def _is_made(value: ir.Value) -> bool:
 
 
 def _cycle(graph: ir.Graph) -> list[ir.Node]:
-    """Nodes along one cycle: walk back from any node that never becomes ready."""
+    """Nodes along one cycle, none where there is none: walk back from any node that never becomes ready."""
     left = {node: set(_makers(node, graph)) for node in graph}
     while ready := [node for node, makers in left.items() if not makers]:
         for node in ready:
             del left[node]
         for makers in left.values():
             makers.difference_update(ready)
+    if not left:
+        return []
     node = next(iter(left))
     seen: list[ir.Node] = []
     while node not in seen:

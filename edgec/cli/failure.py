@@ -1,7 +1,7 @@
 """A failure that edgec did not foresee: told as its own fault, with a file that a report can carry.
 
-The file has the exception, where it was raised, the versions, and the graph's structure: names, ops, shapes and
-types. It has no weights and no inputs.
+The file has the exception, where it was raised, the versions, and the graph's structure: names, ops, shapes
+and types. It has no weights and no inputs.
 """
 
 from __future__ import annotations

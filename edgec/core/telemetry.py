@@ -1,4 +1,4 @@
-"""Nothing phones home: what the libraries under edgec would send of themselves is off unless it is asked for."""
+"""Nothing phones home: what the libraries under edgec would send is off unless it is asked for."""
 
 from __future__ import annotations
 
