@@ -110,11 +110,10 @@ def nodes_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 
 def check_tensor(tensor: onnx.TensorProto, where: str) -> None:
-    """Hold a stored tensor's own words against each other, and its size against the limit.
+    """Hold a stored tensor's own words against each other.
 
     Raises:
-        RequestError: it has no type or a negative size, has more or less data than its shape says, or is over
-            the limit.
+        RequestError: it has no type or a negative size, or has more or less data than its shape says.
     """
     name = tensor.name or "of a node"
     try:
@@ -129,8 +128,6 @@ def check_tensor(tensor: onnx.TensorProto, where: str) -> None:
         raise RequestError(f"the tensor {name!r} has a negative size", where=where, fix=_BROKEN)
     count = math.prod(tensor.dims)
     size = stored_bytes(tensor)
-    if size > limit("tensor_bytes"):
-        raise over("tensor_bytes", f"the tensor {name!r} has {size} bytes", where=where)
     held = _held(tensor, count, size)
     if held is not None:
         raise RequestError(

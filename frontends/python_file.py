@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib.util
 import inspect
+import os.path
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -43,8 +44,9 @@ def from_python_file(
 
     file = Path(path)
     spec = f"{path}:{function}"
-    if not file.is_file():
-        raise RequestError("there is no such file" if not file.exists() else "this is no file", where=path)
+    if not os.path.isfile(file):  # noqa: PTH113 (also where the name is too long or has a NUL)
+        there = os.path.exists(file)  # noqa: PTH110
+        raise RequestError("this is no file" if there else "there is no such file", where=path[:200])
     torch = require("torch", "torch")
     prepare_torchvision()
     torch.manual_seed(seed)

@@ -31,7 +31,7 @@ DEFAULTS: dict[Name, int] = {
     "function_calls": 5_000,
     # Functions that call functions.
     "nesting": 64,
-    # The largest tensor of a graph, stored or computed, as far as its shape is known before it runs.
+    # The largest tensor that a graph computes or is fed, as far as its shape is known before it runs.
     "tensor_bytes": 2**30,
     # An ONNX file without its external data; protobuf itself ends at 2 GiB.
     "model_bytes": 2**31,
