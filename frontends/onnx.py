@@ -186,7 +186,7 @@ def _own_specs(
             )
         dtype = value.type.dtype
         if dtype == ir.DataType.STRING or dtype.name.startswith(
-            ("BFLOAT", "FLOAT8", "FLOAT4", "INT4", "UINT4")
+            ("BFLOAT", "FLOAT8", "FLOAT6", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2", "COMPLEX", "UNDEFINED")
         ):
             raise RequestError(
                 f"input {name!r} holds {dtype.name.lower()}, which edgec cannot feed",

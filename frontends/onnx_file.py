@@ -64,6 +64,9 @@ _EXPORT = "give a file that torch.onnx.export, tf2onnx or another exporter wrote
 
 
 def _refuse_no_file(path: Path) -> None:
+    if any("\ud800" <= letter <= "\udfff" for letter in str(path)):
+        # ONNX Runtime takes paths as UTF-8 only.
+        raise RequestError("the file's name is no UTF-8 text", where=str(path), fix="rename it")
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
