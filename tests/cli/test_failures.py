@@ -74,25 +74,26 @@ def test_a_name_does_not_steer_the_terminal(edgec: Command, tmp_path: Path) -> N
 
 
 def test_a_file_name_that_is_code_stays_a_name(edgec: Command, tmp_path: Path) -> None:
-    name = os.fsdecode(b'm""";__import__("os").mkdir("PWNED");""" \xff\nsyntax=evil.onnx')
+    name = 'm""";__import__("os").mkdir("PWNED");""" $(mkdir PWNED)\nsyntax=evil.onnx'
     onnx.save(block_model(), tmp_path / name)
     assert edgec("compile", name, "--target", "x86:ort", "-o", "m.edgec", "--zip").status == 0
     assert Bundle.open("m.edgec.zip").manifest["model"]["name"] == name.removesuffix(".onnx")
-    for words in (
-        ["package", "--docker", "-o", "c"],
-        ["package", "--wheel", "-o", "w"],
-        ["report", "-o", "r"],
-    ):
-        assert edgec(words[0], "m.edgec", *words[1:]).status == 0
+    for command in ("package --docker -o c", "package --wheel -o w", "report -o r"):
+        assert edgec(*command.split(), "m.edgec").status == 0
     code = "import sys; sys.path.insert(0, sys.argv[1]); import m"
     wheel = next((tmp_path / "w").glob("m-*.whl"))
     subprocess.run([sys.executable, "-c", code, str(wheel)], check=True, timeout=60)
     assert not (tmp_path / "PWNED").exists()
     dockerfile = (tmp_path / "c" / "Dockerfile").read_text().splitlines()
-    assert dockerfile[0] == (
-        "# Written by edgec. A model's name stands below this line: a first line could be read as a directive."
-    )
+    assert dockerfile[0].startswith("# Written by edgec.")
     assert not [line for line in dockerfile if line.startswith("syntax")]
+
+
+def test_a_file_name_that_is_no_text_is_refused(edgec: Command, tmp_path: Path) -> None:
+    name = os.fsdecode(b"m\xff.onnx")
+    onnx.save(block_model(), tmp_path / name)
+    done = edgec("inspect", name)
+    assert (done.status, "no UTF-8 text" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
