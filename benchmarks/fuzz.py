@@ -37,6 +37,8 @@ SECONDS = 60
 BYTES = 4 << 30
 """Most memory of a case: what it may map besides what the parent has already."""
 
+TARGETS = ("x86:ort", "x86:openvino", "coreml", "jetson")
+
 WORDS = ("", "x", "y", "\0", "a\nb", "../../x", "\u202eevil", "\ud800", "n" * 5000, '"""', "$(id)", "{{7*7}}")
 
 Rng = np.random.Generator
@@ -248,7 +250,7 @@ def _model_case(number: int, rng: Rng, folder: Path) -> Case:
     (folder / "m.onnx").write_bytes(bytes(data))
     command = ["inspect", "m.onnx"]
     if rng.integers(6) == 0:
-        target = str(_pick(["x86:ort", "coreml", "jetson", "x86:openvino"], rng))
+        target = str(_pick(list(TARGETS), rng))
         command = ["compile", "m.onnx", "--target", target, "-o", "m.edgec"]
     return Case(number, " + ".join(broken), command)
 
@@ -383,12 +385,13 @@ def _input_case(number: int, rng: Rng, folder: Path, bundle: Path) -> Case:
     return Case(number, "input", ["run", str(bundle), "--input", "i.npz", "--output", "o.npz"])
 
 
-def draw(number: int, folder: Path, bundle: Path) -> Case:
+def draw(number: int, folder: Path, bundles: list[Path]) -> Case:
     """The case of a number, its files in a folder."""
     rng = np.random.default_rng(number)
     kind = int(rng.integers(10))
-    if kind < 6:
+    if kind < 5:
         return _model_case(number, rng, folder)
+    bundle = _pick(bundles, rng)
     return (
         _input_case(number, rng, folder, bundle) if kind == 9 else _bundle_case(number, rng, folder, bundle)
     )
@@ -483,13 +486,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
         kept = options.folder or Path(scratch)
         onnx.save(models()[0], Path(scratch) / "sound.onnx")
-        bundle = Path(scratch) / "sound.edgec"
-        edgec.compile(str(Path(scratch) / "sound.onnx"), target="x86:ort", output=bundle)
+        bundles = []
+        for target in TARGETS:
+            bundle = Path(scratch) / f"{target.replace(':', '-')}.edgec"
+            bundles.append(
+                edgec.compile(str(Path(scratch) / "sound.onnx"), target=target, output=bundle).path
+            )
         for number in range(options.first, options.first + options.cases):
             place = kept / str(number) / "case"
             shutil.rmtree(place.parent, ignore_errors=True)
             place.mkdir(parents=True)
-            failed = run(draw(number, place, bundle), place)
+            failed = run(draw(number, place, bundles), place)
             if failed is None:
                 shutil.rmtree(place.parent, ignore_errors=True)
             else:
