@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgec import accuracy
+from edgec import accuracy, amounts
 from edgec import budget as budgets
 from edgec.bisection import first_bad_pass
 from edgec.branch_latency import branch_report
@@ -21,6 +21,7 @@ from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle, InputsOutputs
 from edgec.core.errors import JobError, NumericsError, RequestError
 from edgec.core.graph import Graph
+from edgec.core.json_file import read_object, to_bytes
 from edgec.core.progress import Progress, Silent
 from edgec.decisions import with_ties
 from edgec.inspection import Inspection, inspect_model
@@ -76,8 +77,8 @@ def compile(
     target: str = "x86",
     output: str | Path | None = None,
     precision: str = "auto",
-    latency: float | None = None,
-    max_drop: float | None = None,
+    latency: float | str | None = None,
+    max_drop: float | str | None = None,
     eval_data: str | Path | None = None,
     calib: str | Path | None = None,
     tokens: str = "off",
@@ -96,8 +97,8 @@ def compile(
         target: `x86`, or one engine of it: `x86:ort`, `x86:openvino`.
         output: the bundle's folder; `NAME.TARGET.edgec` in the current folder where not given.
         precision: one of `PRECISIONS`.
-        latency: the largest median latency to accept, in milliseconds.
-        max_drop: the largest drop of the evaluation's score to accept, as a fraction.
+        latency: the largest median latency to accept, in milliseconds, or in words: `5ms`.
+        max_drop: the largest drop of the evaluation's score to accept, as a fraction, or in words: `1%`.
         eval_data: an npz file with the model's inputs and `labels`; a zoo model brings its own.
         calib: an npz file with inputs that searches and calibration may look at, with or without `labels`.
         tokens: `off`, `auto`, or a schedule: `r=13`, `keep=0.7`, or the name of a point of the frontier.
@@ -173,8 +174,8 @@ class Request:
         target: str,
         output: str | Path | None = None,
         precision: str = "auto",
-        latency: float | None = None,
-        max_drop: float | None = None,
+        latency: float | str | None = None,
+        max_drop: float | str | None = None,
         passes: Sequence[str] = (),
         seed: int = 0,
         tokens: str = "off",
@@ -182,7 +183,8 @@ class Request:
         """The request, with every word of it checked before anything slow begins.
 
         Raises:
-            RequestError: there is no such target, precision, pass or seed, or the output cannot be written.
+            RequestError: there is no such target, precision, pass, seed or amount, or the output cannot be
+                written.
         """
         from edgec.passes.pipeline import default_pipeline
         from edgec.targets import target_named
@@ -191,8 +193,12 @@ class Request:
             raise RequestError(
                 f"no precision is named {precision!r}", fix=f"choose from {', '.join(PRECISIONS)}"
             )
-        if not 0 <= seed < 2**32:
-            raise RequestError(f"the seed {seed} is none", fix="give one from 0 to 4294967295")
+        seed = amounts.whole(seed, "--seed", 0, 2**32 - 1)
+        latency = amounts.milliseconds(latency, "--latency")
+        max_drop = amounts.share(max_drop, "--max-drop")
+        for name, text in (("--target", target), ("--tokens", tokens)):
+            if not isinstance(text, str):
+                raise RequestError(f"{name} {text!r} is no text", fix="write what the command line takes")
         named = target_named(target)
         if latency is not None and not named.runs_here:
             raise RequestError(
@@ -237,7 +243,7 @@ def compile_graph(
     """
     progress = progress or Silent()
     target = request.target
-    folder = request.output or Path(f"{graph.source.name}.{target.name}.edgec")
+    folder = request.output or _default_folder(graph, target)
     bundles.check_writable(folder)
     lossy = request.is_lossy
     evaluation = accuracy.evaluation_data(graph, eval_data, None if lossy else budgets.PLAIN_SAMPLES)
@@ -259,7 +265,7 @@ def compile_graph(
     if request.tokens == "auto" and budget is not None:
         graph = typical_first(graph, budget.search.data)
     neutral = to_neutral(graph, request.pipeline, progress)
-    with bundles.writing(folder, needed=_needed_bytes(neutral.graph)) as scratch:
+    with bundles.writing(folder, needed=_needed_bytes(neutral.graph), note=progress.note) as scratch:
         reduction = None
         if request.tokens == "off":
             choice = _choose(request, budget if request.is_gated else None, progress, neutral.graph, scratch)
@@ -313,6 +319,29 @@ def compile_graph(
     return Bundle.open(folder, check=False)
 
 
+def _default_folder(graph: Graph, target: Target) -> Path:
+    """Where the bundle goes when nothing is said; a bundle of another model is not written over.
+
+    Raises:
+        RequestError: there is one.
+    """
+    folder = Path(f"{graph.source.name}.{target.name}.edgec")
+    if not (folder / bundles.MANIFEST).is_file():
+        return folder
+    try:
+        there = read_object(folder / bundles.MANIFEST)["model"]
+        is_another = graph.source.spec != there["spec"] and graph.source.sha256 != there["sha256"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return folder
+    if is_another:
+        raise RequestError(
+            f"holds the bundle of another model, {there['spec']}",
+            where=str(folder),
+            fix="choose a path with -o",
+        )
+    return folder
+
+
 def load(
     model: str | torch.nn.Module,
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
@@ -330,6 +359,8 @@ def load(
     """
     from edgec.frontends.inputs import open_sizes
 
+    if batch is not None:
+        batch = amounts.whole(batch, "--batch", 1, 2**31 - 1)
     graph = _loaded(model, example_inputs, example, inputs, batch, seed, progress or Silent())
     if example is not None:
         graph = dataclasses.replace(graph, ranges_from=f"{Path(example).name} and drawn inputs")
@@ -545,7 +576,7 @@ def _write_report(folder: Path, report: dict[str, Any]) -> None:
         file.relative_to(folder).as_posix(): bundles.file_sha256(file) for file in sorted(names)
     }
     bundles.write_json(folder / bundles.REPORT_JSON, report)
-    (folder / bundles.REPORT_HTML).write_text(render(report), encoding="utf-8")
+    (folder / bundles.REPORT_HTML).write_bytes(to_bytes(render(report)))
 
 
 def _manifest(report: Mapping[str, Any], graph: Graph) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from edgec.core.float64 import Float64Evaluator
 from edgec.core.graph import Arrays, ExactSource, Graph, Semantics, Source, TensorSpec
 from edgec.core.progress import Progress, Silent
 from edgec.frontends import uses
+from edgec.frontends.bounds import check_values
 from edgec.frontends.covering import covering
 from edgec.frontends.example_file import read_example
 from edgec.frontends.examples import Drawing, count, draw, numberless, small_integers, tame
@@ -91,6 +92,7 @@ def from_onnx(
     own = _own_specs(model, meanings, requests, path)
     asked = apply_requests(own, requests, batch, fixed=True, where=path)
     _refuse_open(asked, requests, path)
+    check_values(model, asked, path)
     known = {**uses.drawings(model, asked), **(drawings or {})}
     asked = uses.understood(asked, known)
     progress.step("running the file as it is")
@@ -125,7 +127,7 @@ def from_onnx(
                 "Inputs were drawn from 0 to 1: on values of both signs the file computes no numbers."
             )
         made = drawn_samples(feeds, references, asked, ranges)
-    feeds, references = made.feeds, made.references
+    feeds, references = made.feeds, _only_tensors(made.references, path)
     if broken := numberless(references):
         raise RequestError(
             f"the file computes no finite numbers in output {broken!r} on drawn inputs, so nothing can be "
@@ -194,11 +196,20 @@ def _load(file: Path) -> ir.Model:
         raise RequestError(
             f"the graph is malformed: {first_line(error)}", where=str(file), fix="export the model again"
         ) from error
-    ir.external_data.set_base_dir(model.graph, file.absolute().parent)
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        ir.external_data.set_base_dir(graph, file.absolute().parent)
     # Initializers that are inputs too may be overridden by a caller; edgec compiles their values in.
     for value in [value for value in model.graph.inputs if value.name in model.graph.initializers]:
         model.graph.inputs.remove(value)
-    inline(model)
+    try:
+        inline(model)
+    except Exception as error:  # onnx-ir raises many kinds on calls that do not fit their functions
+        _logger.debug("a function cannot be inlined", exc_info=error)
+        raise RequestError(
+            f"a function does not fit a call of it: {first_line(error)}",
+            where=str(file),
+            fix="export the model again; this file is broken",
+        ) from error
     check(model, str(file))
     return model
 
@@ -218,7 +229,7 @@ def _own_specs(
             )
         dtype = value.type.dtype
         if dtype == ir.DataType.STRING or dtype.name.startswith(
-            ("BFLOAT", "FLOAT8", "FLOAT4", "INT4", "UINT4")
+            ("BFLOAT", "FLOAT8", "FLOAT6", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2", "COMPLEX", "UNDEFINED")
         ):
             raise RequestError(
                 f"input {name!r} holds {dtype.name.lower()}, which edgec cannot feed",
@@ -321,7 +332,9 @@ def _first_run(file: Path, feed: Arrays, where: str, widened: Widened | None) ->
 
     run = in_fp32(OnnxFile(file))
     try:
-        return run, run(feed)
+        return run, _only_tensors([run(feed)], where)[0]
+    except RequestError:
+        raise
     except Exception as error:
         _logger.debug("ONNX Runtime cannot run the file", exc_info=error)
         if "NOT_IMPLEMENTED" not in str(error):
@@ -332,7 +345,9 @@ def _first_run(file: Path, feed: Arrays, where: str, widened: Widened | None) ->
             ) from error
         reference = in_fp32(ReferenceFile(file))
         try:
-            return reference, reference(feed)
+            return reference, _only_tensors([reference(feed)], where)[0]
+        except RequestError:
+            raise
         except Exception as second:
             raise RequestError(
                 f"neither ONNX Runtime ({first_line(error)}) nor onnx's evaluator ({first_line(second)}) "
@@ -340,3 +355,26 @@ def _first_run(file: Path, feed: Arrays, where: str, widened: Widened | None) ->
                 where=where,
                 fix="export the model with ops that ONNX Runtime has",
             ) from second
+
+
+def _only_tensors(references: list[Arrays], where: str) -> list[Arrays]:
+    """The outputs, once they are seen to be numbers of one rank.
+
+    Raises:
+        RequestError: an output is a sequence, a map, text, or of another rank for every sample.
+    """
+    ranks: dict[str, int] = {}
+    for reference in references:
+        for name, value in reference.items():
+            if not isinstance(value, np.ndarray | np.generic) or value.dtype.kind not in "biufc":
+                kind = "text" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+                raise RequestError(
+                    f"output {name!r} is {kind}, and edgec compiles networks of numbers",
+                    where=where,
+                    fix="export the model without what comes after the network",
+                )
+            if ranks.setdefault(name, value.ndim) != value.ndim:
+                raise RequestError(
+                    f"output {name!r} has another rank for another input", where=where, fix="fix its shape"
+                )
+    return references

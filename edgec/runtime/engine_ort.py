@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgec.core.errors import IntegrityError
+from edgec.core.errors import IntegrityError, MissingExtraError
 from edgec.core.graph import Arrays
 from edgec.runtime.engine import EngineDescription, LayerTime
 from edgec.runtime.layer_times import summarize
@@ -25,6 +25,7 @@ class OrtEngine:
         folder: the engine's folder, with its `engine.json`.
 
     Raises:
+        MissingExtraError: ONNX Runtime is not installed.
         IntegrityError: the description or the model cannot be read.
     """
 
@@ -74,8 +75,7 @@ def session_options(threads: int, settings: Mapping[str, str] = MappingProxyType
     The threads of the pool keep spinning for a moment after a run (ONNX Runtime's default): waking
     them costs more than the small layers of these models take.
     """
-    import onnxruntime
-
+    onnxruntime = _import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -87,9 +87,16 @@ def session_options(threads: int, settings: Mapping[str, str] = MappingProxyType
     return options
 
 
-def _open(model: Path, options: Any) -> Any:
-    import onnxruntime
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "ort") from error
+    return onnxruntime
 
+
+def _open(model: Path, options: Any) -> Any:
+    onnxruntime = _import_onnxruntime()
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:
