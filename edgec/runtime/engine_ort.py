@@ -13,7 +13,7 @@ import numpy as np
 
 from edgec.core.errors import IntegrityError, MissingExtraError
 from edgec.core.graph import Arrays
-from edgec.runtime.engine import EngineDescription, LayerTime
+from edgec.runtime.engine import EngineDescription, LayerTime, closed
 from edgec.runtime.layer_times import summarize
 from edgec.runtime.threads import worker_threads
 
@@ -36,11 +36,14 @@ class OrtEngine:
         self._session: Any = _open(self._model, session_options(self._threads, self.description.settings))
         self._outputs = [output.name for output in self._session.get_outputs()]
         # The inner session: the outer `run` walks all feeds three times before it calls this.
-        self._inner = self._session._sess
+        self._inner: Any = self._session._sess
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Run once; the outputs are fresh arrays."""
-        return dict(zip(self._outputs, self._inner.run(self._outputs, feeds, None), strict=True))
+        inner = self._inner
+        if inner is None:
+            raise closed()
+        return dict(zip(self._outputs, inner.run(self._outputs, feeds, None), strict=True))
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
         """Run with ONNX Runtime's own timers, in a session of its own; in execution order."""
@@ -65,7 +68,7 @@ class OrtEngine:
         return summarize(calls, ops, self.description.layers, warmup)
 
     def close(self) -> None:
-        """Free the session and its threads."""
+        """Free the session and its threads, once the runs under way have ended."""
         self._session = self._inner = None
 
 
