@@ -21,17 +21,10 @@ from edgec.core.evaluation import MODEL_FILE, save_model
 from edgec.core.float_types import retype
 from edgec.core.graph import Arrays
 from edgec.core.numerics import GATES, compare
+from edgec.core.op_traits import MOVEMENT
 from edgec.frontends.reference import OnnxFile
 
 Run = Callable[[Mapping[str, np.ndarray]], Arrays]
-
-_MOVES = frozenset(
-    {
-        *("Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape"),
-        *("Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
-    }
-)
-"""Ops that carry values and compute none."""
 
 
 class Widened:
@@ -144,7 +137,7 @@ def _is_tensor(value: ir.Value) -> bool:
 
 def _is_computed_on(value: ir.Value) -> bool:
     for use in value.uses():
-        if use.node.op_type in _MOVES:
+        if use.node.op_type in MOVEMENT:
             if any(_is_computed_on(output) for output in use.node.outputs):
                 return True
         elif use.node.op_type != "Cast":

@@ -107,8 +107,9 @@ def test_a_right_pipeline_has_no_blame() -> None:
     assert first_bad_pass(graph, Pipeline([Harmless()])) is None
 
 
-def test_the_pass_and_the_layer_are_named() -> None:
-    blame = first_bad_pass(make_graph(), Pipeline([Harmless(), WrongEpsilon()]))
+@pytest.mark.parametrize("passes", [[Harmless, WrongEpsilon], [WrongEpsilon, Harmless]])
+def test_the_pass_and_the_layer_are_named(passes: list[type[Pass]]) -> None:
+    blame = first_bad_pass(make_graph(), Pipeline([one() for one in passes]))
     assert blame is not None
     assert blame.pass_name == "test.wrong_epsilon"
     # The fused value has a new name, so the first shared one that differs is the product after it.

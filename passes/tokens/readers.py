@@ -13,23 +13,14 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from edgec.core import op_traits
 from edgec.core.dialect import is_op
 from edgec.passes.editing import Editor, attribute, constant, rank, sizes
 from edgec.passes.fuse.axes import MOVES, Axes, AxesError, Layout
 from edgec.passes.tokens.masks import key_mask
 
-# fmt: off
-UNARY = frozenset([
-    "Abs", "Cast", "Ceil", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
-    "HardSwish", "Identity", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "QuickGelu", "Reciprocal",
-    "Relu", "Round", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh",
-    "ThresholdedRelu",
-])
-BINARY = frozenset([
-    "Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow",
-    "Sub", "Sum", "Where",
-])
-# fmt: on
+UNARY = op_traits.UNARY | {"Dropout", "Identity"}
+"""Each token by itself; an export's Dropout changes nothing."""
 NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 SPECIAL = 16
 """More leading tokens than any model singles out; a higher index is an ordinary token's."""
@@ -437,7 +428,7 @@ def _axes(node: ir.Node, total: int, *, grown: bool = False) -> list[int]:
 
 _READERS: dict[str, Callable[[ir.Node, dict[ir.Value, int]], Step]] = {
     **dict.fromkeys(UNARY, _unary),
-    **dict.fromkeys(BINARY, _binary),
+    **dict.fromkeys(op_traits.BROADCASTING, _binary),
     **dict.fromkeys(NORMS, _norm),
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"), _reduce),
     "Softmax": _softmax,

@@ -152,11 +152,14 @@ def test_an_output_of_one_number_has_its_spread_over_the_samples() -> None:
     assert spreads([{"y": np.zeros((1, 1))}])[0]["y"] == 1.0
 
 
-def test_the_worst_sample_and_output_count() -> None:
+@pytest.mark.parametrize("output", ["a", "b"])
+@pytest.mark.parametrize("sample", [0, 1])
+def test_the_worst_sample_and_output_count(output: str, sample: int) -> None:
     good = {"a": DRAWN, "b": DRAWN}
-    bad = {"a": DRAWN, "b": DRAWN + 0.5}
-    found = compare([good, good], [good, bad])
-    assert found.output == "b"
+    samples = [good, good]
+    samples[sample] = {**good, output: DRAWN + np.float32(0.5)}
+    found = compare([good, good], samples)
+    assert found.output == output
     assert found.max_abs == pytest.approx(0.5, rel=1e-5)
     assert not FP32.accepts(found)
 

@@ -69,6 +69,15 @@ def test_a_row_of_another_class_is_noticed() -> None:
     assert not GATES["fp16"].accepts(Expected([outputs], ties=[ties]).difference([other], GATES["fp16"]))
 
 
+def test_rows_that_differ_in_their_class_alone_may_change_places_where_they_score_alike() -> None:
+    outputs, ties = detections(5)
+    outputs["boxes"][0, 5] = outputs["boxes"][0, 4]
+    outputs["labels"][0, 4:6] = 3, 7
+    for allowed, known in ((True, near(ties, 4, 5)), (False, ties)):
+        found = Expected([outputs], ties=[known]).difference([swapped(outputs, 4, 5)], GATES["fp16"])
+        assert GATES["fp16"].accepts(found) is allowed
+
+
 def test_the_whole_order_turned_round_is_noticed() -> None:
     outputs, ties = detections(4)
     turned = {name: array[:, ::-1].copy() for name, array in outputs.items()}
