@@ -65,7 +65,7 @@ def first_bad_engine_layer(target: Target, neutral: Graph, candidate: Candidate,
     with Evaluator(runnable(neutral.model), outputs=list(names)) as evaluator:
         expected = evaluator.run(feeds)
     told = neutral.with_model(with_outputs(neutral.model, list(names)))
-    told = dataclasses.replace(told, examples=[feeds], references=[expected], exact=[], ties=[])
+    told = dataclasses.replace(told, examples=[feeds], references=[expected], run_exact=None, ties=[])
     found = _run_engine(target, told, candidate)[0]
     fix = _higher_precision(target, neutral, candidate)
     for name, node in names.items():

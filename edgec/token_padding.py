@@ -71,7 +71,7 @@ def typical_first(graph: Graph, data: EvaluationData) -> Graph:
         graph,
         examples=[*typical.examples, *graph.examples],
         references=[*typical.references, *graph.references],
-        exact=[*typical.exact, *graph.exact],
+        ties=[],
     )
 
 

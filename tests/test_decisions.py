@@ -27,7 +27,8 @@ def drawn(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-DETECTOR = """(float[1,50,4] boxes, float[1,50] scores) => (float[1,10,4] y, float[1,10] v, int64[1,10] labels) {
+DETECTOR = """(float[1,50,4] boxes, float[1,50] scores)
+    => (float[1,10,4] y, float[1,10] v, int64[1,10] labels) {
     k = Constant<value = int64[1] {10}>()
     c = Constant<value = int64 {7}>()
     two = Constant<value = int64[1] {2}>()

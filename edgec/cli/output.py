@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgec.core.quoting import printable
+
 
 def print_json(fields: Mapping[str, Any]) -> None:
     """One JSON object on standard output; infinities become null, which JSON has."""
@@ -38,7 +40,7 @@ def _cell(value: object) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
-    return str(value)
+    return printable(str(value))
 
 
 def _finite(value: Any) -> Any:

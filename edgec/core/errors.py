@@ -6,6 +6,7 @@ numerics gate, a budget out of reach), 2 when the request was wrong (no such fil
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,9 +88,11 @@ class MissingExtraError(JobError):
     def __init__(self, package: str, extra: str) -> None:
         self.package = package
         self.extra = extra
+        # Where only the runtime is installed, its own wheel has the extra.
+        alone = importlib.util.find_spec("edgec.compiler") is None
         super().__init__(
             f"this needs the package {package}, which is not installed",
-            fix=f"run: pip install 'edgec[{extra}]'",
+            fix=f"run: pip install '{'edgec-runtime' if alone else 'edgec'}[{extra}]'",
         )
 
 

@@ -11,7 +11,6 @@ The shape, whatever kind of device it comes from; latencies are milliseconds, la
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from typing import Any
 from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle
 from edgec.core.errors import RequestError
+from edgec.core.json_file import read_object, to_bytes
 
 SCHEMA = 1
 
@@ -32,7 +32,7 @@ def read(path: Path) -> dict[str, Any]:
         RequestError: there is no such file, or it is not of this shape.
     """
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_object(path)
     except (OSError, ValueError) as error:
         raise RequestError(
             f"cannot be read ({error})", where=str(path), fix="give the JSON file that the device wrote"
@@ -114,7 +114,7 @@ def merge(bundle: Bundle, measured: Mapping[str, Any]) -> Bundle:
     with bundles.writing(bundle.path) as scratch:
         _link_files(bundle.path, scratch)
         bundles.write_json(scratch / bundles.REPORT_JSON, report)
-        (scratch / bundles.REPORT_HTML).write_text(render(report), encoding="utf-8")
+        (scratch / bundles.REPORT_HTML).write_bytes(to_bytes(render(report)))
         bundles.seal(scratch, manifest)
     return Bundle.open(bundle.path, check=False)
 

@@ -245,6 +245,8 @@ def _fuse(editor: Editor, node: ir.Node, rotation: Rotation) -> ir.Node:
     fixed = [size for size in sizes(rotation.result) or () if size is not None]
     layout: Layout = tuple(axes.fresh(size) for size in fixed)
     others = [dim for axis, dim in enumerate(layout[:-1]) if axis != rotation.axis]
+    while len(others) > 2 and not others[-1]:
+        others.pop()  # an axis of size one behind the heads, along which shared keys are then repeated
     batch = tuple(atom for dim in others[:-1] for atom in dim)
     heads = others[-1] if others else ()
     target: Layout = (batch, heads, layout[rotation.axis], layout[-1])

@@ -223,17 +223,14 @@ def with_steps(graph: Graph, caches: Sequence[Cache], steps: int = STEPS) -> Gra
     placed = {name for cache in caches for name in cache.positions}
     examples: list[Arrays] = []
     references: list[Arrays] = []
-    exact: list[Arrays] = []
     for step in range(steps):
         feeds = {**graph.examples[step % len(graph.examples)], **held}
         feeds |= {name: _places(feeds[name], caches, name, step) for name in placed}
         results = graph.run_source(feeds)
         examples.append(feeds)
         references.append({name: array for name, array in results.items() if name not in presents})
-        if graph.run_exact is not None:
-            exact.append(graph.run_exact(feeds))
         held = {cache.past: cache.kept(results[cache.present]) for cache in caches}
-    return dataclasses.replace(graph, examples=examples, references=references, exact=exact)
+    return dataclasses.replace(graph, examples=examples, references=references)
 
 
 def _places(example: np.ndarray, caches: Sequence[Cache], name: str, step: int) -> np.ndarray:

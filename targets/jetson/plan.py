@@ -7,13 +7,14 @@ it without any of the compiler's code. Paths in it are relative to the folder th
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgec.core.bundle import write_json
 from edgec.core.errors import IntegrityError
+from edgec.core.json_file import read_object
+from edgec.core.plain_files import is_inside
 
 SCHEMA = 1
 PLAN = "plan.json"
@@ -171,8 +172,8 @@ class Plan:
         """
         path = folder / PLAN
         try:
-            return _from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return _from_json(read_object(path))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(
                 f"the build plan cannot be read ({error})", where=str(path), fix="compile the model again"
             ) from error
@@ -181,6 +182,9 @@ class Plan:
 def _from_json(fields: Mapping[str, Any]) -> Plan:
     if fields["schema"] != SCHEMA:
         raise ValueError(f"schema {fields['schema']}, this edgec reads {SCHEMA}")
+    for key in ("model", "weights", "timing_cache"):
+        if fields.get(key) is not None and not is_inside(fields[key]):
+            raise ValueError(f"{key} {fields[key]!r} is not a file of its own folder")
     known = {
         **fields,
         "flags": tuple(fields["flags"]),

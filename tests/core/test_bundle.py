@@ -105,35 +105,10 @@ def test_a_failure_leaves_nothing_and_keeps_the_old_bundle(tmp_path: Path) -> No
     assert Bundle.open(tmp_path / "m.edgec").manifest == old
 
 
-def test_an_interrupt_between_the_renames_keeps_the_old_bundle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = make(tmp_path / "m.edgec").manifest
-    rename = Path.rename
-
-    def interrupted(path: Path, target: Path) -> Path:
-        if ".partial-" in path.name:
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path / "m.edgec")
-    assert [path.name for path in tmp_path.iterdir()] == ["m.edgec"]
-    assert Bundle.open(tmp_path / "m.edgec").manifest == old
-
-
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="disk is full"), bundles.writing(tmp_path / "m.edgec"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert not list(tmp_path.iterdir())
-
-
-def test_what_a_killed_compile_left_is_removed(tmp_path: Path) -> None:
-    # No process has the largest number that Linux allows plus one.
-    (tmp_path / ".m.edgec.partial-4194305").mkdir()
-    make(tmp_path / "m.edgec")
-    assert [path.name for path in tmp_path.iterdir()] == ["m.edgec"]
 
 
 def test_something_else_is_not_overwritten(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ import edgec
 from edgec.core.bundle import file_sha256
 from edgec.core.errors import JobError, RequestError, UnsupportedError
 from edgec.core.graph import OpenSize
+from edgec.runtime.engine import EngineDescription
 from edgec.targets import open_for_checking, target_named
 from edgec.targets.jetson.crash import first_to_crash
 from edgec.targets.jetson.devices import device, names
@@ -259,3 +261,26 @@ def test_a_plan_survives_writing_and_reading(tmp_path):
     assert Plan.read(tmp_path / "again") == plan
     assert plan.flags == ()
     assert plan.tolerance.scaled == 1e-4
+
+
+def test_the_stand_in_runs_in_threads_and_says_when_it_is_closed(tmp_path):
+    ir.save(
+        ir.from_onnx_text("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        doubled (float[64, 64] x) => (float[64, 64] y) { y = Add(x, x) }
+    """),
+        tmp_path / "model.onnx",
+    )
+    EngineDescription("tensorrt", "model.onnx", "fp32", 0, "", {}).write(tmp_path)
+    engine = open_for_checking(tmp_path)
+
+    def right(number):
+        feeds = {"x": np.full((64, 64), number, np.float32)}
+        return all(np.all(engine.run(feeds)["y"] == 2 * number) for _ in range(50))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(right, range(8)))
+    engine.close()
+    engine.close()
+    with pytest.raises(RequestError, match="closed"):
+        right(0)

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any, Mapping
 
 import numpy as np
+from edgec_engine import npz
 from edgec_engine.errors import DeviceError
 
 SCHEMA = 1
 STATE_VARIABLE = "EDGEC_STATE"
+
+LARGEST_SAMPLE = 1 << 31
+"""Bytes of all arrays of an npz file that is read."""
 
 
 class Plan:
@@ -62,6 +66,12 @@ class Plan:
             raise DeviceError(
                 "{}: the plan lacks {}".format(path, ", ".join(missing)), "compile the model again", 2
             )
+        for key in ("model", "timing_cache"):
+            name = fields.get(key)
+            if not isinstance(name, str) or name in (".", "..") or "/" in name or "\0" in name:
+                raise DeviceError(
+                    f"{path}: {key} {name!r} is not a file of the bundle", "do not trust this bundle", 2
+                )
         chosen = state or os.environ.get(STATE_VARIABLE) or f"{folder}.device"
         return cls(folder, Path(chosen).resolve(), fields)
 
@@ -133,9 +143,8 @@ class Plan:
         for role in ("inputs", "outputs"):
             path = folder / f"{index}.{role}.npz"
             try:
-                with np.load(str(path), allow_pickle=False) as archive:
-                    arrays.append({name: archive[name] for name in archive.files})
-            except (OSError, ValueError) as error:
+                arrays.append(npz.read(str(path), LARGEST_SAMPLE))
+            except npz.NpzError as error:
                 raise DeviceError(f"{path}: cannot be read ({error})", "copy the bundle again") from error
         return arrays[0], arrays[1]
 
