@@ -216,6 +216,16 @@ def test_an_attention_that_keeps_or_hands_out_more_is_a_near_miss(attention, rea
     assert reason in reasons(report)
 
 
+def test_a_dropout_that_may_train_is_a_near_miss():
+    model = build(
+        "(float[1,12,8] x, bool t) => (y) { a = Relu(x)\n d = Dropout(a, ratio, t)\n"
+        "y = Gather<axis=1>(d, first) }",
+        ratio=np.float32(0.0),
+        first=np.array(3),
+    )
+    assert "it may draw other numbers" in reasons(check(model, NAME)[NAME])
+
+
 def test_a_custom_op_is_a_near_miss():
     model = build(
         "(float[1,12,8] x, float[1,12,1] s) => (y) { m, n, k = ai.edgec.TokenMerge<r=0>(x, x4, s)\n"
