@@ -1,4 +1,4 @@
-"""The checker knows Core ML from its format and Apple's reference alone: what made the package tells it nothing."""
+"""The checker knows Core ML from its format alone: what made the package tells it nothing."""
 
 import ast
 from pathlib import Path
