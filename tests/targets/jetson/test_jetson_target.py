@@ -188,7 +188,7 @@ def test_int8_is_taken_within_the_budget(file, tmp_path):
     found = onnx.load(bundle.engine_folder / "model.onnx")
     assert sum(node.op_type == "QuantizeLinear" for node in found.graph.node) == 4
     # int8 is off by more than rounding is: the device is told how far.
-    assert Plan.read(bundle.engine_folder).tolerance.scaled > 0.25
+    assert Plan.read(bundle.engine_folder).gate.scaled > 0.25
     assert bundle.report()["accuracy"]["source"] - bundle.report()["accuracy"]["engine"] <= 0.05
     with pytest.raises(JobError, match="budget"):
         edgec.compile(
@@ -260,7 +260,7 @@ def test_a_plan_survives_writing_and_reading(tmp_path):
     plan.write(tmp_path / "again")
     assert Plan.read(tmp_path / "again") == plan
     assert plan.flags == ()
-    assert plan.tolerance.scaled == 1e-4
+    assert plan.gate.scaled == 1e-4
 
 
 def test_the_stand_in_runs_in_threads_and_says_when_it_is_closed(tmp_path):
