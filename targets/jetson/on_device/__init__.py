@@ -24,6 +24,6 @@ def copy_to(bundle: Path) -> Path:
     for name in ("edgec_engine", "cpp"):
         shutil.copytree(_HERE / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "build"))
     for module in (npz, numerics, server, ties):
-        path = Path(module.__file__)
+        path = Path(str(module.__file__))
         shutil.copyfile(path, target / "edgec_engine" / path.name)
     return target
