@@ -136,15 +136,24 @@ def _peer_cell(row: dict[str, Any], label: str) -> str:
 
 
 def _print(fields: dict[str, Any]) -> None:
-    from edgec.cli.output import print_table
+    from edgec.cli.output import between, print_table
 
     print(
-        f"{fields['model']} on {fields['device']}: milliseconds a run, {fields['blocks']} alternating blocks"
+        f"{fields['model']} on {fields['device']}: milliseconds a run, measured in {fields['blocks']} "
+        "alternating blocks"
     )
     print_table(
-        ["engine", "p50", "p90", "spread %", "edgec's latency over it"],
+        ["engine", "p50", "median between", "p90", "edgec's latency over it", "between", "edgec is"],
         [
-            [entry["name"], entry["p50"], entry["p90"], entry["spread"] * 100, entry["edgec_over_it"]]
+            [
+                entry["name"],
+                entry["p50"],
+                between(entry["interval"]),
+                entry["p90"],
+                entry["edgec_over_it"],
+                between(entry["ratio_interval"]),
+                entry["verdict"],
+            ]
             for entry in fields["entries"]
         ],
     )

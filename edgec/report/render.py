@@ -36,6 +36,7 @@ _EMPTY: dict[str, Any] = {
     "passes": [],
     "attention": [],
     "fallbacks": [],
+    "known_wrong": [],
     "tokens": None,
     "slim": None,
     "tools": {},
@@ -78,7 +79,7 @@ def report_data(source: str | Path | Mapping[str, Any]) -> Report:
         )
     whole = {**_EMPTY, **fields}
     whole["model"] = {**_EMPTY_MODEL, **fields["model"]}
-    whole["numerics"] = {"gates": [], **(fields.get("numerics") or {})}
+    whole["numerics"] = {"gates": [], "kind": "measured", "ran": "", **(fields.get("numerics") or {})}
     whole["latency"] = {**_EMPTY_LATENCY, **(fields.get("latency") or {})}
     return cast(Report, whole)
 
@@ -154,6 +155,7 @@ def _environment() -> jinja2.Environment:
         "milliseconds",
         "microseconds",
         "ratio",
+        "between",
         "share",
         "score",
         "drop",

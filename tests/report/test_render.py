@@ -236,12 +236,41 @@ def test_a_failed_gate_is_said_first(sample_report: dict[str, Any]) -> None:
 
 def test_a_slower_engine_is_said_to_be_slower(sample_report: dict[str, Any]) -> None:
     chosen = sample_report["latency"]["entries"][0]
-    chosen["ratio_to_best_baseline"] = 1.25
+    chosen |= {"ratio_to_best_baseline": 1.25, "ratio_interval": [1.2, 1.3], "verdict": "slower"}
     text = Page(render(sample_report)).text
     assert "0.80× its speed" in text
     assert "Slower: the best peer" in text
-    chosen |= {"ratio_to_best_baseline": 1.01, "spread": 0.05}
-    assert "Level: the best peer" in Page(render(sample_report)).text
+
+
+def test_what_cannot_be_told_apart_is_no_claim(sample_report: dict[str, Any]) -> None:
+    chosen = sample_report["latency"]["entries"][0]
+    chosen |= {
+        "ratio_to_best_baseline": 0.78,
+        "ratio_interval": [0.7, 1.1],
+        "verdict": "cannot be told apart",
+    }
+    text = Page(render(sample_report)).text
+    assert "Cannot be told apart: the best peer" in text
+    assert "1.28" not in text
+    assert "× its speed" not in text
+
+
+def test_a_page_without_an_engine_claims_nothing_measured(sample_report: dict[str, Any]) -> None:
+    ran = "ONNX Runtime standing in for TensorRT"
+    sample_report["numerics"] |= {"kind": "emulated", "ran": ran}
+    sample_report["accuracy"] |= {"kind": "emulated"}
+    sample_report["layers"] = []
+    sample_report["latency"] |= {"measured": False, "entries": [], "predicted": []}
+    page = Page(render(sample_report))
+    measured, emulated = re.findall(
+        r"(?:Measured on the device|Emulated on this machine):([^\n]*)", page.text
+    )
+    assert measured.strip() == "nothing, no device ran this bundle."
+    assert "top-1 accuracy of the engine" in emulated
+    assert ran in emulated
+    assert "Numerics, emulated" in page.text
+    assert "Accuracy, emulated" in page.text
+    assert "The engine did not run" in page.text
 
 
 def test_another_precision_than_the_peers_is_said(sample_report: dict[str, Any]) -> None:
