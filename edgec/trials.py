@@ -231,7 +231,17 @@ def fastest(finalists: list[Trial]) -> Trial:
 def explain(trials: list[Trial], chosen: Trial, why: str) -> None:
     """Say why the chosen won and how much slower the others that were measured are."""
     assert chosen.latency is not None
-    chosen.why = why
+    level = [
+        trial.candidate.name
+        for trial in trials
+        if trial is not chosen
+        and trial.latency is not None
+        and trial.beside_peers
+        and chosen.beside_peers
+        and (ratio := trial.latency.ratio_interval(chosen.latency)).is_known
+        and ratio.verdict == SAME
+    ]
+    chosen.why = f"{why}; {', '.join(level)} {SAME} from it" if level else why
     for trial in trials:
         if trial is not chosen and trial.latency is not None and not trial.why:
             if trial.beside_peers and chosen.beside_peers:

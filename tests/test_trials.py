@@ -105,5 +105,6 @@ def test_a_loser_inside_the_noise_is_said_to_be(tmp_path):
     slow = tuple(1.5 * block for block in drift)
     far = Trial(Candidate("c", "fp32", "f"), tmp_path, latency=Latency(slow, slow), beside_peers=True)
     explain([chosen, near, far], chosen, "the fastest")
+    assert chosen.why == "the fastest; b fp32 (f) cannot be told apart from it"
     assert near.why.startswith("cannot be told apart from the chosen engine")
     assert far.why.startswith("1.50 times the chosen engine's latency, between 1.50 and 1.50")

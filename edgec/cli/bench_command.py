@@ -110,9 +110,19 @@ def _print_suite(fields: dict[str, Any]) -> None:
         peers = [_peer_cell(row, label) for label in labels]
         share = 100 * row["roofline_share"]
         rows.append([row["name"], row["edgec_ms"], 100 * row["spread"], share, *peers])
-        rows[-1] += [row["best_peer"], row["ratio_to_best_peer"]]
+        rows[-1] += [row["best_peer"], row["ratio_to_best_peer"], row["verdict"]]
     print_table(
-        ["model", "edgec", "spread %", "share %", *labels, "best peer", "edgec's latency over it"], rows
+        [
+            "model",
+            "edgec",
+            "spread %",
+            "share %",
+            *labels,
+            "best peer",
+            "edgec's latency over it",
+            "edgec is",
+        ],
+        rows,
     )
     for row in fields["models"]:
         print(f"{row['name']}: {row['error'] if 'error' in row else row['engine']}")
