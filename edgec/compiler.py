@@ -491,7 +491,7 @@ def _report(
         },
         "latency": {
             "measured": choice.chosen.latency is not None,
-            "device": device["name"],
+            "device": device["name"] if choice.chosen.latency else "",
             "blocks": len(choice.chosen.latency.blocks) if choice.chosen.latency else 0,
             "entries": choice.entries(),
             "predicted": [],

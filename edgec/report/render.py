@@ -14,7 +14,7 @@ import jinja2
 
 from edgec.core.bundle import Bundle
 from edgec.core.errors import RequestError
-from edgec.report import charts, formats, layers, summary
+from edgec.report import charts, formats, gates, layers, summary
 from edgec.report.schema import SCHEMA, LatencyEntry, Report
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -165,5 +165,5 @@ def _environment() -> jinja2.Environment:
         "shape",
     )
     environment.filters.update({name: getattr(formats, name) for name in names})
-    environment.globals.update(charts=charts, kind=layers.kind, plural=formats.plural)
+    environment.globals.update(charts=charts, gates=gates, kind=layers.kind, plural=formats.plural)
     return environment

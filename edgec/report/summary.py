@@ -144,6 +144,10 @@ def _numerics(report: Report) -> Verdict:
     )
     if kind != "measured":
         text += f" The engine did not run: {report['numerics']['ran']}."
+    for measurement in report.get("measurements", []):
+        if verified := measurement.get("verified"):
+            off = formats.small(verified["scaled"])
+            text += f" Measured on {measurement['device']['name']}: off by {off} of it."
     return Verdict(title, "passed", "", text, "good")
 
 

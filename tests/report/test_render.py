@@ -212,7 +212,8 @@ def test_latencies_that_nothing_measured_are_called_predictions(sample_report: d
     page = Page(render(sample_report))
     tables = {table["kind"]: table["text"] for table in page.tables if table["kind"]}
     assert set(tables) == {"predicted"}
-    assert tables["predicted"].count("no device") == len(sample_report["latency"]["entries"])
+    figures = [entry for entry in sample_report["latency"]["entries"] if entry["p50"] is not None]
+    assert tables["predicted"].count("no device") == len(figures)
     assert "A prediction: nothing was measured." in page.text
     assert "× its speed" not in page.text
 
@@ -323,3 +324,49 @@ def test_what_is_no_report_is_refused(wrong: dict[str, Any]) -> None:
 def test_a_newer_report_is_refused() -> None:
     with pytest.raises(RequestError, match="schema 99"):
         render({**SMALLEST, "schema": 99})
+
+
+def test_the_gates_table_shows_whatever_figures_a_gate_holds(sample_report: dict[str, Any]) -> None:
+    gate = sample_report["numerics"]["gates"][1]
+    gate |= {"noise_floors": 3.25, "layer": "first beyond it: blocks.3.attn"}
+    gate["gate"]["noise_floors"] = 8.0
+    text = Page(render(sample_report)).text
+    assert "Noise floors" in text
+    assert "3.2e0" in text
+    assert "noise floors 8e0" in text
+    assert "first beyond it: blocks.3.attn" in text
+
+
+def test_what_nothing_predicted_is_no_prediction(sample_report: dict[str, Any]) -> None:
+    latency = sample_report["latency"]
+    latency |= {"measured": False, "predicted": [], "device": ""}
+    figures = ("p50", "p90", "spread", "interval", "ratio_to_best_baseline", "ratio_interval", "verdict")
+    latency["entries"] = [{**latency["entries"][0], **dict.fromkeys(figures), "blocks": []}]
+    page = Page(render(sample_report))
+    assert not [table for table in page.tables if table["kind"] == "predicted"]
+    assert "compiled on AMD EPYC" in page.text
+
+
+def test_what_the_device_verified_is_told_as_measured(sample_report: dict[str, Any]) -> None:
+    sample_report["numerics"] |= {"kind": "emulated", "ran": "ONNX Runtime standing in for TensorRT"}
+    sample_report["measurements"] = [
+        {"device": {"name": "orin-17"}, "verified": {"max_abs": 4e-3, "scaled": 3e-3, "cosine": 0.9999}}
+    ]
+    text = Page(render(sample_report)).text
+    assert "Measured on orin-17: off by 3e-3 of it" in text
+    assert "numerics of the engine on orin-17" in text
+
+
+def test_what_the_runtime_is_known_to_get_wrong_is_said_first(sample_report: dict[str, Any]) -> None:
+    finding = {
+        "name": "GridSample in TensorRT",
+        "layers": ["warp"],
+        "seen": "large errors",
+        "instead": "compare on the device",
+        "sources": ["github.com/NVIDIA/TensorRT/issues/4813"],
+        "text": "known to be wrong: GridSample in TensorRT (warp)",
+    }
+    sample_report["known_wrong"] = [finding]
+    text = Page(render(sample_report)).text
+    assert text.index(finding["text"]) < text.index("Latency")
+    assert "NVIDIA/TensorRT/issues/4813" in text
