@@ -166,5 +166,5 @@ def _accuracy(report: Report) -> Verdict:
     title = "Accuracy"
     if scores["kind"] != "measured":
         title += f", {scores['kind']}"
-        text += f" {report['numerics']['ran'][:1].upper()}{report['numerics']['ran'][1:]}."
+        text += f" The engine did not run: {report['numerics']['ran']}."
     return Verdict(title, figure, unit, text, "good" if kept or drop < 0 else "plain")
