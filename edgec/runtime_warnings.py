@@ -42,4 +42,4 @@ def to_json(findings: list[Finding]) -> list[dict[str, Any]]:
 
 def texts(report: Mapping[str, Any]) -> list[str]:
     """One sentence each, from a bundle's report."""
-    return [finding["text"] for finding in report["known_wrong"]]
+    return [finding["text"] for finding in report.get("known_wrong", ())]

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from edgec.runtime.engines import Kind
+
 SCHEMA = 1
 """The schema that this edgec writes, and the newest that it reads."""
 
-
-Kind = Literal["measured", "emulated", "predicted"]
-"""As `edgec.runtime.engines.Kind`."""
 
 LATENCY_FIGURES = (
     *("name", "role", "p50", "p90", "spread", "interval"),

@@ -337,6 +337,17 @@ def test_the_gates_table_shows_whatever_figures_a_gate_holds(sample_report: dict
     assert "first beyond it: blocks.3.attn" in text
 
 
+def test_a_report_that_does_not_say_what_ran_is_judged_by_its_engine(sample_report: dict[str, Any]) -> None:
+    sample_report |= {"engine": "tensorrt"}
+    for section in ("numerics", "accuracy"):
+        del sample_report[section]["kind"]
+    for entry in sample_report["latency"]["entries"]:
+        del entry["interval"], entry["ratio_interval"], entry["verdict"]
+    data = report_data(sample_report)
+    assert (data["numerics"]["kind"], data["accuracy"]["kind"]) == ("emulated", "emulated")  # type: ignore[index]
+    assert "Cannot be told apart" in Page(render(sample_report)).text
+
+
 def test_what_nothing_predicted_is_no_prediction(sample_report: dict[str, Any]) -> None:
     latency = sample_report["latency"]
     latency |= {"measured": False, "predicted": [], "device": ""}
