@@ -13,7 +13,7 @@ from edgec.attention_masks import adapt_masks, has_foreign_masks
 from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Arrays, Graph
-from edgec.core.numerics import GATES, Difference, Gate
+from edgec.core.numerics import GATES, Difference, Gate, guarding
 from edgec.plugins.infra import plugins
 
 Run = Callable[[Mapping[str, np.ndarray]], Arrays]
@@ -104,25 +104,13 @@ def check(graph: Graph, run: Run, *, stage: str, precision: str) -> GateResult:
 
 
 def observe(graph: Graph, run: Run, *, stage: str) -> GateResult:
-    """What a lossy engine does to the graph's examples, under bounds made from that very result.
-
-    The user's budget judges a lossy engine, on data. These bounds serve whoever opens it later: another
-    processor may round differently, twice the difference allows for that; a broken engine is far beyond.
-    """
+    """What a lossy engine does to the graph's examples, under bounds made from that very result."""
     found = [run(feeds) for feeds in graph.examples]
     rest = GATES["bf16"]
     difference = graph.expected.difference(found, rest)
     if not np.isfinite(difference.scaled):
         return GateResult(stage, difference, rest, len(found))
-    own = Gate(
-        2 * difference.beyond + rest.scaled,
-        2 * difference.beyond_rms + rest.rms,
-        2 * difference.slice_rms + rest.slice_rms,
-        min(1.0, 2 * difference.unequal + rest.unequal),
-        "twice what this engine showed when it was compiled, and bf16's rounding: it guards against damage "
-        "to the engine; what quantisation costs is measured on data",
-    )
-    return GateResult(stage, difference, own, len(found))
+    return GateResult(stage, difference, guarding(difference), len(found))
 
 
 def check_neutral(graph: Graph) -> GateResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Sequence
+from pathlib import Path
 
 from edgec.core.errors import RequestError
 from edgec.core.graph import Graph

@@ -151,13 +151,13 @@ def _held(tensor: onnx.TensorProto, count: int, size: int) -> str | None:
         return None if len(tensor.raw_data) == size else f"{len(tensor.raw_data)} bytes"
     field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
     values = len(getattr(tensor, field))
-    wanted = {
-        onnx.TensorProto.COMPLEX64: 2 * count,
-        onnx.TensorProto.COMPLEX128: 2 * count,
-        # Two or four of them in one number.
-        **dict.fromkeys((onnx.TensorProto.INT4, onnx.TensorProto.UINT4), (count + 1) // 2),
-        onnx.TensorProto.FLOAT4E2M1: (count + 1) // 2,
-    }.get(tensor.data_type, count)
+    kind = tensor.data_type
+    if kind in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
+        wanted = 2 * count
+    elif kind in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1):
+        wanted = (count + 1) // 2  # two in one number
+    else:
+        wanted = count
     is_packed = tensor.data_type > onnx.TensorProto.FLOAT4E2M1
     return None if is_packed or values == wanted else f"{values} values"
 

@@ -1,7 +1,7 @@
 """Every test's children can be interrupted, also where the tests run in the background.
 
-A shell starts `make test &` with SIGINT ignored, as nohup and some runners do; a child inherits that, and a test
-of an interrupt would wait for ever. A signal that is handled is no longer ignored in children.
+A shell starts `make test &` with SIGINT ignored, as nohup and some runners do; a child inherits that, and a
+test of an interrupt would wait for ever. A signal that is handled is no longer ignored in children.
 """
 
 from __future__ import annotations

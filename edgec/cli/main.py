@@ -124,7 +124,10 @@ def _unexpected(error: Exception, arguments: list[str], as_json: bool) -> int:
         return 2
     if isinstance(error, OSError) and error.filename is not None:
         what = "the disk is full" if error.errno == errno.ENOSPC else f"the system says: {error.strerror}"
-        _say(EdgecError(what, where=str(error.filename)[:_SHOWN], fix=_SYSTEM_FIX.get(error.errno)), as_json)
+        _say(
+            EdgecError(what, where=str(error.filename)[:_SHOWN], fix=_SYSTEM_FIX.get(error.errno or 0)),
+            as_json,
+        )
         return 1
     if isinstance(error, MemoryError):
         _say(EdgecError("there is not enough memory", fix="give it more, or take a smaller model"), as_json)

@@ -123,9 +123,12 @@ def _locked_folder(prefix: str, parent: Path) -> Iterator[Path]:
     """A new folder, locked while the block runs, and removed after it."""
     while True:
         made = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        handle = _open(made)
         try:
-            # Someone who cleans up may have been quicker than the lock.
+            handle = _open(made)
+        except FileNotFoundError:  # someone who cleans up was quicker
+            continue
+        try:
+            # Or is about to be.
             if _lock(handle) is not Lock.OTHERS and made.is_dir():
                 yield made
                 return

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgec.core import appearing
 from edgec.core.errors import RequestError
 from edgec.core.limits import limit, over
-from edgec.core.plain_files import copy_plain, is_inside
+from edgec.core.plain_files import is_inside, read_plain
 
 _ENCRYPTED = 1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -36,7 +36,7 @@ def pack(folder: Path, files: Mapping[str, str], target: Path) -> None:
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
             with archive.open(entry, "w", force_zip64=True) as copy:
-                copy_plain(folder, name, digest, copy)
+                read_plain(folder, name, digest, copy.write)
 
 
 def unpack(path: Path, folder: Path) -> Path:

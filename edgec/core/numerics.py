@@ -11,11 +11,9 @@ and Python 3.8.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from typing import Mapping, Protocol, Sequence
 
 import numpy as np
-
-from .ties import Ties
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -162,6 +160,32 @@ GATES: dict[str, Gate] = {
 """Gates by precision. Lossy steps use the user's own budget instead."""
 
 
+def guarding(shown: Difference) -> Gate:
+    """Bounds made from what a lossy engine itself showed, where the user's budget judges what it loses.
+
+    They serve whoever opens it later: another processor may round differently, twice the difference allows
+    for that; a broken engine is far beyond.
+    """
+    rest = GATES["bf16"]
+    return Gate(
+        2 * shown.beyond + rest.scaled,
+        2 * shown.beyond_rms + rest.rms,
+        2 * shown.slice_rms + rest.slice_rms,
+        min(1.0, 2 * shown.unequal + rest.unequal),
+        "twice what this engine showed when it was compiled, and bf16's rounding: it guards against damage "
+        "to the engine; what quantisation costs is measured on data",
+    )
+
+
+class Settles(Protocol):
+    """What a sample's decisions rest on (`edgec.core.ties.Ties`)."""
+
+    def settled(
+        self, reference: Arrays, actual: Arrays, tolerance: float
+    ) -> tuple[dict[str, np.ndarray], int]:
+        """The actual outputs with near-ties decided as the source did, and how many there were."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Expected:
     """What a source computed on samples, and how surely.
@@ -174,7 +198,7 @@ class Expected:
 
     references: Sequence[Arrays]
     exact: Sequence[Arrays] = ()
-    ties: Sequence[Ties] = ()
+    ties: Sequence[Settles] = ()
 
     def difference(self, actuals: Sequence[Arrays], gate: Gate) -> Difference:
         """How far outputs are from the source's, near-ties of the gate's precision aside.

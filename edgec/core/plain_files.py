@@ -10,8 +10,8 @@ import hashlib
 import os
 import stat
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 from edgec.core.errors import IntegrityError
 from edgec.core.limits import limit, over
@@ -49,19 +49,16 @@ def plain_files(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def copy_plain(source: Path, name: str, digest: str, target: IO[bytes]) -> int:
-    """Copy one of a bundle's files, as long as what is copied is what was recorded.
+def read_plain(source: Path, name: str, digest: str, write: Callable[[bytes], object]) -> None:
+    """Read one of a bundle's files, as long as what is read is what was recorded.
 
-    The bytes that are hashed are those that are written, from one descriptor.
+    The bytes that are hashed are those that are passed on, from one descriptor.
 
     Args:
         source: the bundle's folder.
         name: the file's name in it.
         digest: its recorded sha256.
-        target: where its bytes go.
-
-    Returns:
-        its size.
+        write: given its bytes, piece by piece.
 
     Raises:
         IntegrityError: it is no plain file, or is not what was recorded.
@@ -72,19 +69,17 @@ def copy_plain(source: Path, name: str, digest: str, target: IO[bytes]) -> int:
         handle = os.open(source / name, flags | getattr(os, "O_BINARY", 0))
     except OSError as error:
         raise _refused(source, name, f"cannot be read ({error.strerror})") from error
-    seen, size = hashlib.sha256(), 0
+    seen = hashlib.sha256()
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise _refused(source, name, "is no plain file")
         while chunk := file.read(_CHUNK):
             seen.update(chunk)
-            size += len(chunk)
-            target.write(chunk)
+            write(chunk)
     if seen.hexdigest() != digest:
         raise IntegrityError(
             "changed after it was written", where=str(source / name), fix="compile the model again"
         )
-    return size
 
 
 def is_inside(name: object) -> bool:

@@ -78,7 +78,7 @@ def swift_string(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     escaped = escaped.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t").replace("\0", "\\0")
     # Others would end a literal or be invisible in it; half a character has no escape in Swift.
-    return "".join(_swift_letter(letter) for letter in escaped)
+    return '"' + "".join(map(_swift_letter, escaped)) + '"'
 
 
 def _swift_letter(letter: str) -> str:

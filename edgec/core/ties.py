@@ -8,7 +8,7 @@ decision was a near-tie, and rows may change places where their scores are nearl
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from typing import Mapping
 
 import numpy as np
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import edgec
 from edgec.core.bundle import Bundle, recorded_files, writing_file
 from edgec.core.errors import JobError, RequestError
-from edgec.core.plain_files import copy_plain
+from edgec.core.plain_files import read_plain
 from edgec.core.quoting import one_line, python_string, requirement
 from edgec.version import __version__
 
@@ -102,7 +102,7 @@ def write_bundle_wheel(bundle: Bundle, folder: Path) -> Path:
     files = {f"{name}/__init__.py": _MODULE.format(doc=doc).encode()}
     for file, digest in recorded_files(bundle).items():
         content = io.BytesIO()
-        copy_plain(bundle.path, file, digest, content)
+        read_plain(bundle.path, file, digest, content.write)
         files[f"{name}/bundle/{file}"] = content.getvalue()
     kind = bundle.manifest["engine"]
     native = any(path.endswith(".so") for path in files)

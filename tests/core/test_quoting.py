@@ -106,6 +106,12 @@ def test_versions_that_packages_have_are_kept(version: str) -> None:
 
 
 @given(hostile)
+def test_a_swift_literal_has_no_quote_and_no_interpolation_of_its_own(text: str) -> None:
+    literal = quoting.swift_string(text)
+    assert re.fullmatch(r'"(?:[^"\\\n\r]|\\["\\nrt0]|\\u\{[0-9a-f]+\})*"', literal)
+
+
+@given(hostile)
 def test_a_cell_ends_at_its_own_bar(text: str) -> None:
     cell = quoting.markdown_cell(text)
     assert "\n" not in cell
