@@ -293,6 +293,11 @@ class _At:
     shift: float = 0.0
     inverted: bool = False
 
+    @property
+    def hides(self) -> bool:
+        """Whether it is small where the input is large."""
+        return self.inverted != (self.scale < 0)
+
 
 _STEPS = 400
 """How many values are followed from one input at most: what tells its kind is near it."""
@@ -326,7 +331,7 @@ def _found(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[Use
             yield from _units(node, index, fixed)
         elif op == "Attention" and index == 3:
             bool_ = at.value.dtype == ir.DataType.BOOL
-            yield Use("mask", inverted=at.inverted) if bool_ else Use("bias")
+            yield Use("mask", inverted=at.hides) if bool_ else Use("bias")
     summed = at.state in ("plain", "weighted") and op in ("ReduceSum", "ReduceMean") and index == 0
     axes = _reduced(at, node, fixed) if summed else []
     if math.prod(size for axis in axes if isinstance(size := at.shape[axis], int)) >= _LONG:
@@ -391,11 +396,11 @@ def _hidden(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[Us
     if is_op(node, "Where") and index == 0:
         low = [_is_low(fixed, node.inputs[side]) for side in (1, 2)]
         if low[0] != low[1]:
-            yield Use("mask", inverted=at.inverted != low[0])
+            yield Use("mask", inverted=at.hides != low[0])
     elif is_op(node, "Mul"):
         number = fixed.of(node.inputs[1 - index])
         if number is not None and number.size == 1 and float(number.reshape(-1)[0]) <= _HIDES:
-            yield Use("mask", inverted=not at.inverted)
+            yield Use("mask", inverted=not at.hides)
     elif (
         is_op(node, "Add")
         and at.state == "plain"
@@ -444,17 +449,18 @@ def _onward(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[_A
 
 
 def _masked(at: _At, out: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[_At]:
+    kept = dataclasses.replace(out, state="mask", scale=1.0, inverted=at.hides)
+    turned = dataclasses.replace(kept, inverted=not at.hides)
     if is_op(node, "Not"):
-        yield dataclasses.replace(out, state="mask", inverted=not at.inverted)
+        yield turned
     elif is_op(node, "And", "Or") or (is_op(node, "Mul", "Min") and not fixed.holds(node.inputs[1 - index])):
-        yield dataclasses.replace(out, state="mask")
+        yield kept
     elif is_op(node, "Equal") and fixed.number(node.inputs[1 - index]) in (0.0, 1.0):
-        negated = fixed.number(node.inputs[1 - index]) == 0
-        yield dataclasses.replace(out, state="mask", inverted=at.inverted != negated)
+        yield turned if fixed.number(node.inputs[1 - index]) == 0 else kept
     elif is_op(node, "Greater") and index == 0 and fixed.number(node.inputs[1]) in (0.0, 0.5):
-        yield dataclasses.replace(out, state="mask")
+        yield kept
     elif is_op(node, "Sub") and index == 1 and fixed.number(node.inputs[0]) == 1:
-        yield dataclasses.replace(out, state="mask", inverted=not at.inverted)
+        yield turned
 
 
 def _shifted(at: _At, out: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[_At]:
