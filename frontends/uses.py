@@ -152,7 +152,7 @@ def _drawing(spec: TensorSpec, uses: Sequence[Use]) -> Drawing | None:
         return _of_floats(spec, kinds, words)
     rows = [use.high for use in uses if use.kind == "index" and use.high is not None]
     low = max((use.low for use in uses if use.kind == "index"), default=0.0)
-    positions = any(word.startswith("pos") for word in words)
+    positions = bool(words & {"pos", "position", "positions"})
     if words & {"segment", "segments"} or "token_type" in spec.name:
         return Drawing("segments", high=int(min(rows, default=2)))
     if "angle" in kinds and not rows:
@@ -323,6 +323,8 @@ def _found(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[Use
         place = 1 if op == "RotaryEmbedding" and node.domain == "com.microsoft" else _INDEX_INPUTS.get(op)
         if place == index:
             yield _index(at, node)
+        elif op in _MOVES - {"Concat"} and index > 0:
+            yield Use("index")  # a shape, or places
         elif op in _COMPARISONS:
             other = fixed.of(node.inputs[1 - index])
             if other is not None and other.size > 1 and np.ptp(other.astype(np.float64)) == other.size - 1:
