@@ -67,6 +67,9 @@ _SIXTEEN_BITS = 2.0**14
 _FULL_SCALE = 2**15 - 1
 """The largest amplitude of 16-bit sound."""
 
+_FEW = 2**16
+"""What tells of inputs is small: frequencies, means, counts."""
+
 _LONG = 512
 """From this many terms on, the mean of what is summed counts for more than its spread."""
 
@@ -110,7 +113,7 @@ def understood(specs: Sequence[TensorSpec], known: Mapping[str, Drawing]) -> tup
     """The inputs, with masks told by what the graph does with them; one whose ones hide has no semantics."""
     return tuple(
         dataclasses.replace(spec, semantics="unknown" if known[spec.name].inverted else "mask")
-        if spec.name in known and known[spec.name].kind == "mask" and spec.semantics != "image"
+        if spec.name in known and known[spec.name].kind == "mask" and not spec.dtype.startswith("float")
         else spec
         for spec in specs
     )
@@ -139,13 +142,17 @@ def _drawing(spec: TensorSpec, uses: Sequence[Use]) -> Drawing | None:
     words = _words(spec.name)
     dtype = np.dtype(spec.dtype)
     whole = np.issubdtype(dtype, np.integer)
+    named = "mask" in spec.name.lower()
     mask = kinds.get("mask")
     if mask is None and by_name([spec]):
         return by_name([spec])[spec.name]
-    if mask is not None or (spec.semantics == "mask" and not {"index", "bias"} & set(kinds)):
-        return Drawing("mask", inverted=mask is not None and mask.inverted)
-    if "mask" in spec.name.lower() and np.issubdtype(dtype, np.floating):
+    # Ids that are compared with the padding's hide scores too, and features may be compared with anything.
+    if mask is not None and "index" not in kinds and (named or not np.issubdtype(dtype, np.floating)):
+        return Drawing("mask", inverted=mask.inverted)
+    if named and np.issubdtype(dtype, np.floating):
         return Drawing("bias" if "bias" in kinds else "mask")
+    if spec.semantics == "mask" and "index" not in kinds:
+        return Drawing("mask")
     if dtype == np.bool_:
         return None
     if not whole:
@@ -187,7 +194,7 @@ def _of_floats(spec: TensorSpec, kinds: Mapping[str, Use], words: set[str]) -> D
             return Drawing("sound", high=_FULL_SCALE)
         if power.high is not None:
             return Drawing("sound", high=power.high)
-    if "sum" in kinds:
+    if "sum" in kinds and spec.semantics != "image":
         return Drawing("offset", axis=int(kinds["sum"].low))
     return None
 
@@ -232,11 +239,11 @@ class Constants:
         return value is not None and value not in self._varies
 
     def of(self, value: ir.Value | None, depth: int = 8) -> np.ndarray | None:
-        """Its numbers, through ops that do not change them; None where they must be computed."""
+        """Its numbers, through ops that do not change them; None for weights, and what must be computed."""
         if value is None or depth == 0:
             return None
         if value.const_value is not None:
-            return value.const_value.numpy()
+            return value.const_value.numpy() if value.const_value.size <= _FEW else None
         node = value.producer()
         if node is None:
             return None
@@ -304,7 +311,8 @@ _STEPS = 400
 
 
 def _uses(value: ir.Value, shape: tuple[int | str, ...], fixed: Constants) -> Iterator[Use]:
-    waiting, seen = [_At(value, shape)], set()
+    waiting = [_At(value, shape)]
+    seen: set[tuple[ir.Value, str, bool]] = set()
     while waiting and len(seen) < _STEPS:
         at = waiting.pop(0)
         if (at.value, at.state, at.inverted) in seen:
@@ -335,7 +343,7 @@ def _found(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[Use
             bool_ = at.value.dtype == ir.DataType.BOOL
             yield Use("mask", inverted=at.hides) if bool_ else Use("bias")
     summed = at.state in ("plain", "weighted") and op in ("ReduceSum", "ReduceMean") and index == 0
-    axes = _reduced(at, node, fixed) if summed else []
+    axes = _reduced(at, node, fixed) if summed and not _is_taken_off(at, node) else []
     if math.prod(size for axis in axes if isinstance(size := at.shape[axis], int)) >= _LONG:
         yield Use("sum", low=1 if len(at.shape) - 1 in axes else -1)
     if at.state in ("plain", "mask"):
@@ -391,6 +399,11 @@ def _reduced(at: _At, node: ir.Node, fixed: Constants) -> list[int]:
         chosen = np.asarray(axes.as_ints())
     rank = len(at.shape)
     return list(range(rank)) if chosen is None else [int(axis) % rank for axis in chosen.reshape(-1) if rank]
+
+
+def _is_taken_off(at: _At, node: ir.Node) -> bool:
+    """Whether a mean is only there to be subtracted, as normalisations do."""
+    return any(is_op(use.node, "Sub") and use.node.inputs[0] is at.value for use in node.outputs[0].uses())
 
 
 def _hidden(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[Use]:
