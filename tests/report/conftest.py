@@ -159,6 +159,9 @@ def build_sample() -> dict[str, Any]:
         "precision": "fp32",
         "form": "sdpa",
         "seed": 0,
+        "inputs_drawn": [{"name": "image", "what": "N(0, 1)"}],
+        "ranges_from": "drawn inputs",
+        "branches": None,
         "numerics": {"gates": [_gate("neutral graph", 1.4e-6), _gate("openvino fp32 (sdpa)", 3.1e-6)]},
         "latency": {
             "measured": True,
