@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from edgec.core.graph import TensorSpec
-from edgec.frontends.uses import drawings, understood
+from edgec.frontends.ranges import ranges_of, understood
 
 INV = np.linspace(1, 1e-4, 16, dtype=np.float32)[None, None]
 
@@ -20,7 +20,7 @@ def drawing(body, *, inputs="float[1, 8] x", name="x", weights=(), semantics="un
     model = ir.from_proto(proto)
     value = next(value for value in model.graph.inputs if value.name == name)
     shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
-    return drawings(model, [TensorSpec(name, shape, value.dtype.numpy().name, semantics)]).get(name)
+    return ranges_of(model, [TensorSpec(name, shape, value.dtype.numpy().name, semantics)]).get(name)
 
 
 def table(rows):
