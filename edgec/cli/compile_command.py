@@ -104,8 +104,7 @@ def _print_summary(fields: dict[str, Any]) -> None:
         + ("against the reduced network in fp32" if fields["tokens"] else "against the source's own outputs")
         + ("" if numerics["kind"] == "measured" else f"; {numerics['kind']}: {numerics['ran']}")
     )
-    drawn = (f"{item['name']} {item['what']}" for item in fields["inputs_drawn"])
-    print(f"drawn     {'; '.join(drawn)}")
+    print(f"drawn     {_drawn(fields['inputs_drawn'])}")
     if fields["precision"] != "fp32":
         print(f"ranges    from {fields['ranges_from']}")
     if fields["branches"]:
@@ -135,6 +134,17 @@ def _print_summary(fields: dict[str, Any]) -> None:
     if fields["neural_engine"]:
         _print_neural_engine(fields["neural_engine"])
     print(f"report    {fields['report']}")
+
+
+def _drawn(inputs: list[dict[str, str]]) -> str:
+    """What the inputs are, those that are alike together."""
+    alike: dict[str, list[str]] = {}
+    for item in inputs:
+        alike.setdefault(item["what"], []).append(item["name"])
+    return "; ".join(
+        f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''} {what}"
+        for what, names in alike.items()
+    )
 
 
 def _print_branches(branches: dict[str, Any]) -> None:
