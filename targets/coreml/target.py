@@ -49,7 +49,7 @@ class CoreML:
     """Apple's devices, through an ML program package.
 
     Args:
-        variant: `ios16`, `ios17` or `ios18`, and words behind it (`ios18:tensor`).
+        variant: `ios16`, `ios17`, `ios18` or `ios26`, and words behind it (`ios18:tensor`).
 
     Raises:
         RequestError: there is no such release or word.

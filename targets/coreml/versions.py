@@ -12,7 +12,7 @@ class Release:
     """One deployment target of Core ML.
 
     Attributes:
-        name: `ios16`, `ios17` or `ios18`.
+        name: `ios16`, `ios17`, `ios18` or `ios26`.
         specification: the version of the model format that it reads.
         fused_attention: `scaled_dot_product_attention` exists.
         states: `read_state` and `write_state` exist.

@@ -1,4 +1,4 @@
-"""Masks whose rows hide every key: what the source computes there, in every form of attention and both precisions."""
+"""Masks whose rows hide every key: what the source computes there, in every form of attention."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOWEST = float(np.finfo(np.float32).min)
 SHAPE = [2, 2, 8, 16]
 RNG = np.random.default_rng(0)
 
-TENSORS = {name: ("float32", SHAPE) for name in ("q", "k", "v")}
+TENSORS = dict.fromkeys("qkv", ("float32", SHAPE))
 IN_PARTS = [
     node("Transpose", ["k"], ["kt"], perm=[0, 1, 3, 2]),
     node("MatMul", ["q", "kt"], ["raw"]),

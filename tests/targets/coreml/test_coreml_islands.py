@@ -168,14 +168,22 @@ def _places(start: int) -> Arrays:
     return {"x": drawn((1, 8, 16)), "positions": np.arange(start, start + 8).reshape(1, 8, 1)}
 
 
+def _rows(scale: float) -> Arrays:
+    return {"x": drawn((1, 8, 64), scale)}
+
+
+def _numbers(start: int) -> Arrays:
+    return {"i": np.arange(start, start + 64)[None]}
+
+
 CASES: dict[str, tuple[Callable[[], ir.Model], Arrays, list[Arrays]]] = {
     "angles": (angles, _places(0), [_places(100), _places(1500), _places(30000)]),
     "powers": (powers, _audio(1), [_audio(100), _audio(8000)]),
     "long mean": (long_mean, _frames(0), [_frames(10), _frames(30), _frames(1000)]),
-    "deviation": (deviation, {"x": drawn((1, 8, 64))}, [{"x": drawn((1, 8, 64), scale)} for scale in (1e3, 2e4)]),
-    "length": (length, {"x": drawn((1, 8, 64))}, [{"x": drawn((1, 8, 64), scale)} for scale in (1e3, 1e4)]),
+    "deviation": (deviation, _rows(1), [_rows(1e3), _rows(2e4)]),
+    "length": (length, _rows(1), [_rows(1e3), _rows(1e4)]),
     "running sum": (running_sum, {"x": drawn((1, 1000))}, [{"x": drawn((1, 1000), 1.0, 100.0)}]),
-    "counts": (counts, {"i": np.arange(64)[None]}, [{"i": np.arange(start, start + 64)[None]} for start in (5000, 60001)]),
+    "counts": (counts, _numbers(0), [_numbers(5000), _numbers(60001)]),
     "nearly constant": (nearly_constant, {"x": drawn((1, 16, 64))}, [{"x": drawn((1, 16, 64))}]),
     "best": (best, {"x": drawn((1, 512, 32))}, [{"x": drawn((1, 512, 32))}]),
 }  # fmt: skip

@@ -86,8 +86,15 @@ def test_affine_grid(tmp_path, rng, size: list[int], corners: int) -> None:
 
 @pytest.mark.parametrize(
     "equation",
-    ["btd,btd,bt->bd", "ij,jk,kl->il", "bi,bj,ijk->bk", "ab,cd,e->abcde", "bhid,bhjd,bj->bhij", "ij,ij,i", "i,j,k,ijk->"],
-)  # fmt: skip
+    [
+        "btd,btd,bt->bd",
+        "ij,jk,kl->il",
+        "bi,bj,ijk->bk",
+        "ab,cd,e->abcde",
+        "bhid,bhjd,bj->bhij",
+        "i,j,k,ijk->",
+    ],
+)
 def test_einsum_of_many_operands(tmp_path, rng, equation: str) -> None:
     given, _, made = equation.partition("->")
     sizes = {letter: int(rng.integers(2, 6)) for letter in sorted(set(given) - {","})}
