@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from coreml_graphs import make_model, packaged
+from coreml_graphs import make_model, ops_of, packaged
 from onnx import helper
 
 from edgec.core.graph import Arrays
@@ -161,3 +161,48 @@ def test_boolean_mask(tmp_path, target: str) -> None:
     assert not found[np.repeat(hidden[:, None], 2, 1)].any()
     expected = reference(feeds | {"bias": np.where(feeds["seen"], 0, -np.inf)})
     assert np.abs(found - np.where(hidden[:, None, :, None], 0, expected)).max() < 1e-5
+
+
+MASKS = {
+    "constant": [node("Attention", ["q", "k", "v", "open"], ["y"])],
+    "filled": [
+        node("Transpose", ["k"], ["kt"], perm=[0, 1, 3, 2]),
+        node("MatMul", ["q", "kt"], ["raw"]),
+        node("Where", ["triangle", "raw", "fill"], ["s"]),
+        node("Softmax", ["s"], ["p"], axis=-1),
+        node("MatMul", ["p", "v"], ["y"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("fill", [LOWEST, -np.inf])
+@pytest.mark.parametrize("case", MASKS)
+def test_constant_mask_leaves_attention_in_half(tmp_path, case: str, fill: float) -> None:
+    triangle = np.tri(8, dtype=bool)[None, None]
+    constants = {
+        "open": np.where(triangle, 0, fill).astype(np.float32), "triangle": triangle, "fill": np.float32(fill),
+    }  # fmt: skip
+    used = {name for one in MASKS[case] for name in one.input}
+    kept = {name: array for name, array in constants.items() if name in used}
+    model = make_model(list(MASKS[case]), TENSORS, {"y": ("float32", SHAPE)}, kept)
+    package, _ = packaged(model, [tensors()], tmp_path / "engine")
+    assert "cast" not in ops_of(package.interpreter)
+
+
+def test_mask_made_of_booleans(tmp_path) -> None:
+    nodes = [
+        node("Cast", ["mask"], ["m"], to=1),
+        node("Sub", ["one", "m"], ["hidden"]),
+        node("Mul", ["hidden", "fill"], ["bias"]),
+        *IN_PARTS,
+    ]
+    inputs = {**TENSORS, "mask": ("bool", [2, 1, 1, 8])}
+    constants = {"one": np.float32(1), "fill": np.float32(LOWEST)}
+    model = make_model(nodes, inputs, {"y": ("float32", SHAPE)}, constants)
+    seen = np.ones((2, 1, 1, 8), bool)
+    package, _ = packaged(model, [tensors() | {"mask": seen}], tmp_path / "engine")
+    seen = seen.copy()
+    seen[0, ..., 5:] = seen[1] = False
+    feeds = tensors() | {"mask": seen}
+    bias = np.where(seen, 0, LOWEST) + np.zeros((2, 1, 8, 8))
+    assert close(package.run(feeds)["y"], reference(feeds | {"bias": bias}), "fp16")
