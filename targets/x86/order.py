@@ -69,7 +69,7 @@ def tried(graph: Graph, engines: list[str], precision: str) -> list[Candidate]:
         if precision == "auto" and "bf16" in ENGINES[name].precisions and form != PACKED
     ]
     if has_pairs(graph.model):
-        # It is quantised already: nothing is quantised again, ONNX Runtime's integer kernels take it as it is.
+        # Nothing is quantised again: ONNX Runtime's integer kernels take it as it is.
         given = [
             Candidate("ort", "int8", form, rest="fp32", scheme=quantize_ort.GIVEN)
             for form in found.get("ort", ())
