@@ -17,9 +17,12 @@ RNG = np.random.default_rng(0)
 
 def model(body, constants, inputs="float[2, 6, 8] x", outputs="float[a, b, c] y"):
     proto = onnx.parser.parse_model(
-        f'<ir_version: 10, opset_import: ["": 20]>\nq ({inputs}) => ({outputs}) {{ {body} }}'
+        f'<ir_version: 10, opset_import: ["": 21]>\nq ({inputs}) => ({outputs}) {{ {body} }}'
     )
+    used = {name for node in proto.graph.node for name in node.input}
     for name, array in constants.items():
+        if name not in used:
+            continue
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
     for node in proto.graph.node:
         node.name = node.output[0]
