@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import onnx
 import onnx.inliner
 import onnx.shape_inference
@@ -84,7 +82,8 @@ def _definition(node: ir.Node) -> ir.Graph | None:
     except Exception:
         # The inliner has no class of its own for a definition that needs more types than there are.
         return None
-    if any(one.op_type == node.op_type for one in inlined.graph.node):
+    # One with branches (AffineGrid's) would leave it to the device which of them is meant.
+    if any(one.op_type in (node.op_type, "If") for one in inlined.graph.node):
         return None
     return ir.from_proto(inlined).graph
 
@@ -106,20 +105,6 @@ def splice(editor: Editor, node: ir.Node, body: ir.Graph) -> None:
             new.name = editor.fresh_name(f"{made.name}_out")
             new.type, new.shape = old.type, old.shape
             values[old] = new
-        for attribute in made.attributes.values():
-            if isinstance(attribute.value, ir.Graph):
-                _read_outside(attribute.value, values)
         editor.graph.insert_before(node, made)
     for old, inner_output in zip(node.outputs, body.outputs, strict=True):
         editor.replace(old, values[inner_output])
-
-
-def _read_outside(branch: ir.Graph, values: Mapping[ir.Value, ir.Value]) -> None:
-    """Let a branch inside a body read what became of the body's values."""
-    for node in branch.all_nodes():
-        for place, value in enumerate(node.inputs):
-            if value in values:
-                node.replace_input_with(place, values[value])
-    for place, value in enumerate(branch.outputs):
-        if value in values:
-            branch.outputs[place] = values[value]
