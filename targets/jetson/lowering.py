@@ -124,7 +124,10 @@ def split_attention(model: ir.Model, nodes: Collection[ir.Node]) -> None:
 
 def _one_a_node(lines: Sequence[str]) -> list[str]:
     """The first line of each node: what has no importer has no older form either, which helps nobody."""
-    return list({line.partition("): ")[0]: line for line in reversed(lines)}.values())[::-1]
+    found: dict[str, str] = {}
+    for line in lines:
+        found.setdefault(line.partition("): ")[0], line)
+    return list(found.values())
 
 
 def _infer(model: ir.Model) -> None:

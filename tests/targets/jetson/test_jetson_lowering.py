@@ -230,7 +230,7 @@ def test_an_op_that_a_plugin_runs_is_judged_by_its_body(version):
 
 
 def test_a_node_is_refused_once_and_a_definition_with_branches_is_not_written_out():
-    text = """r (float[1, 4, 4] c, float[1, 2, 3] t) => (float y, float g) {
+    text = """r (float[1, 4, 4] c, float[1, 2, 3] t) => (float[1, 1, 4, 4] y, float[1, 3, 3, 2] g) {
         y = Col2Im (c, im, bl) g = AffineGrid (t, size)
     }"""
     constants = {"im": np.asarray([4, 4]), "bl": np.asarray([2, 2]), "size": np.asarray([1, 1, 3, 3])}
