@@ -147,11 +147,12 @@ def _bind_defaults(model: ir.Model) -> None:
         if node.domain != "" or not onnx.defs.has(node.op_type):
             continue
         schema = onnx.defs.get_schema(node.op_type, model.opset_imports[""])
-        if not (schema.has_function or schema.has_context_dependent_function):
+        # The stubs of onnx leave these two out.
+        if not (schema.has_function or schema.has_context_dependent_function):  # type: ignore[attr-defined]
             continue
         for name, attribute_schema in schema.attributes.items():
             if attribute_schema.default_value.name and name not in node.attributes:
-                node.attributes[name] = ir.from_proto(attribute_schema.default_value)
+                node.attributes[name] = ir.serde.deserialize_attribute(attribute_schema.default_value)
 
 
 def obstacles(model: ir.Model, dialect: Dialect, keep: frozenset[str] = frozenset()) -> list[str]:
@@ -180,8 +181,10 @@ def _obstacle(node: ir.Node, dialect: Dialect, keep: frozenset[str]) -> str:
         reduction = attribute(node, "reduction", "none")
         if reduction != "none":
             return f"TensorRT computes a scatter with reduction {reduction!r} wrongly and says nothing"
-    if node.op_type == "MaxPool" and len(node.outputs) > 1 and node.outputs[1].uses():
-        return "its indices are read"
+    if node.op_type == "MaxPool" and len(node.outputs) > 1:
+        indices = node.outputs[1]
+        if indices.uses() or indices.is_graph_output():
+            return "its indices are read"
     axes_place = {"Slice": 3, "ReduceSum": 1, "Squeeze": 1, "Unsqueeze": 1, "CumSum": 1}.get(node.op_type)
     if node.op_type in dialect.constant_axes and axes_place is not None and axes_place < len(node.inputs):
         axes = node.inputs[axes_place]

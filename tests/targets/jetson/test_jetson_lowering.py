@@ -242,6 +242,13 @@ def test_a_node_is_refused_once_and_a_definition_with_branches_is_not_written_ou
     ]
 
 
+def test_indices_of_a_pooling_are_refused_where_the_graph_gives_them():
+    text = "p (float[1, 2, 4, 4] x) => (int64[1, 2, 2, 2] i) "
+    text += "{ y, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x) }"
+    with pytest.raises(UnsupportedError, match="its indices are read"):
+        lower(model(text), dialects()["10.3"], native_attention=False)
+
+
 def test_defaults_that_shape_inference_looks_for_are_written_out(caplog):
     """MeanVarianceNormalization's axes: onnx infers no shape of the whole graph without them."""
     built = model("n (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) { y = MeanVarianceNormalization (x) }")

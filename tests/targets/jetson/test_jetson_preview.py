@@ -83,6 +83,8 @@ def test_tensorrt_rtx_still_lacks_them(op):
         inputs = "float[1, 4, 8, 8] x, float[1, 18, 6, 6] o"
         text = f"d ({inputs}) => (float[1, 3, 6, 6] y) {{ y = DeformConv (x, w, o) }}"
         built = model(text, {"w": drawn(3, 4, 3, 3)})
+    elif op == "NonZero":
+        built = model("z (float[3, 4] x) => (int64[2, n] y) { y = NonZero (x) }")
     elif op == "RoiAlign":
         text = "r (float[1, 4, 8, 8] x, float[3, 4] r) => (float[3, 4, 1, 1] y) { y = RoiAlign (x, r, i) }"
         built = model(text, {"i": np.zeros(3, np.int64)})
