@@ -1,4 +1,4 @@
-"""`file.onnx`: an ONNX file of opset 11 to 23, its weights inside or beside it."""
+"""`file.onnx`: an ONNX file of opset 9 to 23, its weights inside or beside it."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from edgec.core.dialect import EDGEC_DOMAIN, source_layer
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph
 from edgec.core.numerics import GATES, Gate, guarding
+from edgec.passes.decompose.quantised import has_pairs
 from edgec.plugins.tensorrt import LIBRARIES
 from edgec.targets.jetson.devices import Device
 from edgec.targets.jetson.engine import runnable
@@ -67,7 +68,7 @@ def write_plan(graph: Graph, device: Device, precision: str, folder: Path, weigh
         weights=weights,
         weights_sha256=None if weights is None else file_sha256(folder / weights),
         strongly_typed=dialect.strongly_typed,
-        flags=() if dialect.strongly_typed else _flags(precision),
+        flags=() if dialect.strongly_typed else _flags(precision, quantised=has_pairs(model)),
         layer_precisions=dict.fromkeys(sorted(kept_nodes(model)), "fp32"),
         profiles=shape_profiles(graph),
         workspace_bytes=workspace,
@@ -110,12 +111,10 @@ def plugin_summary(model: ir.Model) -> dict[str, Any]:
     return {"nodes": dict(sorted(counts.items())), "previewed_as": previewed}
 
 
-def _flags(precision: str) -> tuple[str, ...]:
+def _flags(precision: str, *, quantised: bool) -> tuple[str, ...]:
     """Builder flags of a weakly typed build: without `obey` it may move kept layers to fp16 for speed."""
-    if precision == "fp32":
-        return ()
-    lower = ("int8",) if precision == "int8" else ()
-    return (*lower, "fp16", "obey_precision_constraints")
+    lower = ("int8",) if precision == "int8" or quantised else ()
+    return lower if precision == "fp32" else (*lower, "fp16", "obey_precision_constraints")
 
 
 def _plugins(model: ir.Model) -> tuple[PluginUse, ...]:
