@@ -150,9 +150,8 @@ def _print_slower_looks(tokens: dict[str, Any]) -> None:
     """What a search had chosen and the last measurement refused."""
     for look in (tokens["held_out"] or {}).get("looks", []):
         if look["ratio"] is not None and look["ratio"] >= 1.0:
-            print(
-                f"          not {look['name']}: measured last, it took {look['ratio']:.2f} × the time with all"
-            )
+            beside = f"{look['ratio']:.2f} × as long as with all"
+            print(f"          not {look['name']}: measured last, it took {beside}")
 
 
 def _print_neural_engine(section: dict[str, Any]) -> None:

@@ -67,8 +67,8 @@ def warnings(report: Report) -> list[str]:
     beside = tokens.get("baseline") if tokens else None
     if beside and beside["ratio"] > 1.0:
         found.append(
-            f"Taking tokens away makes this engine slower: it takes {beside['ratio']:.2f} times as long as the "
-            "same engine with all tokens."
+            f"Taking tokens away makes this engine slower: it takes {beside['ratio']:.2f} times as long as "
+            "the same engine with all tokens."
         )
     padding = tokens.get("padding") if tokens else None
     if padding and padding["cosine"] < LONG_INPUTS:
