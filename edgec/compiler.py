@@ -476,7 +476,15 @@ def _reduce_tokens(
         exact = dataclasses.replace(request, precision="auto")
         choose_exact = functools.partial(_choose, exact, None, progress)
     return reduce_by_search(
-        neutral, goal, request.target, choose_engine, choose_exact, budget, scratch, progress
+        neutral,
+        goal,
+        request.target,
+        choose_engine,
+        choose_exact,
+        budget,
+        scratch,
+        progress,
+        request.search_seconds,
     )
 
 

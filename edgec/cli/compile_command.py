@@ -163,10 +163,14 @@ def _print_branches(branches: dict[str, Any]) -> None:
 def _print_tokens(tokens: dict[str, Any], *, scored: bool) -> None:
     if tokens["name"] == "none":
         print("tokens    all kept: no schedule that was tried is faster")
+        _print_slower_looks(tokens)
         return
     baseline, padding = tokens["baseline"], tokens["padding"]
     beside = f", {baseline['ratio']:.2f} × the same engine with all" if baseline else ""
     print(f"tokens    {tokens['before']} to {tokens['after']}, --tokens {tokens['name']}{beside}")
+    if baseline and baseline["ratio"] > 1.0:
+        print("          it is slower than with all tokens: leave --tokens off, or choose fewer layers")
+    _print_slower_looks(tokens)
     if not tokens["gated"]:
         near = f", cosine {tokens['agreement']['cosine']:.5f} to the source on the samples"
         print(f"          no budget was set: nothing gated what it costs{'' if scored else near}")
@@ -175,6 +179,14 @@ def _print_tokens(tokens: dict[str, Any], *, scored: bool) -> None:
             f"          the data fills at most {padding['longest']} of {padding['of']} tokens; inputs that "
             f"fill all have a mean cosine of {padding['cosine']:.4f} to the source"
         )
+
+
+def _print_slower_looks(tokens: dict[str, Any]) -> None:
+    """What a search had chosen and the last measurement refused."""
+    for look in (tokens["held_out"] or {}).get("looks", []):
+        if look["ratio"] is not None and look["ratio"] >= 1.0:
+            beside = f"{look['ratio']:.2f} × as long as with all"
+            print(f"          not {look['name']}: measured last, it took {beside}")
 
 
 def _print_neural_engine(section: dict[str, Any]) -> None:
