@@ -249,6 +249,7 @@ def test_a_form_that_fails_in_fp32_is_not_quantised(graph, budget, tmp_path):
     assert choice.chosen.candidate == EXACT
     assert wrong not in target.built
     assert "its gate" in _why(choice, wrong.exact)
+    assert _why(choice, wrong).startswith("its form fails the fp32 gate")
 
 
 def test_what_the_machine_lacks_is_named_and_not_built(graph, budget, tmp_path):

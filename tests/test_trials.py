@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from edgec import trials
+from edgec.core.numerics import Expected
 from edgec.core.timing import Latency
 from edgec.targets.base import Candidate
 from edgec.trials import Choice, Trial, explain, fastest, measure_field
@@ -71,6 +73,31 @@ def test_what_did_not_run_beside_the_peers_has_no_ratio_to_them(field, tmp_path)
     entry = next(entry for entry in choice.entries() if entry["engine"] == "quick")
     assert entry["p50"] == 9.0
     assert entry["ratio_to_best_baseline"] is None
+
+
+def test_the_form_is_gated_in_fp32_before_the_precision(tmp_path):
+    """A lossy engine that happens to be near is not built of a form that computes something else."""
+    quantised = Candidate("engine", "int8", "wrong form", rest="fp32", scheme="static")
+    references = [{"y": np.linspace(-1, 1, 64, dtype=np.float32)}]
+    neutral = SimpleNamespace(examples=[{}], expected=Expected(references), gates={})
+    built = []
+
+    class Forms:
+        def lower(self, graph, candidate):
+            return graph
+
+        def build(self, graph, candidate, folder):
+            built.append(candidate)
+
+        def open(self, folder):
+            off = np.float32(0.5 if built[-1] == quantised.exact else 0.0)
+            return SimpleNamespace(run=lambda feeds: {"y": references[0]["y"] + off}, close=lambda: None)
+
+    trial = Trial(quantised, tmp_path / "candidate")
+    trials.build(Forms(), neutral, trial)
+    assert built == [quantised.exact]
+    assert not trial.passed
+    assert "failed its gate: engine fp32 (wrong form)" in trial.why
 
 
 def test_an_engine_and_a_peer_that_cannot_be_told_apart_run_again_side_by_side(monkeypatch):

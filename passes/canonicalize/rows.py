@@ -119,8 +119,16 @@ def _cumulative(node: ir.Node, rows: Rows) -> Needs | None:
     return None if rows.axis == int(axis.reshape(())) % _rank(node) else _first(node, rows)
 
 
-def _planes(node: ir.Node, rows: Rows) -> Needs:
-    """BatchNormalization has a scale for each place of axis 1 alone."""
+def _dropout(node: ir.Node, rows: Rows) -> Needs:
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        raise Refusal("it may draw other numbers for fewer rows")
+    return _first(node, rows)
+
+
+def _planes(node: ir.Node, rows: Rows) -> Needs | None:
+    """BatchNormalization has a scale for each place of axis 1 alone; in training it mixes all others."""
+    if attribute(node, "training_mode", 0):
+        return None
     return [rows, *[Rows(0, rows.index) if rows.axis == 1 else None] * (len(node.inputs) - 1)]
 
 
@@ -321,7 +329,7 @@ def _concat(node: ir.Node, rows: Rows) -> Needs:
 
 
 _READERS: dict[str, Callable[[ir.Node, Rows], Needs | None]] = {
-    **dict.fromkeys(UNARY | {"Dropout", "Identity"}, _first),
+    **dict.fromkeys(UNARY | {"Identity"}, _first),
     **dict.fromkeys(BROADCASTING, _broadcast),
     **dict.fromkeys(("LayerNormalization", "RMSNormalization"), _norm),
     **dict.fromkeys(("Hardmax", "LogSoftmax", "LpNormalization", "Softmax"), _along_axis),
@@ -332,6 +340,7 @@ _READERS: dict[str, Callable[[ir.Node, Rows], Needs | None]] = {
     "BatchNormalization": _planes,
     "Concat": _concat,
     "CumSum": _cumulative,
+    "Dropout": _dropout,
     "Gather": _gather,
     "MatMul": _matmul,
     "Reshape": _reshape,

@@ -11,12 +11,10 @@ from edgec.core.dialect import is_op
 from edgec.passes.editing import Editor
 from edgec.passes.fuse.assignments import drop_whole_assignments
 from edgec.passes.fuse.attention_emit import Emitter, operand_type
-from edgec.passes.fuse.attention_logits import MissError
 from edgec.passes.fuse.attention_match import Site, read_softmax
 from edgec.passes.fuse.attention_native import read_native
 from edgec.passes.fuse.attention_shared import part_values
-from edgec.passes.fuse.axes import AxesError
-from edgec.passes.infra import MatchLog, Pass, register
+from edgec.passes.infra import MatchLog, Pass, Refusal, register
 
 AXIS_KEY = "edgec.attention"
 """Metadata of an `Attention`: `tokens` where the projections prove that the softmax runs over tokens,
@@ -33,9 +31,9 @@ def each_site(model: ir.Model, log: MatchLog | None = None) -> Iterator[Site]:
             continue
         try:
             site = read_softmax(node) if node.op_type == "Softmax" else read_native(node)
-        except (MissError, AxesError) as miss:
+        except Refusal as miss:
             if log is not None:
-                log.missed(node, str(miss))
+                log.missed(node, miss)
             continue
         if site is not None:
             yield site
@@ -93,8 +91,8 @@ class FuseAttention(Pass):
                 continue
             try:
                 node = _fuse(Emitter(editor, site), site)
-            except (MissError, AxesError) as miss:
-                log.missed(site.anchor, str(miss))
+            except Refusal as miss:
+                log.missed(site.anchor, miss)
                 continue
             node.metadata_props[AXIS_KEY] = site.over
             log.matched(node)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.passes.editing import Editor, constant
-from edgec.passes.fuse.attention_logits import MissError, name_of
+from edgec.passes.fuse.attention_logits import name_of
 from edgec.passes.fuse.attention_mask import Mask, MaskBuilder
 from edgec.passes.fuse.attention_match import Operand, Site
 from edgec.passes.fuse.attention_views import (
@@ -23,6 +23,7 @@ from edgec.passes.fuse.attention_views import (
     spread,
 )
 from edgec.passes.fuse.axes import Dim, Layout
+from edgec.passes.infra import Refusal
 
 
 @dataclasses.dataclass
@@ -59,7 +60,7 @@ class Emitter:
         """The mask input, in this element type where it is added.
 
         Raises:
-            MissError: no exact single mask exists.
+            Refusal: no exact single mask exists.
         """
         site = self.site
         target = (site.batch, site.heads, site.rows, site.columns)
@@ -110,7 +111,7 @@ class Emitter:
         # The product itself broadcasts an axis that the standard's op wants to be there.
         view = views[0]
         if not self._atoms(view.layout) <= self._atoms(target):
-            raise MissError(f"{view.value.name!r} has an axis that is none of the attention's")
+            raise Refusal(f"{view.value.name!r} has an axis that is none of the attention's")
         value = spread(
             self.editor, self.axes, view.value, view.layout, target, like=site.anchor, before=site.end
         )
@@ -121,7 +122,7 @@ class Emitter:
         """Multiply Q (or K) by what the logits were multiplied by; in place.
 
         Raises:
-            MissError: a multiplier differs from query to query and from key to key.
+            Refusal: a multiplier differs from query to query and from key to key.
         """
         site = self.site
         self._positive(inputs)
@@ -131,7 +132,7 @@ class Emitter:
             atoms = self._atoms(own)
             on_query = not atoms & self._atoms((site.columns,))
             if not on_query and atoms & self._atoms((site.rows,)):
-                raise MissError(
+                raise Refusal(
                     f"{name_of(step.node)} multiplies the logits by {step.operand.name!r}, one number each"
                 )
             heads = site.heads
@@ -142,7 +143,7 @@ class Emitter:
             )
             base = inputs.query if on_query else inputs.key
             if not on_query and base.shape is not None and base.shape[1] != self.axes.size(heads):
-                raise MissError(f"{name_of(step.node)} multiplies shared keys by a number for each head")
+                raise Refusal(f"{name_of(step.node)} multiplies shared keys by a number for each head")
             op_type = "Mul" if step.kind == "multiply" else "Div"
             made = self.editor.node(
                 op_type, [base, tensor], like=site.anchor, before=site.end, shape=base.shape
@@ -156,14 +157,14 @@ class Emitter:
         """The axes of a tensor that is broadcast against the logits.
 
         Raises:
-            MissError: its shape is unknown.
+            Refusal: its shape is unknown.
         """
         array = constant(value)
         shape = (
             list(array.shape) if array is not None else (None if value.shape is None else list(value.shape))
         )
         if shape is None or len(shape) > len(layout):
-            raise MissError(f"the shape of {value.name!r} is unknown")
+            raise Refusal(f"the shape of {value.name!r} is unknown")
         tail = self.axes.resolve_all(layout)[len(layout) - len(shape) :]
         return tuple(() if size == 1 else dim for size, dim in zip(shape, tail, strict=True))
 

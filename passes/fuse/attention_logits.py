@@ -13,6 +13,7 @@ from edgec.passes.editing import constant, consumers, producer, scalar
 from edgec.passes.fuse.attention_product import Product, read_product
 from edgec.passes.fuse.attention_views import scalar_factor
 from edgec.passes.fuse.axes import MOVES
+from edgec.passes.infra import Refusal
 
 _PASS_THROUGH = (
     *MOVES,
@@ -31,10 +32,6 @@ _PASS_THROUGH = (
     "Gather",
 )
 _MOST_PATHS = 32
-
-
-class MissError(Exception):
-    """Why a softmax that feeds a product is no attention."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +235,7 @@ def follow_probabilities(softmax: ir.Node) -> Weighing | None:
     Returns None where it feeds no product at all.
 
     Raises:
-        MissError: it does, but not only, or not unchanged.
+        Refusal: it does, but not only, or not unchanged.
     """
     value = softmax.outputs[0]
     moves: list[ir.Node] = []
@@ -254,7 +251,7 @@ def follow_probabilities(softmax: ir.Node) -> Weighing | None:
         if len(readers) != 1 or value.is_graph_output():
             if not feeds_product(value):
                 return None
-            raise MissError(_second_consumer(value, readers))
+            raise Refusal(_second_consumer(value, readers))
         node = readers[0]
         if is_op(node, *MOVES, "Cast") or is_inactive_dropout(node):
             moves.append(node)
@@ -263,7 +260,7 @@ def follow_probabilities(softmax: ir.Node) -> Weighing | None:
         product = read_product(node)
         if product is not None:
             if product.operands[0] is product.operands[1]:
-                raise MissError(f"the probabilities {value.name!r} are multiplied by themselves")
+                raise Refusal(f"the probabilities {value.name!r} are multiplied by themselves")
             side = 0 if product.operands[0] is value else 1
             return Weighing(tuple(moves), product, side, guard, tuple(zeroings))
         zeroing = _zeroing(node, value, len(moves))
@@ -273,7 +270,7 @@ def follow_probabilities(softmax: ir.Node) -> Weighing | None:
             continue
         if not is_op(node, "MatMul", "Gemm", "Einsum") and not feeds_product(value):
             return None
-        raise MissError(
+        raise Refusal(
             f"the probabilities {value.name!r} go through {name_of(node)} before they weigh the values"
         )
 

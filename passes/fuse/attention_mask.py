@@ -22,9 +22,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.passes.editing import Editor, constant, producer, rank
-from edgec.passes.fuse.attention_logits import MissError, Zeroing, name_of, uniform
+from edgec.passes.fuse.attention_logits import Zeroing, name_of, uniform
 from edgec.passes.fuse.attention_views import expand, spread
 from edgec.passes.fuse.axes import Axes, Layout
+from edgec.passes.infra import Refusal
 
 MASKING = -1e4
 """Fills at most this: exp(-1e4) is zero in fp32 unless logits differ by more than 9,800."""
@@ -86,7 +87,7 @@ def zeroed(axes: Axes, terms: Sequence[MaskTerm], zeroing: Zeroing, layout: Layo
         layout: the axes of the probabilities there.
 
     Raises:
-        MissError: no mask hides just what is set to zero: the probabilities left would not sum to one.
+        Refusal: no mask hides just what is set to zero: the probabilities left would not sum to one.
     """
     found = False
     made = []
@@ -97,7 +98,7 @@ def zeroed(axes: Axes, terms: Sequence[MaskTerm], zeroing: Zeroing, layout: Layo
             term = dataclasses.replace(term, value=cut[0], keep=cut[1], fill=-np.inf, factor=1.0)
         made.append(term)
     if not found:
-        raise MissError(
+        raise Refusal(
             f"{name_of(zeroing.node)} sets probabilities to zero that no mask of the same condition hides"
         )
     return made
@@ -199,7 +200,7 @@ class MaskBuilder:
         """One mask for all terms, given in the order in which they are applied.
 
         Raises:
-            MissError: the terms have no exact single mask.
+            Refusal: the terms have no exact single mask.
         """
         added: np.ndarray | ir.Value | None = None
         keep: np.ndarray | ir.Value | None = None
@@ -212,16 +213,16 @@ class MaskBuilder:
                     and fill > ABSORBING
                     and not _always_open(keep, self.axes.size(self.target[3]))
                 ):
-                    raise MissError(f"{name_of(term.node)} adds to logits that a fill of {fill:g} has cut")
+                    raise Refusal(f"{name_of(term.node)} adds to logits that a fill of {fill:g} has cut")
                 added = self._plus(added, self._aligned(term.value, term), term.factor)
                 continue
             condition, keeps, value = cut
             if value > MASKING:
-                raise MissError(
+                raise Refusal(
                     f"{name_of(term.node)} fills with {value:g}, too small a number to cut a key off"
                 )
             if keep is not None and value != fill:
-                raise MissError(f"{name_of(term.node)} fills with {value:g}, another mask with {fill:g}")
+                raise Refusal(f"{name_of(term.node)} fills with {value:g}, another mask with {fill:g}")
             keep = self._both(keep, self._kept(condition, keeps, term))
             fill = value
         return self._combine(added, keep, fill)
@@ -253,7 +254,7 @@ class MaskBuilder:
         array = constant(value)
         shape = list(array.shape) if array is not None else list(value.shape or ())
         if (rank(value) is None and array is None) or len(shape) > len(layout):
-            raise MissError(f"the mask {value.name!r} has an unknown shape or more axes than the logits")
+            raise Refusal(f"the mask {value.name!r} has an unknown shape or more axes than the logits")
         own: Layout = tuple(
             () if size == 1 else dim
             for size, dim in zip(shape, layout[len(layout) - len(shape) :], strict=True)
@@ -363,7 +364,7 @@ class MaskBuilder:
             fill = -np.inf
         if keep is not None:
             if self.dtype == ir.DataType.FLOAT16 and fill != -np.inf:
-                raise MissError(
+                raise Refusal(
                     f"a fill of {fill:g} in half precision does not give a fully masked query equal weights"
                 )
             fill = -np.inf if fill == -np.inf else SWALLOWING_FILL
@@ -386,7 +387,7 @@ class MaskBuilder:
 
 def _fixed(size: int | str) -> int:
     if not isinstance(size, int):
-        raise MissError(f"a constant mask meets the open dimension {size!r}")
+        raise Refusal(f"a constant mask meets the open dimension {size!r}")
     return size
 
 

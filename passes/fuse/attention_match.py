@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from edgec.passes.editing import attribute, constant
 from edgec.passes.fuse.attention_logits import (
-    MissError,
     Path,
     Step,
     Weighing,
@@ -20,8 +19,9 @@ from edgec.passes.fuse.attention_logits import (
 )
 from edgec.passes.fuse.attention_mask import MaskTerm, zeroed
 from edgec.passes.fuse.attention_product import Product, lay
-from edgec.passes.fuse.axes import Axes, AxesError, Dim, Layout, dims
+from edgec.passes.fuse.axes import Axes, Dim, Layout, dims
 from edgec.passes.fuse.features import feature_index
+from edgec.passes.infra import Refusal
 
 Rows = Literal["tokens", "channels", "unknown"]
 """What the softmax runs over."""
@@ -88,7 +88,7 @@ def read_softmax(softmax: ir.Node) -> Site | None:
     """The attention around a softmax; None where it feeds no product.
 
     Raises:
-        MissError: it feeds one, and yet it is no attention; the message says why.
+        Refusal: it feeds one, and yet it is no attention; the message says why.
     """
     weighing = follow_probabilities(softmax)
     return None if weighing is None else read_with(softmax, weighing)
@@ -98,7 +98,7 @@ def read_with(softmax: ir.Node, weighing: Weighing) -> Site:
     """The attention around a softmax whose probabilities go into a product this way.
 
     Raises:
-        MissError: it is no attention; the message says why.
+        Refusal: it is no attention; the message says why.
     """
     logits = softmax.inputs[0]
     assert logits is not None
@@ -106,22 +106,22 @@ def read_with(softmax: ir.Node, weighing: Weighing) -> Site:
     for path in paths_back(logits):
         try:
             site = _read(softmax, weighing, path)
-        except (MissError, AxesError) as miss:
-            reasons.append(str(miss))
+        except Refusal as miss:
+            reasons.append(miss.reason)
             continue
         if path.shared is not None:
             readers = [use.node for use in path.shared.uses()]
             others = ", ".join(name_of(node) for node in readers) or "the graph's outputs"
-            raise MissError(f"the logits {path.shared.name!r} have more than one consumer: {others}")
+            raise Refusal(f"the logits {path.shared.name!r} have more than one consumer: {others}")
         return site
-    raise MissError(reasons[0])
+    raise Refusal(reasons[0])
 
 
 def _read(softmax: ir.Node, weighing: Weighing, path: Path) -> Site:
     product = path.product
     if product is None:
         made = "a graph input or a constant" if path.end is None else name_of(path.end)
-        raise MissError(f"the softmax runs over what {made} gives, not over a query-key product")
+        raise Refusal(f"the softmax runs over what {made} gives, not over a query-key product")
     axes = Axes()
     bound = product.bind(axes)
     layout = lay(product.out, bound)
@@ -149,11 +149,11 @@ def _read(softmax: ir.Node, weighing: Weighing, path: Path) -> Site:
             site_terms.append(MaskTerm(step.node, step.operand, layout, 1.0, step.factor, step.keep))
         elif step.kind == "tanh":
             if site_terms or before_cap is not None:
-                raise MissError(f"{name_of(step.node)} bounds logits that are masked or bounded before")
+                raise Refusal(f"{name_of(step.node)} bounds logits that are masked or bounded before")
             before_cap, scale = scale, 1.0
         else:
             if site_terms or before_cap is not None:
-                raise MissError(f"{name_of(step.node)} multiplies logits that are masked or bounded before")
+                raise Refusal(f"{name_of(step.node)} multiplies logits that are masked or bounded before")
             multipliers.append((step, layout))
 
     if before_cap is not None:
@@ -172,15 +172,13 @@ def _read(softmax: ir.Node, weighing: Weighing, path: Path) -> Site:
     summed = {atom for letter in weighed.contracted for atom in axes.resolve(out_bound[letter])}
     if summed != set(axes.resolve(columns)):
         if weighed.weight() is not None:
-            raise MissError(
+            raise Refusal(
                 f"the linear layer {name_of(weighed.node)} mixes the probabilities along another axis "
                 f"(talking heads) before they weigh the values"
             )
-        raise MissError(
-            f"{name_of(weighed.node)} does not sum the probabilities over the axis of the softmax"
-        )
+        raise Refusal(f"{name_of(weighed.node)} does not sum the probabilities over the axis of the softmax")
     if weighed.factor != 1.0:
-        raise MissError(f"{name_of(weighed.node)} scales the weighted values by {weighed.factor:g}")
+        raise Refusal(f"{name_of(weighed.node)} scales the weighted values by {weighed.factor:g}")
 
     query = Operand(product.operands[1 - side], lay(product.letters[1 - side], bound))
     key = Operand(product.operands[side], lay(product.letters[side], bound))
@@ -194,7 +192,7 @@ def _read(softmax: ir.Node, weighing: Weighing, path: Path) -> Site:
     known = {atom for dim in (*rest, rows, columns, width) for atom in axes.resolve(dim)}
     strangers = value_atoms - known
     if strangers:
-        raise MissError(f"the values {values.value.name!r} have an axis that the probabilities lack")
+        raise Refusal(f"the values {values.value.name!r} have an axis that the probabilities lack")
     _check_shared(axes, product, query, key, values, {atom for dim in (*rest, rows) for atom in dim})
     features = {operand: feature_atoms(axes, operand) for operand in (query, key)}
     batch, heads = _group(axes, rest, features[query])
@@ -229,13 +227,13 @@ def _check_shared(
     if key_batch == value_batch:
         return
     if constant(key.value) is not None:
-        raise MissError(f"the logits come from the linear layer {name_of(product.node)}: there are no keys")
+        raise Refusal(f"the logits come from the linear layer {name_of(product.node)}: there are no keys")
     if product.weight() is not None:
-        raise MissError(_mixing(product))
+        raise Refusal(_mixing(product))
     own = value_batch - key_batch
     if own and own <= _atoms(axes, query.layout):
-        raise MissError(f"the values {values.value.name!r} differ from query to query")
-    raise MissError(f"{key.value.name!r} and {values.value.name!r} do not have the same batches and heads")
+        raise Refusal(f"the values {values.value.name!r} differ from query to query")
+    raise Refusal(f"{key.value.name!r} and {values.value.name!r} do not have the same batches and heads")
 
 
 def _mixing(product: Product) -> str:
@@ -248,7 +246,7 @@ def _mixing(product: Product) -> str:
 def _scaled(term: MaskTerm, factor: float) -> MaskTerm:
     fill = None if term.fill is None else term.fill * factor
     if fill is not None and np.isnan(fill):
-        raise MissError(f"{name_of(term.node)} fills with infinity, which is then multiplied by zero")
+        raise Refusal(f"{name_of(term.node)} fills with infinity, which is then multiplied by zero")
     return dataclasses.replace(term, factor=term.factor * factor, fill=fill)
 
 
@@ -263,10 +261,10 @@ def _key_side(axes: Axes, path: Path, bound: dict[str, Dim], columns: Dim, softm
             if {atom for x in letters for atom in axes.resolve(bound[x])} == set(columns):
                 return side
     if product.weight() is not None:
-        raise MissError(_mixing(product))
+        raise Refusal(_mixing(product))
     if not columns:
-        raise MissError("the softmax runs over an axis of size one")
-    raise MissError(
+        raise Refusal("the softmax runs over an axis of size one")
+    raise Refusal(
         f"{name_of(softmax)} runs over an axis that neither operand of {name_of(product.node)} has alone"
     )
 

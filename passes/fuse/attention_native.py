@@ -6,26 +6,25 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.passes.editing import attribute
-from edgec.passes.fuse.attention_logits import MissError
 from edgec.passes.fuse.attention_mask import MaskTerm
 from edgec.passes.fuse.attention_match import Operand, Site, feature_atoms, over_axis
 from edgec.passes.fuse.axes import Axes, Dim, dims
+from edgec.passes.infra import Refusal
 
 
 def read_native(node: ir.Node) -> Site:
     """The attention that an `Attention` node is.
 
     Raises:
-        MissError: it has a cache or hands out its logits, or its heads are not given.
-        AxesError: a shape is unknown.
+        Refusal: it has a cache or hands out its logits, its heads are not given, or a shape is unknown.
     """
     if any(value is not None for value in node.inputs[4:]):
-        raise MissError("it has a cache of past keys and values, which has no form without one")
+        raise Refusal("it has a cache of past keys and values, which has no form without one")
     if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
-        raise MissError("its further outputs (cache or logits) are used")
+        raise Refusal("its further outputs (cache or logits) are used")
     query, key, value = node.inputs[:3]
     if query is None or key is None or value is None:
-        raise MissError("an operand is missing")
+        raise Refusal("an operand is missing")
     axes = Axes()
     ranks = len(dims(query))
     if ranks == 4:
@@ -33,7 +32,7 @@ def read_native(node: ir.Node) -> Site:
     else:
         q_heads, kv_heads = int(attribute(node, "q_num_heads", 0)), int(attribute(node, "kv_num_heads", 0))
         if not q_heads or not kv_heads:
-            raise MissError("its inputs are three-dimensional and the number of heads is not given")
+            raise Refusal("its inputs are three-dimensional and the number of heads is not given")
         q_sizes = _by_heads(query, q_heads)
         k_sizes, v_sizes = _by_heads(key, kv_heads), _by_heads(value, kv_heads)
     batch, rows, depth = axes.fresh(q_sizes[0]), axes.fresh(q_sizes[2]), axes.fresh(q_sizes[3])
@@ -43,7 +42,7 @@ def read_native(node: ir.Node) -> Site:
     kv_heads_dim: Dim = heads
     if kv_head != q_head:
         if not isinstance(q_head, int) or not isinstance(kv_head, int):
-            raise MissError("it groups an open number of heads")
+            raise Refusal("it groups an open number of heads")
         kv_heads_dim = axes.reshape((heads,), (kv_head, q_head // kv_head))[0]
 
     def operand(tensor: ir.Value, head: Dim, sequence: Dim, features: Dim) -> Operand:
@@ -57,7 +56,7 @@ def read_native(node: ir.Node) -> Site:
     scale = attribute(node, "scale")
     if scale is None:
         if not isinstance(size, int):
-            raise MissError("its scale follows an open head size")
+            raise Refusal("its scale follows an open head size")
         scale = float(1.0 / np.sqrt(size))
     terms = []
     mask = node.inputs[3] if len(node.inputs) > 3 else None
@@ -92,5 +91,5 @@ def read_native(node: ir.Node) -> Site:
 def _by_heads(tensor: ir.Value, heads: int) -> tuple[int | str, ...]:
     batch, sequence, hidden = dims(tensor)
     if not isinstance(hidden, int):
-        raise MissError("its hidden size is open")
+        raise Refusal("its hidden size is open")
     return batch, heads, sequence, hidden // heads

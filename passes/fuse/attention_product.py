@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from edgec.core.dialect import is_op
 from edgec.passes.editing import attribute, constant
-from edgec.passes.fuse.axes import Axes, AxesError, Dim, Layout, dims
+from edgec.passes.fuse.axes import Axes, Dim, Layout, dims
+from edgec.passes.infra import Refusal
 
 Letters = tuple[str, ...]
 """One letter a dimension; the empty string for a dimension of size one that is broadcast."""
@@ -51,7 +52,7 @@ class Product:
         """Atoms for every letter, given the layout of one operand or of none.
 
         Raises:
-            AxesError: a dimension of the given layout is broadcast against a longer one.
+            Refusal: a dimension of the given layout is broadcast against a longer one.
         """
         bound: dict[str, Dim] = {}
         order = (0, 1) if side is None else (side, 1 - side)
@@ -63,7 +64,7 @@ class Product:
                 bound[letter] = layout[axis] if index == side else axes.fresh(sizes[axis])
         for letter in self.out:
             if letter and letter not in bound:
-                raise AxesError(f"{self.node.name!r} has an axis of unknown origin")
+                raise Refusal(f"{self.node.name!r} has an axis of unknown origin")
         return bound
 
 
@@ -81,7 +82,7 @@ def read_product(node: ir.Node | None) -> Product | None:
             return _gemm(node)  # type: ignore[arg-type]
         if is_op(node, "Einsum"):
             return _einsum(node)  # type: ignore[arg-type]
-    except AxesError:
+    except Refusal:
         return None
     return None
 

@@ -12,10 +12,10 @@ import onnx_ir as ir
 
 from edgec.core.dialect import is_op
 from edgec.passes.editing import Editor, consumers, sizes
-from edgec.passes.fuse.attention_logits import MissError, Weighing, paths_back
+from edgec.passes.fuse.attention_logits import Weighing, paths_back
 from edgec.passes.fuse.attention_match import read_with
 from edgec.passes.fuse.attention_product import read_product
-from edgec.passes.fuse.axes import AxesError
+from edgec.passes.infra import Refusal
 
 
 def part_values(editor: Editor) -> None:
@@ -65,7 +65,7 @@ def _is_attention(softmax: ir.Node, node: ir.Node) -> bool:
     product = read_product(node)
     try:
         return product is not None and read_with(softmax, Weighing((), product, 0, None)).over != "channels"
-    except (MissError, AxesError):
+    except Refusal:
         return False
 
 

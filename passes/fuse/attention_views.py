@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from edgec.core.dialect import is_op
 from edgec.passes.editing import Editor, constant, consumers, producer, scalar, sole_consumer
-from edgec.passes.fuse.axes import MOVES, Axes, AxesError, Dim, Layout, Size
+from edgec.passes.fuse.axes import MOVES, Axes, Dim, Layout, Size
+from edgec.passes.infra import Refusal
 
 Step = tuple[str, tuple[Size, ...]]
 """`("Transpose", perm)` or `("Reshape", shape)`."""
@@ -81,7 +82,7 @@ def ancestry(
                 before = found
             else:
                 break
-        except AxesError:
+        except Refusal:
             break
         views.append(View(source, before, view.factor))
     return views
@@ -177,10 +178,10 @@ def shape_tensor(shape: Sequence[Size]) -> np.ndarray:
     """A Reshape's shape input; one open size becomes -1.
 
     Raises:
-        AxesError: more than one size is open.
+        Refusal: more than one size is open.
     """
     if sum(not isinstance(size, int) for size in shape) > 1:
-        raise AxesError(f"a reshape to {tuple(shape)} needs more than one open dimension")
+        raise Refusal(f"a reshape to {tuple(shape)} needs more than one open dimension")
     return np.array([size if isinstance(size, int) else -1 for size in shape], dtype=np.int64)
 
 
@@ -248,13 +249,13 @@ def expand(
     """Broadcast a tensor to these sizes; a constant at once.
 
     Raises:
-        AxesError: a size is open.
+        Refusal: a size is open.
     """
     if value.shape is not None and list(value.shape) == list(sizes):
         return value
     fixed = [size for size in sizes if isinstance(size, int)]
     if len(fixed) < len(sizes):
-        raise AxesError(f"{value.name!r} would have to be expanded along an open dimension")
+        raise Refusal(f"{value.name!r} would have to be expanded along an open dimension")
     array = constant(value)
     if array is not None:
         return editor.initializer(np.broadcast_to(array, fixed), f"{value.name}/expanded")
@@ -280,7 +281,7 @@ def replace_forward(
             break
         try:
             views.append(View(node.outputs[0], axes.forward(node, views[-1].layout)))
-        except AxesError:
+        except Refusal:
             break
     costs = [len(plan(axes, layout, view.layout)) + len(views) - 1 - i for i, view in enumerate(views)]
     view = views[costs.index(min(costs))]

@@ -25,18 +25,14 @@ MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 """Ops that only rename or reorder axes."""
 
 
-class AxesError(Refusal):
-    """Data movement that cannot be followed; the message says which."""
-
-
 def dims(value: ir.Value) -> tuple[Size, ...]:
     """The value's sizes; an open dimension by its name.
 
     Raises:
-        AxesError: the rank is unknown.
+        Refusal: the rank is unknown.
     """
     if value.shape is None:
-        raise AxesError(f"the shape of {value.name!r} is unknown")
+        raise Refusal(f"the shape of {value.name!r} is unknown")
     return tuple(
         size if isinstance(size, int) else (size.value or f"{value.name}?{axis}")
         for axis, size in enumerate(value.shape)
@@ -92,7 +88,7 @@ class Axes:
         """The layout after a row-major reshape.
 
         Raises:
-            AxesError: a new dimension takes part of an axis that does not divide, or open sizes
+            Refusal: a new dimension takes part of an axis that does not divide, or open sizes
                 leave more than one reading.
         """
         atoms = [atom for dim in self.resolve_all(layout) for atom in dim]
@@ -111,12 +107,12 @@ class Axes:
                 shape.pop()
                 continue
             if len(shape) > 1:
-                raise AxesError(f"a reshape to {tuple(shape)} mixes axes")
+                raise Refusal(f"a reshape to {tuple(shape)} mixes axes")
             front.append(tuple(atoms))
             atoms = []
             shape.pop()
         if atoms:
-            raise AxesError("a reshape leaves axes over")
+            raise Refusal("a reshape leaves axes over")
         return tuple(front + back)
 
     def _take(self, atoms: list[int], need: Size, *, last: bool) -> Dim | None:
@@ -162,7 +158,7 @@ class Axes:
         """The layout of a moving node's output from that of its first input.
 
         Raises:
-            AxesError: the movement cannot be followed.
+            Refusal: the movement cannot be followed.
         """
         if is_op(node, "Identity", "Cast", "Dropout"):
             return layout
@@ -174,7 +170,7 @@ class Axes:
         """The layout of a moving node's first input from that of its output.
 
         Raises:
-            AxesError: the movement cannot be followed.
+            Refusal: the movement cannot be followed.
         """
         if is_op(node, "Identity", "Cast", "Dropout"):
             return layout

@@ -9,11 +9,11 @@ from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.passes.editing import Editor, constant
 from edgec.passes.fuse.attention import each_site
 from edgec.passes.fuse.attention_emit import Emitter, operand_type
-from edgec.passes.fuse.attention_logits import MissError, name_of
+from edgec.passes.fuse.attention_logits import name_of
 from edgec.passes.fuse.attention_match import Site
 from edgec.passes.fuse.attention_views import spread
-from edgec.passes.fuse.axes import AxesError, Layout
-from edgec.passes.infra import MatchLog, Pass, register
+from edgec.passes.fuse.axes import Layout
+from edgec.passes.infra import MatchLog, Pass, Refusal, register
 from edgec.plugins.channel_attention.op import OP_TYPE
 
 
@@ -51,19 +51,19 @@ class FuseChannelAttention(Pass):
                 continue
             try:
                 log.matched(_fuse(Emitter(editor, site), site))
-            except (MissError, AxesError) as miss:
-                log.missed(site.anchor, str(miss))
+            except Refusal as miss:
+                log.missed(site.anchor, miss)
         editor.remove_dead()
 
 
 def _fuse(emitter: Emitter, site: Site) -> ir.Node:
     if site.terms:
-        raise MissError(f"{name_of(site.terms[0].node)} masks or biases an attention over channels")
+        raise Refusal(f"{name_of(site.terms[0].node)} masks or biases an attention over channels")
     if site.causal or site.softcap:
-        raise MissError("an attention over channels is causal or capped")
+        raise Refusal("an attention over channels is causal or capped")
     dtype = operand_type(site.query)
     if site.precision not in (None, dtype):
-        raise MissError(f"the softmax over channels runs in {site.precision}, its product in {dtype}")
+        raise Refusal(f"the softmax over channels runs in {site.precision}, its product in {dtype}")
     inputs = emitter.inputs(grouped=False)
     temperature = _temperature(emitter, site, inputs.scale, dtype)
     made = emitter.editor.node(

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from edgec.core.dialect import is_op
 from edgec.passes.editing import Editor, constant, producer, sizes, sole_consumer
 from edgec.passes.fuse.attention_views import ancestry, best_view, emit, plan, replace_forward
-from edgec.passes.fuse.axes import Axes, AxesError, Layout
+from edgec.passes.fuse.axes import Axes, Layout
 from edgec.passes.fuse.linear_map import Map, dominators, linear_map
 from edgec.passes.infra import MatchLog, Pass, Refusal, register
 
@@ -87,7 +87,7 @@ class FuseRope(Pass):
                     log.matched(_fuse(editor, node, found))
                     if old is not None:
                         editor.prune(old)
-            except (Refusal, AxesError) as refusal:
+            except Refusal as refusal:
                 log.missed(node, refusal)
         editor.remove_dead()
 

@@ -16,7 +16,8 @@ import onnx_ir as ir
 from edgec.core import op_traits
 from edgec.core.dialect import is_op
 from edgec.passes.editing import Editor, attribute, constant, rank, sizes
-from edgec.passes.fuse.axes import MOVES, Axes, AxesError, Layout
+from edgec.passes.fuse.axes import MOVES, Axes, Layout
+from edgec.passes.infra import Refusal
 from edgec.passes.tokens.masks import key_mask
 
 UNARY = op_traits.UNARY | {"Dropout", "Identity"}
@@ -26,7 +27,7 @@ SPECIAL = 16
 """More leading tokens than any model singles out; a higher index is an ordinary token's."""
 
 
-class Obstacle(Exception):  # noqa: N818 - it is a finding, not an error
+class Obstacle(Refusal):
     """Why a node needs all tokens."""
 
 
@@ -149,7 +150,7 @@ def samples(value: ir.Value, tokens: int | None) -> int | None:
                 layout = None if layout is None else axes.backward(node, layout)
             elif sizes(before) != sizes(source):
                 layout = None
-        except AxesError:
+        except Refusal:
             layout = None
         source = before
     count = shape[0]

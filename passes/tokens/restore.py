@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN, is_op
 from edgec.passes.editing import Editor, attribute, constant, producer, sizes
-from edgec.passes.infra import MatchLog, Pass, register
+from edgec.passes.infra import MatchLog, Pass, Refusal, register
 from edgec.passes.tokens.readers import NORMS, UNARY
 
 REDUCING = frozenset({"TokenMerge", "TokenMergeEnergy", "TokenPrune", "TokenTransform"})
@@ -62,7 +62,7 @@ class RestoreTokens(Pass):
         editor.remove_dead()
 
 
-class _Kept(Exception):  # noqa: N818 - a reason, not an error
+class _Kept(Refusal):
     pass
 
 

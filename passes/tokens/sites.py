@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
 from edgec.passes.editing import attribute, constant, consumers, rank, sizes, sole_consumer
-from edgec.passes.infra import MatchLog
+from edgec.passes.infra import MatchLog, Refusal
 from edgec.passes.tokens.flow import Flow, Survey
 from edgec.passes.tokens.masks import attention_mask
 from edgec.passes.tokens.readers import NORMS, UNARY, slice_bounds
@@ -60,7 +60,7 @@ class Site:
         return min(self.found.heard, default=None)
 
 
-class _Refused(Exception):  # noqa: N818 - a reason, not an error
+class _Refused(Refusal):
     pass
 
 

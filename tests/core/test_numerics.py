@@ -160,6 +160,9 @@ def test_the_worst_sample_and_output_count(output: str, sample: int) -> None:
     samples[sample] = {**good, output: DRAWN + np.float32(0.5)}
     found = compare([good, good], samples)
     assert found.output == output
+    alone = compare_arrays(good[output], samples[sample][output], output)
+    for field in ("max_abs", "scaled", "rms", "cosine", "beyond", "beyond_rms", "slice_rms"):
+        assert getattr(found, field) == pytest.approx(getattr(alone, field)), field
     assert found.max_abs == pytest.approx(0.5, rel=1e-5)
     assert not FP32.accepts(found)
 

@@ -22,7 +22,6 @@ _LEFT_OUT = ("__pycache__", ".*", "build", "dist", "*.egg-info")
 
 # Libraries whose import costs more than the tests, by the tests that need them: imported before the fork.
 _WARM = {
-    "tests/frontends": ("torch",),
     "tests/targets": ("openvino",),
     "tests/targets/coreml": ("coremltools",),
     "tests/plugins": ("openvino",),

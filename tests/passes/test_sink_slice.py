@@ -175,6 +175,20 @@ def test_a_row_of_a_causal_attention_is_a_near_miss_but_the_last():
     assert report.matched == 10
 
 
+def test_causal_attention_with_more_keys_than_queries_is_a_near_miss():
+    """Its last query sees the keys up to its own place, not all of them."""
+    model = build(
+        "(float[1,1,2,4] q, float[1,1,6,4] k, float[1,1,6,4] v) => (float[1,1,1,4] y) "
+        "{ p = Neg(q)\n a = Attention<is_causal=1>(p, k, v)\n y = Slice(a, one, two, axis) }",
+        one=i64(1),
+        two=i64(2),
+        axis=i64(2),
+    )
+    report = check(model, *SINK)[NAME]
+    assert "it is causal, so a row's keys depend on its place" in reasons(report)
+    assert report.matched == 0
+
+
 def test_the_class_token_is_taken_from_what_it_was_joined_to():
     model = build(
         "(float[1,6,8] x, float[1,1,8] c) => (float[1,5] y) { j = Concat<axis=1>(c, x)\n"

@@ -12,6 +12,7 @@ from edgec.core.dialect import EDGEC_DOMAIN, ONNX_OPSET
 from edgec.passes.editing import constant
 from edgec.passes.precision.half import MASKED, HalfPrecision, rounded
 from edgec.passes.precision.quantize import QuantizeProducts
+from edgec.plugins.token_merge.op import TOKEN_MERGE, TOKEN_MERGE_ENERGY
 
 HALF, FULL = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
@@ -34,7 +35,7 @@ def model_of(nodes, inputs, outputs, initializers=()):
     return ir.from_proto(h.make_model(graph, opset_imports=opsets))
 
 
-@pytest.mark.parametrize("op_type", ["TokenMerge", "TokenMergeEnergy"])
+@pytest.mark.parametrize("op_type", [TOKEN_MERGE.op_type, TOKEN_MERGE_ENERGY.op_type])
 def test_the_sizes_of_tokens_stay_in_fp32(op_type):
     """A size counts tokens: fp16 has no odd number above 2048."""
     node = h.make_node(
