@@ -24,7 +24,7 @@ from edgec.core.progress import Progress, Silent
 from edgec.inspection import Inspection, inspect_model
 from edgec.passes.manager import PassReport, Pipeline
 from edgec.precision_search import SECONDS
-from edgec.targets.base import Annotates, FallsBack, PreparesGraphs, Ships, Target
+from edgec.targets.base import Annotates, FallsBack, LeavesOut, PreparesGraphs, Ships, Target
 from edgec.token_auto import reduce_by_search
 from edgec.token_methods import check_words
 from edgec.token_padding import padding_report, typical_first
@@ -207,11 +207,19 @@ class Request:
             precision,
             latency,
             max_drop,
-            default_pipeline().edited(passes),
+            default_pipeline().edited([*_left_out(named, passes), *passes]),
             tuple(passes),
             seed,
             tokens,
         )
+
+
+def _left_out(target: Target, edits: Sequence[str]) -> list[str]:
+    """The edits that take out what the target's engines get wrong; what the user edits is the user's."""
+    named = {edit[1:] for edit in edits}
+    if not isinstance(target, LeavesOut):
+        return []
+    return [f"-{name}" for name in target.without_passes if name not in named]
 
 
 def compile_graph(

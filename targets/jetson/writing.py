@@ -77,7 +77,7 @@ def write_plan(graph: Graph, device: Device, precision: str, folder: Path, weigh
         needs=Needs(_BUILDER_BYTES + workspace + 3 * size, 3 * size + 64 * 2**20),
         inputs=_tensors(list(model.graph.inputs), narrow=dialect.narrow_integers),
         outputs=_tensors(list(model.graph.outputs), narrow=dialect.narrow_integers),
-        tolerance=_tolerance(graph, precision),
+        tolerance=tolerance(graph, precision),
         sources={node.name: source_layer(node) for node in model.graph if node.name},
     )
     plan.write(folder)
@@ -134,10 +134,15 @@ def _tensors(values: list[ir.Value], *, narrow: bool) -> tuple[PlanTensor, ...]:
     return tuple(found)
 
 
-def _tolerance(graph: Graph, precision: str) -> Tolerance:
-    """The precision's gate; what int8 shows here, twice, with as much again as bf16 may be off."""
-    if precision in GATES:
-        return Tolerance(GATES[precision].scaled, GATES[precision].cosine)
+def tolerance(graph: Graph, precision: str) -> Tolerance:
+    """What the device may be off by: the gate that the compile itself holds the graph to.
+
+    A reduced graph brings gates of its own, in which a choice between nearly equal tokens may fall otherwise.
+    int8 has none: what it shows here, twice, with as much again as bf16 may be off.
+    """
+    gate = graph.gates.get(precision) or GATES.get(precision)
+    if gate is not None:
+        return Tolerance(gate.scaled, gate.cosine)
     with Evaluator(runnable(graph.model)) as evaluator:
         found = compare(graph.references, [evaluator.run(feeds) for feeds in graph.examples])
     rest = GATES["bf16"]
