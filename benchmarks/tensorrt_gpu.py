@@ -1,21 +1,24 @@
 """Jetson bundles in a real TensorRT 8 on a GPU: built, verified, and timed beside the plain export.
 
-PyPI's `tensorrt==8.6.0` and `8.5.2.2` hold the real builder and parser (unpack the wheel: LIBRARIES is its folder of
-`.so` files). Their headers are in github.com/NVIDIA/TensorRT, `include/`, and `NvOnnxParser.h` in
-github.com/onnx/onnx-tensorrt, branch `8.6-GA` (not `8.6-EA`, whose parser has other virtual functions). The machine
-needs nvcc, cmake, and edgec with its extras torch and timm; no Python of TensorRT's::
+PyPI's `tensorrt==8.6.0` and `8.5.2.2` hold the real builder and parser; LIBRARIES is a folder with the `.so`
+files of the wheel, as they are: the builder checks the digest of its kernels. Their headers are in
+github.com/NVIDIA/TensorRT, `include/` of that release, and `NvOnnxParser.h` in github.com/onnx/onnx-tensorrt,
+branch `8.6-GA` (not `8.6-EA`, whose parser has other virtual functions). The machine needs nvcc, cmake, and
+edgec with torch and timm. The plugin library looks for cuBLAS 12 and cuDNN 8: where they are not installed,
+stubs of them in LIBRARIES do, for nothing calls them::
 
     python benchmarks/tensorrt_gpu.py setup WORK --libraries LIBRARIES --headers HEADERS
-    python benchmarks/tensorrt_gpu.py compile WORK [ROW …]      # bundles, and the same modules as plain exports
+    python benchmarks/tensorrt_gpu.py compile WORK [ROW …]      # bundles, and the modules as plain exports
     python benchmarks/tensorrt_gpu.py build WORK [ROW …]        # engines, several at a time
     python benchmarks/tensorrt_gpu.py measure WORK [ROW …]      # verdicts and times, one row after the other
     python benchmarks/tensorrt_gpu.py table WORK                # results/tensorrt_gpu.md
 
-`setup` compiles edgec's runner and plugins by their own CMakeLists.txt. Three things differ from a Jetson: the plan's
-compute capability becomes this GPU's, the builder is told not to look for cuBLAS and cuDNN, and there is no preview.
-Everything else is what a bundle ships: the engine is built and run by `edgec-engine`, and judged by `edgec_engine`'s
-own `verify` on the bundle's samples. The plain export is `torch.onnx.export` of the same module at opset 17, built
-with TensorRT's defaults (TF32 is on in fp32, which edgec turns off). Times are CUDA graphs in alternating blocks.
+`rows WORK` lists the rows. `setup` compiles edgec's runner and plugins by their own CMakeLists.txt. Three
+things differ from a Jetson: the plan's compute capability becomes this GPU's, the builder is told not to look
+for cuBLAS and cuDNN, and there is no preview. Everything else is what a bundle ships: the engine is built
+and run by `edgec-engine`, and judged by `edgec_engine`'s own `verify` on the bundle's samples. The plain
+export is `torch.onnx.export` of the same module at opset 17, built with TensorRT's defaults: TF32 is on in
+fp32, which edgec turns off. Times are of CUDA graphs in alternating blocks; measure when nothing is built.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,7 +43,15 @@ DEVICE = "jetson:agx-orin-64gb:jetpack5"
 """The one device profile whose TensorRT is 8; its compute capability is replaced."""
 
 WORKERS = 6
-"""Engines that are built at once: a build keeps about two cores busy, and times its kernels beside the others."""
+"""Engines built at once: a build keeps two cores busy, and times its kernels beside the others'."""
+
+EXPLAINED = (
+    "Off: the largest difference over the spread, or over 1 where the spread is less. Emulated is the "
+    "compile's own check on its graph, TensorRT's is the built engine's, both against the source's outputs on "
+    "the bundle's three samples; allowed is what the plan tells the device. The plain export is held against "
+    "ONNX Runtime on its own file, on the first sample; it takes no tokens away. Ratio: edgec's median time "
+    "over the plain export's, of alternating blocks."
+)
 
 TREE = Path(__file__).resolve().parents[1]
 
@@ -182,29 +194,31 @@ def setup(work: Work, libraries: Path, headers: Path) -> None:
     for name in ("runner", "plugins"):
         work.run(["cmake", "-S", source / name, "-B", work.folder / name, *found], f"configure_{name}")
         work.run(["cmake", "--build", work.folder / name, "--parallel", "8"], f"compile_{name}")
-    work.run(
-        [
-            "g++",
-            "-std=c++17",
-            "-O2",
-            "-Wall",
-            "-Wextra",
-            "-isystem",
-            headers,
-            "-isystem",
-            "/usr/local/cuda/include",
-        ]
-        + ["-o", work.timer, TREE / "benchmarks/tensorrt_gpu.cpp", "-L", folder, "-L/usr/local/cuda/lib64"]
-        + [
-            "-lnvinfer",
-            "-lnvonnxparser",
-            "-lnvinfer_plugin",
-            "-lcudart",
-            "-ldl",
-            f"-Wl,-rpath-link,{folder}",
-        ],
-        "compile_timer",
-    )
+    flags = [
+        "-std=c++17",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-isystem",
+        headers,
+        "-isystem",
+        "/usr/local/cuda/include",
+    ]
+    places = ["-L", folder, "-L/usr/local/cuda/lib64", f"-Wl,-rpath-link,{folder}"]
+    linked = [f"-l{name}" for name in ("nvinfer", "nvonnxparser", "nvinfer_plugin", "cudart", "dl")]
+    program = TREE / "benchmarks/tensorrt_gpu.cpp"
+    work.run(["g++", *flags, "-o", work.timer, program, *places, *linked], "compile_timer")
+    work.at("machine.json").write_text(json.dumps(machine(headers)), encoding="utf-8")
+
+
+def machine(headers: Path) -> dict[str, str]:
+    """The GPU, its driver, and the TensorRT of the headers."""
+    words = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[0]
+    gpu, driver = (word.strip() for word in said.split(","))
+    text = (headers / "NvInferVersion.h").read_text(encoding="utf-8")
+    parts = [re.search(rf"NV_TENSORRT_{part} (\d+)", text) for part in ("MAJOR", "MINOR", "PATCH")]
+    return {"gpu": gpu, "driver": driver, "tensorrt": ".".join(part.group(1) for part in parts if part)}
 
 
 def compute_capability() -> str:
@@ -216,8 +230,8 @@ def compute_capability() -> str:
 def compile_row(work: Work, row: Row) -> None:
     """Compile a row's bundle in a process of its own, and write down edgec's verdict."""
     code = (
-        "import sys, json; sys.argv[0] = 'tensorrt_gpu'; "
-        f"sys.path.insert(0, {str(TREE / 'benchmarks')!r}); import tensorrt_gpu; tensorrt_gpu.compile_here(*sys.argv[1:])"
+        f"import sys; sys.path.insert(0, {str(TREE / 'benchmarks')!r}); import tensorrt_gpu; "
+        "tensorrt_gpu.compile_here(*sys.argv[1:])"
     )
     bundle = work.at("bundles", row.name)
     if bundle.exists():
@@ -363,7 +377,7 @@ def measure_row(work: Work, row: Row) -> dict[str, Any]:
 
 
 def _plain_error(export: Path, bundle: Path, engine: Path) -> float:
-    """Largest difference of the plain engine's first output over its spread; ONNX Runtime is the reference."""
+    """How far the plain engine's first output is from ONNX Runtime's, over its spread."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(export, providers=["CPUExecutionProvider"])
@@ -406,15 +420,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             ]
         )
     headers = ["model", "precision", "batch", "tokens", "off, emulated", "off, TensorRT", "cosine", "allowed"]
-    headers += [
-        "edgec's verdict",
-        "TensorRT's",
-        "edgec, µs",
-        "plain export, µs",
-        "ratio",
-        "plain export, off",
-        "",
-    ]
+    headers += ["edgec's verdict", "TensorRT's", "edgec, µs", "plain, µs", "ratio", "plain, off", ""]
     return markdown(headers, listed)
 
 
@@ -453,14 +459,8 @@ def main() -> None:
         for row in rows:
             found = measure_row(work, row)
             work.at("measured", f"{row.name}.json").write_text(json.dumps(found), encoding="utf-8")
-            print(
-                json.dumps(
-                    {
-                        key: found.get(key)
-                        for key in ("name", "edgec", "verified", "plain_off", "failed", "untimed")
-                    }
-                )
-            )
+            told = ("name", "edgec", "verified", "plain_off", "failed", "untimed")
+            print(json.dumps({key: found.get(key) for key in told}))
     else:
         _publish(work, rows)
 
@@ -490,15 +490,26 @@ def _all(work: Work, steps: list[Any], workers: int) -> None:
 
 
 def _publish(work: Work, rows: list[Row]) -> None:
-    from tables import publish
+    """Write the table with its machine, and `WORK/notes.md` under it where that is there."""
+    from tables import RESULTS
 
     measured = [work.at("measured", f"{row.name}.json") for row in rows]
     found = [json.loads(path.read_text(encoding="utf-8")) for path in measured if path.exists()]
     missing = [row.name for row, path in zip(rows, measured, strict=True) if not path.exists()]
-    body = table(found)
-    if missing:
-        body += f"\n\nNot run: {', '.join(missing)}."
-    publish("tensorrt_gpu", "Jetson bundles in TensorRT on a GPU", body)
+    on = json.loads(work.at("machine.json").read_text(encoding="utf-8"))
+    notes = work.at("notes.md")
+    parts = [
+        "# Jetson bundles in TensorRT on a GPU",
+        "Command: `python benchmarks/tensorrt_gpu.py table WORK`, after its other steps on the machine",
+        f"Machine: {on['gpu']}, driver {on['driver']}; TensorRT {on['tensorrt']}",
+        EXPLAINED,
+        table(found),
+        *([notes.read_text(encoding="utf-8").strip()] if notes.exists() else []),
+        *([f"Not measured: {', '.join(missing)}."] if missing else []),
+    ]
+    text = "\n\n".join(parts) + "\n"
+    print(text)
+    (RESULTS / "tensorrt_gpu.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
