@@ -46,11 +46,11 @@ WORKERS = 6
 """Engines built at once: a build keeps two cores busy, and times its kernels beside the others'."""
 
 EXPLAINED = (
-    "Off: the largest difference over the spread, or over 1 where the spread is less. Emulated is the "
-    "compile's own check on its graph, TensorRT's is the built engine's, both against the source's outputs on "
-    "the bundle's three samples; allowed is what the plan tells the device. The plain export is held against "
-    "ONNX Runtime on its own file, on the first sample; it takes no tokens away. Ratio: edgec's median time "
-    "over the plain export's, of alternating blocks."
+    "Off: the largest difference over the spread, or over 1 where the spread is less. Emulated is "
+    "the compile's own check on its graph, TensorRT's is the built engine's, both against the source's "
+    "outputs on the bundle's three samples; allowed is what the plan tells the device. The plain export "
+    "is held against ONNX Runtime on its own file, on the first sample; it takes no tokens away. Ratio: "
+    "edgec's median time over the plain export's, of alternating blocks."
 )
 
 TREE = Path(__file__).resolve().parents[1]

@@ -60,15 +60,21 @@ def _is_one_row(softmax: ir.Node) -> bool:
 
 
 def _scores(value: ir.Value | None) -> list[ir.Node]:
-    """The product that a softmax's scores come from."""
-    maker = None if value is None else value.producer()
-    if maker is None:
-        return []
-    if is_op(maker, "MatMul"):
-        return [maker] if _multiplies_row(maker) else []
-    if not is_op(maker, *_BETWEEN):
-        return []
-    return [product for operand in maker.inputs for product in _scores(operand)]
+    """The products that a softmax's scores come from."""
+    found: dict[ir.Node, None] = {}
+    seen: set[ir.Value] = set()
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        maker = None if one is None or one in seen else one.producer()
+        if one is None or maker is None:
+            continue
+        seen.add(one)
+        if is_op(maker, "MatMul") and _multiplies_row(maker):
+            found[maker] = None
+        elif is_op(maker, *_BETWEEN):
+            pending += maker.inputs
+    return list(found)
 
 
 def _readers(probabilities: ir.Value) -> list[ir.Node]:

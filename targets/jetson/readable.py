@@ -52,7 +52,7 @@ class Readable(Pass):
             for name in defaults_differ().get(node.op_type, ()):
                 default = _default(node.op_type, name, opset)
                 if default is not None and name not in node.attributes:
-                    node.attributes[name] = ir.from_proto(default)
+                    node.attributes[name] = ir.serde.deserialize_attribute(default)
                     log.matched(node)
 
 

@@ -25,7 +25,8 @@ ATTENTIONS = {
     "scaled": """s = MatMul (q, t)
         half = Constant <value_float = 0.5> ()
         scaled = Mul (s, half)
-        hidden = Add (scaled, m)
+        twice = Add (scaled, scaled)
+        hidden = Add (twice, m)
         p = Softmax <axis = 3> (hidden)
         y = MatMul (p, v)""",
 }
