@@ -21,6 +21,7 @@ from edgec.plugins.tensorrt import limits
 from edgec.targets.jetson.bytes import BytesAsFloats
 from edgec.targets.jetson.definitions import Definitions
 from edgec.targets.jetson.integers import FloatOnly
+from edgec.targets.jetson.one_query import OneQuery
 from edgec.targets.jetson.opset import lower_opset
 from edgec.targets.jetson.readable import Readable, misread
 from edgec.targets.jetson.sites import fits_kernel, head_size
@@ -48,16 +49,29 @@ def lower(
     Pipeline(_passes(copy, dialect, native, keep)).run(copy)
     _infer(copy)
     Pipeline([DecomposeQuantised(symmetric=True), BytesAsFloats()]).run(copy)
-    Pipeline([Definitions(dialect.ops), FloatOnly(dialect.float_only)]).run(copy)
+    steps = [OneQuery(wrong=not dialect.one_query), Definitions(dialect.ops), FloatOnly(dialect.float_only)]
+    Pipeline(steps).run(copy)
     _name_plugins(copy)
     older = lower_opset(copy, dialect.opset)
     Pipeline([Readable(dialect)]).run(copy)
-    reasons = _one_a_node([*obstacles(copy, dialect, keep), *older])
+    _refuse(dialect, _one_a_node([*obstacles(copy, dialect, keep), *older]))
+    return copy
+
+
+def check(model: ir.Model, dialect: Dialect, keep: frozenset[str] = frozenset()) -> None:
+    """See that a lowered model, with its precision written in, is still what the release takes.
+
+    Raises:
+        UnsupportedError: something in it is refused or misread there; lists all of it.
+    """
+    _refuse(dialect, _one_a_node(obstacles(model, dialect, keep)))
+
+
+def _refuse(dialect: Dialect, reasons: list[str]) -> None:
     if reasons:
         raise UnsupportedError(
             f"TensorRT {dialect.version}", reasons, fix="rewrite these layers in ops that this TensorRT has"
         )
-    return copy
 
 
 def _passes(model: ir.Model, dialect: Dialect, native: bool, keep: frozenset[str]) -> list:  # type: ignore[type-arg]
@@ -227,4 +241,4 @@ def narrow_doubles(model: ir.Model) -> None:
     editor.remove_dead()
 
 
-__all__ = ["lower", "narrow_doubles", "obstacles"]
+__all__ = ["check", "lower", "narrow_doubles", "obstacles"]

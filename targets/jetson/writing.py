@@ -77,7 +77,7 @@ def write_plan(graph: Graph, device: Device, precision: str, folder: Path, weigh
         needs=Needs(_BUILDER_BYTES + workspace + 3 * size, 3 * size + 64 * 2**20),
         inputs=_tensors(list(model.graph.inputs), narrow=dialect.narrow_integers),
         outputs=_tensors(list(model.graph.outputs), narrow=dialect.narrow_integers),
-        gate=_gate(graph, precision),
+        gate=shipped_gate(graph, precision),
         sources={node.name: source_layer(node) for node in model.graph if node.name},
     )
     plan.write(folder)
@@ -132,10 +132,15 @@ def _tensors(values: list[ir.Value], *, narrow: bool) -> tuple[PlanTensor, ...]:
     return tuple(found)
 
 
-def _gate(graph: Graph, precision: str) -> Gate:
-    """The gate that the compile itself holds the engine to: the precision's own, or what int8 shows here."""
-    if precision in GATES:
-        return graph.gates.get(precision, GATES[precision])
+def shipped_gate(graph: Graph, precision: str) -> Gate:
+    """What the device holds the engine to: the gate that the compile itself holds the graph to.
+
+    A reduced graph brings gates of its own, in which a choice between nearly equal tokens may fall otherwise.
+    int8 has none: what it shows here guards it.
+    """
+    gate = graph.gates.get(precision) or GATES.get(precision)
+    if gate is not None:
+        return gate
     with Evaluator(runnable(graph.model)) as evaluator:
         found = [evaluator.run(feeds) for feeds in graph.examples]
     return guarding(graph.expected.difference(found, GATES["bf16"]))
