@@ -170,7 +170,7 @@ def test_an_old_jetpack_gets_flags_and_narrow_integers_and_the_same_bytes_twice(
 def test_the_device_allows_what_the_compile_allowed():
     """A reduced graph's own gate in fp16 is wider; in fp32 no choice of tokens flips, and it has none."""
     given = block()
-    wide = Gate(1.5, 0.9, "choices between nearly equal tokens")
+    wide = Gate(1.5, 0.5, 2.0, 0.1, "choices between nearly equal tokens")
     reduced = dataclasses.replace(given, gates={"fp16": wide})
     for one, precision, gate in (
         (reduced, "fp16", wide),
