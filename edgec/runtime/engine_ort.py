@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from edgec.core.errors import IntegrityError
+from edgec.core.errors import IntegrityError, MissingExtraError
 from edgec.core.graph import Arrays
-from edgec.runtime.engine import EngineDescription, LayerTime
+from edgec.runtime.engine import EngineDescription, LayerTime, closed
 from edgec.runtime.layer_times import summarize
 from edgec.runtime.threads import worker_threads
 
@@ -25,6 +25,7 @@ class OrtEngine:
         folder: the engine's folder, with its `engine.json`.
 
     Raises:
+        MissingExtraError: ONNX Runtime is not installed.
         IntegrityError: the description or the model cannot be read.
     """
 
@@ -35,11 +36,14 @@ class OrtEngine:
         self._session: Any = _open(self._model, session_options(self._threads, self.description.settings))
         self._outputs = [output.name for output in self._session.get_outputs()]
         # The inner session: the outer `run` walks all feeds three times before it calls this.
-        self._inner = self._session._sess
+        self._inner: Any = self._session._sess
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Run once; the outputs are fresh arrays."""
-        return dict(zip(self._outputs, self._inner.run(self._outputs, feeds, None), strict=True))
+        inner = self._inner
+        if inner is None:
+            raise closed()
+        return dict(zip(self._outputs, inner.run(self._outputs, feeds, None), strict=True))
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
         """Run with ONNX Runtime's own timers, in a session of its own; in execution order."""
@@ -64,7 +68,7 @@ class OrtEngine:
         return summarize(calls, ops, self.description.layers, warmup)
 
     def close(self) -> None:
-        """Free the session and its threads."""
+        """Free the session and its threads, once the runs under way have ended."""
         self._session = self._inner = None
 
 
@@ -74,8 +78,7 @@ def session_options(threads: int, settings: Mapping[str, str] = MappingProxyType
     The threads of the pool keep spinning for a moment after a run (ONNX Runtime's default): waking
     them costs more than the small layers of these models take.
     """
-    import onnxruntime
-
+    onnxruntime = _import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -87,9 +90,16 @@ def session_options(threads: int, settings: Mapping[str, str] = MappingProxyType
     return options
 
 
-def _open(model: Path, options: Any) -> Any:
-    import onnxruntime
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "ort") from error
+    return onnxruntime
 
+
+def _open(model: Path, options: Any) -> Any:
+    onnxruntime = _import_onnxruntime()
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from edgec.core.dialect import is_op
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Arrays
-from edgec.passes.editing import constant, consumers, sizes
+from edgec.passes.editing import attribute, constant, consumers, sizes
 from edgec.passes.manager import Pipeline
 from edgec.passes.precision.errors import mean_error, nudged
 from edgec.passes.precision.half import FULL, LARGEST, HalfPrecision, moves, takes_half
@@ -20,7 +20,7 @@ from edgec.passes.precision.plain import plain_half
 from edgec.passes.precision.ranges import Range, calibrate
 from edgec.passes.precision.roundings import FIXED, Between, costs
 from edgec.passes.precision.structure import norm_parts, stays_full
-from edgec.passes.precision.walks import numbers_in
+from edgec.passes.precision.walks import Reach, makers, numbers_in
 from edgec.passes.precision.weights import Constants, RoundWeights, input_keeping_weights
 
 HEADROOM = 2.0
@@ -53,6 +53,11 @@ _SUMS = frozenset(
         "ReduceSumSquare",
     }
 )  # fmt: skip
+
+_MEANS = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+
+NEARLY_CONSTANT = 8.0
+"""An output so many times as large as all that it varies by keeps too few of fp16's eleven bits."""
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention")
 
@@ -130,6 +135,56 @@ def hot_attentions(model: ir.Model, feeds: Sequence[Arrays]) -> list[ir.Node]:
         return []
     ranges = calibrate(model, feeds, only=nodes)
     return [node for name, node in nodes.items() if name in ranges and _beyond(ranges[name])]
+
+
+def islands(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, str]:
+    """What stays in fp32 on an engine that is made for fp16, where every node in fp32 costs a way out of it.
+
+    1. What `structure` argues for, but for means whose sums fp16 would hold as well. Norms and softmax as one
+       op stay fp16: such an engine has kernels for them.
+    2. Whatever makes or reads a tensor that leaves fp16's range, or sinks under its precision.
+    3. What makes an output that is nearly constant, back to the last product.
+
+    Args:
+        model: the lowered fp32 model, masks clamped.
+        feeds: inputs as the model will meet them.
+
+    Returns:
+        the reason by node name.
+    """
+    ranges = calibrate(model, feeds)
+    keep = {**stays_full(model, _harmless_means(model, ranges)), **_by_range(model, ranges)}
+    for node in model.graph:
+        scores = ranges.get(f"{node.name}/MatMul_out") if is_op(node, "Attention") else None
+        if scores is not None and (why := _beyond(scores)):
+            keep.setdefault(node.name or "", f"a score {why}")
+    for value in model.graph.outputs:
+        found = ranges.get(value.name or "")
+        if found is not None and found.largest > NEARLY_CONSTANT * (found.high - found.low) > 0:
+            why = f"{value.name!r} varies by {found.high - found.low:.2g} only, around {found.largest:.3g}"
+            keep = {**dict.fromkeys((node.name or "" for node in makers(value, Reach.PRODUCT)), why), **keep}
+    return keep
+
+
+def _harmless_means(model: ir.Model, ranges: Mapping[str, Range]) -> set[str]:
+    """Means, none of powers, whose sums fp16 would hold as well: those of feature maps."""
+    found = set()
+    for node in model.graph:
+        source = node.inputs[0] if is_op(node, *_MEANS) else None
+        if source is None or source.name not in ranges:
+            continue
+        if is_op(node, "AveragePool"):
+            summed: float = math.prod(attribute(node, "kernel_shape", ()))
+        else:
+            count, left = numbers_in(source), numbers_in(node.outputs[0])
+            summed = math.inf if count is None or not left else count / left
+        powers = any(
+            is_op(one, "Pow", "Exp") or (is_op(one, "Mul") and one.inputs[0] is one.inputs[1])
+            for one in makers(source, Reach.ARITHMETIC)
+        )
+        if not powers and summed * ranges[source.name].typical <= LARGEST / HEADROOM:
+            found.add(node.name or "")
+    return found
 
 
 def beyond_half(model: ir.Model, feeds: Sequence[Arrays], names: Collection[str]) -> dict[str, str]:

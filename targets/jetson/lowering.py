@@ -22,6 +22,7 @@ from edgec.targets.jetson.bytes import BytesAsFloats
 from edgec.targets.jetson.definitions import Definitions
 from edgec.targets.jetson.integers import FloatOnly
 from edgec.targets.jetson.opset import lower_opset
+from edgec.targets.jetson.readable import Readable, misread
 from edgec.targets.jetson.sites import fits_kernel, head_size
 from edgec.targets.jetson.versions import Dialect
 
@@ -50,6 +51,7 @@ def lower(
     Pipeline([Definitions(dialect.ops), FloatOnly(dialect.float_only)]).run(copy)
     _name_plugins(copy)
     older = lower_opset(copy, dialect.opset)
+    Pipeline([Readable(dialect)]).run(copy)
     reasons = _one_a_node([*obstacles(copy, dialect, keep), *older])
     if reasons:
         raise UnsupportedError(
@@ -163,20 +165,23 @@ def obstacles(model: ir.Model, dialect: Dialect, keep: frozenset[str] = frozense
             if value.dtype in (ir.DataType.DOUBLE, ir.DataType.STRING, ir.DataType.COMPLEX64):
                 found.append(f"{kind} {value.name!r} is {value.dtype.name.lower()}")
     for node in model.graph.all_nodes():
-        said = _obstacle(node, dialect, keep)
+        said = _obstacle(node, dialect, keep, model.opset_imports[""])
         if said:
             name = node.op_type if not node.domain else f"{node.domain}::{node.op_type}"
             found.append(f"{name} {node.name!r} (layer {source_layer(node)}): {said}")
     return found
 
 
-def _obstacle(node: ir.Node, dialect: Dialect, keep: frozenset[str]) -> str:
+def _obstacle(node: ir.Node, dialect: Dialect, keep: frozenset[str], opset: int) -> str:
     if node.domain == EDGEC_DOMAIN and node.op_type in plugins():
         return "" if node.op_type in keep else "it has no plugin"
     if node.domain != "":
         return "its domain is unknown"
     if node.op_type not in dialect.ops:
         return "the parser does not know the op"
+    overlooked = misread(node, dialect, opset)
+    if overlooked:
+        return f"the parser overlooks its {' and '.join(overlooked)} and says nothing"
     if node.op_type in ("ScatterElements", "ScatterND", "Scatter"):
         reduction = attribute(node, "reduction", "none")
         if reduction != "none":
