@@ -28,6 +28,7 @@ def bench(
     device: str,
     blocks: int,
     precision: str,
+    example: str | Path | None = None,
     inputs: Sequence[str],
     batch: int | None,
     seed: int,
@@ -41,6 +42,7 @@ def bench(
         device: only `local`, this machine, can be measured for an x86 bundle.
         blocks: blocks of runs for each engine.
         precision: of the engine to compile; a bundle keeps its own.
+        example: an npz file of real inputs of a model.
         inputs: shapes of inputs that a model leaves open.
         batch: batch size of a model.
         seed: seed of everything that is drawn.
@@ -64,7 +66,7 @@ def bench(
             bundle = Bundle.open(model)
             graph = _source_of(bundle, progress) if against else None
         else:
-            graph = load(model, inputs=inputs, batch=batch, seed=seed, progress=progress)
+            graph = load(model, example=example, inputs=inputs, batch=batch, seed=seed, progress=progress)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgec-bench-")))
             request = Request.checked("x86", folder / "model.x86.edgec", precision, seed=seed)
             bundle = compile_graph(graph, request, progress=progress)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgec import accuracy, amounts
 from edgec import budget as budgets
 from edgec.bisection import first_bad_pass
+from edgec.branch_latency import branch_report
 from edgec.budget import Budget
 from edgec.choice import Choice, choose
 from edgec.core import bundle as bundles
@@ -22,9 +23,11 @@ from edgec.core.errors import JobError, NumericsError, RequestError
 from edgec.core.graph import Graph
 from edgec.core.json_file import read_object, to_bytes
 from edgec.core.progress import Progress, Silent
+from edgec.decisions import with_ties
 from edgec.inspection import Inspection, inspect_model
 from edgec.passes.manager import PassReport, Pipeline
 from edgec.precision_search import SECONDS
+from edgec.sample_data import with_calibration_samples
 from edgec.targets.base import Annotates, FallsBack, PreparesGraphs, Ships, Target
 from edgec.token_auto import reduce_by_search
 from edgec.token_methods import check_words
@@ -80,6 +83,7 @@ def compile(
     calib: str | Path | None = None,
     tokens: str = "off",
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    example: str | Path | None = None,
     inputs: Sequence[str] = (),
     batch: int | None = None,
     passes: Sequence[str] = (),
@@ -99,6 +103,8 @@ def compile(
         calib: an npz file with inputs that searches and calibration may look at, with or without `labels`.
         tokens: `off`, `auto`, or a schedule: `r=13`, `keep=0.7`, or the name of a point of the frontier.
         example_inputs: what a torch module is called with; needed for one, refused otherwise.
+        example: an npz file of real inputs by name, which come first among the samples; of a torch module
+            without `example_inputs` also what it is called with.
         inputs: `NAME:SHAPE:DTYPE` for inputs whose shape the model leaves open.
         batch: batch size.
         passes: edits of the pipeline, `+NAME` or `-NAME`.
@@ -113,7 +119,9 @@ def compile(
     """
     progress = progress or Silent()
     request = Request.checked(target, output, precision, latency, max_drop, passes, seed, tokens)
-    graph = load(model, example_inputs, inputs=inputs, batch=batch, seed=seed, progress=progress)
+    graph = load(
+        model, example_inputs, example=example, inputs=inputs, batch=batch, seed=seed, progress=progress
+    )
     return compile_graph(graph, request, eval_data=eval_data, calib=calib, progress=progress)
 
 
@@ -246,10 +254,14 @@ def compile_graph(
         budget = budgets.budget_of(graph, evaluation, calibration, request.max_drop)
     seen = calibration or (budget.search.data if budget else None)
     if seen is not None:
-        graph = dataclasses.replace(graph, calibration=budgets.calibration_feeds(graph, seen))
+        feeds = budgets.calibration_feeds(graph, seen)
+        graph = dataclasses.replace(graph, calibration=feeds, ranges_from=f"calibration data {seen.name}")
+    if calib is not None:
+        graph = with_calibration_samples(graph, calib)
 
     if isinstance(target, PreparesGraphs):
         graph = target.prepared(graph)
+    graph = with_ties(graph)
     if request.tokens == "auto" and budget is not None:
         graph = typical_first(graph, budget.search.data)
     neutral = to_neutral(graph, request.pipeline, progress)
@@ -264,6 +276,7 @@ def compile_graph(
         _check_latency(choice, request.latency)
         engine = target.open(scratch / bundles.ENGINE)
         try:
+            branches = branch_report(graph, engine.run if target.runs_here else None, progress)
             progress.step("timing layers")
             layers = target.profile(engine, graph.examples[0])
             progress.step("evaluating")
@@ -283,8 +296,8 @@ def compile_graph(
         finally:
             engine.close()
         progress.step("writing the bundle")
-        references = graph.references if reduction is None else reduction.reduced.graph.references
-        bundles.write_samples(scratch, graph.examples, references)
+        judged = graph if reduction is None else reduction.reduced.graph
+        bundles.write_samples(scratch, graph.examples, judged.expected)
         io = InputsOutputs(graph.inputs, graph.outputs, graph.preprocessing, graph.labels)
         bundles.write_json(scratch / bundles.IO, io.to_json())
         if isinstance(target, Ships):
@@ -297,6 +310,7 @@ def compile_graph(
             scores=scores,
             layers=[dataclasses.asdict(layer) for layer in layers],
             reduction=reduction,
+            branches=branches,
         )
         if isinstance(target, Annotates):
             target.annotate(report, scratch)
@@ -332,6 +346,7 @@ def load(
     model: str | torch.nn.Module,
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     *,
+    example: str | Path | None = None,
     inputs: Sequence[str] = (),
     batch: int | None = None,
     seed: int = 0,
@@ -346,13 +361,16 @@ def load(
 
     if batch is not None:
         batch = amounts.whole(batch, "--batch", 1, 2**31 - 1)
-    graph = _loaded(model, example_inputs, inputs, batch, seed, progress or Silent())
+    graph = _loaded(model, example_inputs, example, inputs, batch, seed, progress or Silent())
+    if example is not None:
+        graph = dataclasses.replace(graph, ranges_from=f"{Path(example).name} and drawn inputs")
     return dataclasses.replace(graph, open_sizes=open_sizes(inputs)) if inputs else graph
 
 
 def _loaded(
     model: str | torch.nn.Module,
     example_inputs: Sequence[Any] | Mapping[str, Any] | None,
+    example: str | Path | None,
     inputs: Sequence[str],
     batch: int | None,
     seed: int,
@@ -367,11 +385,15 @@ def _loaded(
         if model.startswith("zoo:"):
             if inputs:
                 raise RequestError("a zoo model's inputs are fixed", fix="leave out --input")
-            return load_zoo(model.removeprefix("zoo:"), batch=batch, seed=seed, progress=progress)
-        return load_source(model, inputs=inputs, batch=batch, seed=seed, progress=progress)
+            name = model.removeprefix("zoo:")
+            return load_zoo(name, example=example, batch=batch, seed=seed, progress=progress)
+        return load_source(model, example=example, inputs=inputs, batch=batch, seed=seed, progress=progress)
+    from edgec.frontends.torch import from_module, tensors_of
+
+    if example_inputs is None and example is not None:
+        example_inputs = tensors_of(example)
     if example_inputs is None:
         raise RequestError("a torch module needs example_inputs", fix="pass what its forward takes")
-    from edgec.frontends.torch import from_module
 
     name = type(model).__name__
     return from_module(
@@ -380,6 +402,7 @@ def _loaded(
         spec=name,
         kind="torch",
         name=name.lower(),
+        example=example,
         inputs=inputs,
         batch=batch,
         seed=seed,
@@ -399,14 +422,11 @@ def to_neutral(graph: Graph, pipeline: Pipeline, progress: Progress) -> Neutral:
     gate = check_neutral(neutral)
     if not gate.passed:
         progress.step("looking for the first pass and layer that break it")
-        culprit = first_bad_pass(graph, pipeline)
-        blame = f"{culprit}" if culprit else "no single pass breaks it on the sample that shows it"
-        fix = (
-            f"leave the pass out with --passes -{culprit.pass_name}"
-            if culprit and culprit.pass_name
-            else None
-        )
-        raise NumericsError(f"{gate}; {blame}", fix=fix)
+        blame = first_bad_pass(graph, pipeline)
+        gate = dataclasses.replace(gate, blame=blame)
+        said = "" if blame else "; no single pass breaks it"
+        fix = blame.fix if blame is not None and blame.fix else None
+        raise NumericsError(f"{gate}{said}", fix=fix, details=[gate.to_json()])
     return Neutral(neutral, reports, gate)
 
 
@@ -479,6 +499,7 @@ def _report(
     scores: accuracy.Scores | None,
     layers: list[dict[str, Any]],
     reduction: Reduction | None,
+    branches: dict[str, Any] | None,
 ) -> dict[str, Any]:
     from edgec.devices.host import host_profile
 
@@ -504,6 +525,9 @@ def _report(
         "precision": candidate.precision,
         "form": candidate.form,
         "seed": request.seed,
+        "inputs_drawn": [dataclasses.asdict(item) for item in graph.drawn],
+        "ranges_from": graph.ranges_from,
+        "branches": branches,
         "numerics": {"gates": [gate.to_json() for gate in (neutral.gate, *choice.chosen.gates)]},
         "latency": {
             "measured": choice.chosen.latency is not None,
@@ -609,9 +633,15 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "numerics": {
             "max_abs": shipped["max_abs"],
             "scaled": shipped["scaled"],
+            "rms": shipped["rms"],
             "cosine": shipped["cosine"],
-            "gate": {key: shipped["gate"][key] for key in ("scaled", "cosine")},
+            "rounding": shipped["rounding"],
+            "near_ties": shipped["near_ties"],
+            "gate": {key: shipped["gate"][key] for key in ("scaled", "rms", "unequal")},
         },
+        "inputs_drawn": report["inputs_drawn"],
+        "ranges_from": report["ranges_from"],
+        "branches": report["branches"],
         "accuracy": report["accuracy"],
         "fusions": {
             step["name"]: {"matched": step["matched"], "missed": step["missed"]} for step in report["passes"]

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec.accuracy import Scores
+from edgec.bisection import first_bad_engine_layer
 from edgec.core.errors import EdgecError, JobError, NumericsError
 from edgec.core.graph import Graph
 from edgec.core.timing import Latency, measure
@@ -20,6 +22,8 @@ from edgec.peers import Peer, installed_engines, opened
 from edgec.runtime.engine import Engine
 from edgec.targets.base import Candidate, Target
 from edgec.verification import GateResult, check, observe
+
+_logger = logging.getLogger("edgec.trials")
 
 CLOSE_CALL = 1.1
 """Candidates within this ratio of the fastest are measured again, in more blocks."""
@@ -57,6 +61,16 @@ class Trial:
     def passed(self) -> bool:
         """Whether it was built and kept every gate."""
         return bool(self.gates) and all(gate.passed for gate in self.gates)
+
+    @property
+    def broken_gate(self) -> GateResult | None:
+        """The gate that it broke; None where it kept all, or was never built."""
+        return next((gate for gate in self.gates if not gate.passed), None)
+
+    def explain_gate(self) -> None:
+        """Say in `why` which gate it broke."""
+        if self.broken_gate is not None:
+            self.why = f"failed its gate: {self.broken_gate}"
 
 
 @dataclasses.dataclass
@@ -151,8 +165,7 @@ def build(target: Target, neutral: Graph, trial: Trial, *, exact: GateResult | N
                 shutil.rmtree(trial.folder)
         if all(gate.passed for gate in trial.gates):
             trial.gates.append(_gate(target, neutral, candidate, trial.folder))
-        if not trial.passed:
-            trial.why = f"failed its gate: {trial.gates[-1]}"
+        trial.explain_gate()
     except EdgecError as error:
         trial.gates.clear()
         trial.why = f"could not be built: {error}"
@@ -168,6 +181,27 @@ def _gate(target: Target, neutral: Graph, candidate: Candidate, folder: Path) ->
         return check(neutral, engine.run, stage=candidate.name, precision=candidate.precision)
     finally:
         engine.close()
+
+
+def blame_gates(target: Target, neutral: Graph, trials: Sequence[Trial]) -> None:
+    """Say of the first gate broken in each precision which layer goes wrong first, and what helps.
+
+    Others of the precision break it for the same reason more often than not, and looking takes two builds.
+    """
+    looked: set[str] = set()
+    for trial in trials:
+        broken = trial.broken_gate
+        if broken is None or trial.candidate.is_lossy or trial.candidate.precision in looked:
+            continue
+        looked.add(trial.candidate.precision)
+        failed = trial.candidate.exact if trial.gates.index(broken) == 0 else trial.candidate
+        try:
+            blame = first_bad_engine_layer(target, neutral, failed, broken.gate)
+        except Exception as error:  # builders raise whatever they trip over; the gate's verdict stands
+            _logger.debug("no layer could be blamed", exc_info=error)
+            continue
+        trial.gates[trial.gates.index(broken)] = dataclasses.replace(broken, blame=blame)
+        trial.explain_gate()
 
 
 def discard(trials: Sequence[Trial], chosen: Trial) -> None:
@@ -236,7 +270,12 @@ def no_candidate(trials: list[Trial]) -> EdgecError:
     """What to say where no candidate passed."""
     reasons = "; ".join(f"{trial.candidate.name} {trial.why}" for trial in trials)
     if any(trial.gates for trial in trials):
-        return NumericsError(f"no engine computes what the source computes: {reasons}")
+        blames = [trial.broken_gate.blame for trial in trials if trial.broken_gate is not None]
+        fix = next((blame.fix for blame in blames if blame is not None and blame.fix), None)
+        gates = [trial.broken_gate.to_json() for trial in trials if trial.broken_gate is not None]
+        return NumericsError(
+            f"no engine computes what the source computes: {reasons}", fix=fix, details=gates
+        )
     return JobError(f"no engine could be built: {reasons}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Sequence
+from pathlib import Path
 
 from edgec.core.errors import RequestError
 from edgec.core.graph import Graph
@@ -17,6 +18,7 @@ _FORMS = "file.onnx, file.py:function, timm:NAME, hf:DIR or zoo:NAME"
 def load(
     spec: str,
     *,
+    example: str | Path | None = None,
     inputs: Sequence[str] = (),
     batch: int | None = None,
     seed: int = 0,
@@ -27,6 +29,7 @@ def load(
 
     Args:
         spec: `file.onnx`, `file.py:function`, `timm:NAME`, `timm:NAME@WEIGHTS` or `hf:DIR`.
+        example: an npz file of real inputs, which become the graph's first samples.
         inputs: `NAME:SHAPE:DTYPE` for inputs whose shape is to be set.
         batch: size of the first dimension of every input.
         seed: of drawn inputs and of random weights.
@@ -39,6 +42,7 @@ def load(
         JobError: it could not be turned into a graph.
     """
     options = {
+        "example": example,
         "inputs": inputs,
         "batch": batch,
         "seed": seed,

@@ -11,13 +11,10 @@ import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.core.errors import RequestError
+from edgec.core.op_traits import DRAWS
 
 _WEIGHT_INPUTS = {"MatMul": (0, 1), "Gemm": (0, 1, 2), "Conv": (1, 2), "ConvTranspose": (1, 2)}
 """Inputs where an infinite value is never meant; elsewhere -inf is a mask."""
-
-_RANDOM = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
 
 _CHUNK = 1 << 24
 
@@ -66,7 +63,7 @@ def _check_ops(model: ir.Model, where: str) -> None:
                 where=where,
                 fix="export the model with standard ops only",
             )
-        if domain == "" and node.op_type in _RANDOM:
+        if domain == "" and node.op_type in DRAWS:
             raise RequestError(
                 f"node {label(node)} draws random numbers, so no two runs of the model compare",
                 where=where,

@@ -35,6 +35,7 @@ def command(
     eval_data: Annotated[
         Path | None, typer.Option("--eval-data", help="held-out inputs and 'labels', an .npz file")
     ] = None,
+    example: options.Example = None,
     inputs: options.Inputs = None,
     batch: options.Batch = None,
     passes: options.Passes = "",
@@ -66,6 +67,7 @@ def command(
             eval_data=eval_data,
             calib=calib,
             tokens=tokens,
+            example=example,
             inputs=inputs or (),
             batch=batch,
             passes=options.pass_edits(passes),
@@ -98,9 +100,15 @@ def _print_summary(fields: dict[str, Any]) -> None:
     else:
         _print_latency(latency)
     print(
-        f"numerics  off by {numerics['max_abs']:.1e} at most, cosine {numerics['cosine']:.7f}, "
+        f"numerics  off by {numerics['max_abs']:.1e} at most, {numerics['scaled']:.1e} of the spread, "
         + ("against the reduced network in fp32" if fields["tokens"] else "against the source's own outputs")
     )
+    drawn = (f"{item['name']} {item['what']}" for item in fields["inputs_drawn"])
+    print(f"drawn     {'; '.join(drawn)}")
+    if fields["precision"] != "fp32":
+        print(f"ranges    from {fields['ranges_from']}")
+    if fields["branches"]:
+        _print_branches(fields["branches"])
     accuracy = fields["accuracy"]
     if accuracy:
         print(
@@ -123,6 +131,19 @@ def _print_summary(fields: dict[str, Any]) -> None:
     if fields["neural_engine"]:
         _print_neural_engine(fields["neural_engine"])
     print(f"report    {fields['report']}")
+
+
+def _print_branches(branches: dict[str, Any]) -> None:
+    missed = [f"{site['name']} {side}" for site in branches["sites"] for side in site["missed"]]
+    sides = f"; never {', '.join(missed)} in {branches['tried']} tries" if missed else ", every side taken"
+    print(f"branches  {len(branches['sites'])} places that decide by values{sides}")
+    timed = [path for path in branches["paths"] if path["p50"] is not None]
+    if len(timed) > 1:
+        fastest, slowest = (f"{path['p50']:.2f} ms ({path['share']:.0%})" for path in (timed[0], timed[-1]))
+        print(
+            f"          {len(timed)} ways measured: the fastest takes {fastest} and the slowest {slowest} of "
+            f"{branches['shares_of']}"
+        )
 
 
 def _print_tokens(tokens: dict[str, Any], *, scored: bool) -> None:

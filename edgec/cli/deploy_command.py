@@ -52,10 +52,7 @@ def _print(fields: dict[str, Any]) -> None:
     print(f"engine    {fields['folder']}.device, built in {engine['seconds']:.1f} s")
     for note in engine["notes"]:
         print(f"          {note}")
-    print(
-        f"numerics  {verified['samples']} samples, off by {verified['scaled']:.1e} of the output's spread, "
-        f"cosine {verified['cosine']:.7f}"
-    )
+    print(f"numerics  {verified['samples']} samples, off by {verified['scaled']:.1e} of the output's spread")
     print(
         f"latency   {latency['p50']:.3f} ms (p90 {latency['p90']:.3f}), {gpu['p50']:.3f} ms of it on the "
         f"GPU, power mode {measured['device']['power_mode'] or 'unknown'}"

@@ -12,12 +12,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from edgec.core import appearing
-from edgec.core.errors import EdgecError, Terminated
+from edgec.core.errors import EdgecError, NumericsError, Terminated
 from edgec.core.quoting import printable
 from edgec.version import __version__
 
@@ -143,7 +143,9 @@ def _say(error: EdgecError, as_json: bool, status: int | None = None) -> None:
     if as_json:
         from edgec.cli.output import print_json
 
-        fields = {"what": error.what, "where": error.where, "fix": error.fix}
+        fields: dict[str, Any] = {"what": error.what, "where": error.where, "fix": error.fix}
+        if isinstance(error, NumericsError):
+            fields["gates"] = list(error.details)
         print_json({"error": fields, "exit_status": status or error.exit_status})
 
 

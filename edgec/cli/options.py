@@ -40,6 +40,10 @@ Inputs = Annotated[
         "a letter or a name keeps a dimension open",
     ),
 ]
+Example = Annotated[
+    Path | None,
+    typer.Option("--example", metavar="F.npz", help="real inputs by name, checked before any drawn ones"),
+]
 Batch = Annotated[int | None, typer.Option("--batch", min=1, help="batch size")]
 Passes = Annotated[
     str, typer.Option("--passes", metavar="±NAME,…", help="take passes out (-NAME) or put them in (+NAME)")

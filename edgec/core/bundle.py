@@ -33,7 +33,9 @@ from edgec.core.errors import IntegrityError, JobError, RequestError
 from edgec.core.graph import Arrays, TensorSpec
 from edgec.core.json_file import Record, read_object, to_bytes
 from edgec.core.limits import limit
+from edgec.core.numerics import Expected, rounding_of
 from edgec.core.plain_files import plain_files, read_plain
+from edgec.core.ties import Ties
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -177,7 +179,7 @@ class Bundle:
         """`report.json`."""
         return _read_json(self.path / REPORT_JSON)
 
-    def samples(self) -> tuple[list[Arrays], list[Arrays]]:
+    def samples(self) -> tuple[list[Arrays], Expected]:
         """The sample inputs and what the source computed on them, in the same order.
 
         Raises:
@@ -185,7 +187,7 @@ class Bundle:
             RequestError: one cannot be read.
         """
         folder = self.path / SAMPLES
-        feeds, references = [], []
+        feeds, references, exact, ties = [], [], [], []
         count = self.manifest["samples"]
         if not 1 <= count <= limit("samples"):
             raise IntegrityError(
@@ -195,8 +197,14 @@ class Bundle:
             )
         for index in range(count):
             feeds.append(read_arrays(folder / f"{index}.inputs.npz"))
-            references.append(read_arrays(folder / f"{index}.outputs.npz"))
-        return feeds, references
+            outputs = read_arrays(folder / f"{index}.outputs.npz")
+            references.append(outputs)
+            if (rounding := folder / f"{index}.rounding.npz").is_file():
+                lost = read_arrays(rounding)
+                exact.append({name: outputs[name].astype(np.float64) - array for name, array in lost.items()})
+            if (decided := folder / f"{index}.ties.npz").is_file():
+                ties.append(Ties.from_arrays(read_arrays(decided)))
+        return feeds, Expected(references, exact, ties)
 
 
 @contextlib.contextmanager
@@ -423,13 +431,22 @@ def pack(bundle: Path) -> Path:
     return target
 
 
-def write_samples(folder: Path, feeds: list[Arrays], references: list[Arrays]) -> None:
-    """Write sample inputs and the source's outputs under `samples/`."""
+def write_samples(folder: Path, feeds: list[Arrays], expected: Expected) -> None:
+    """Write sample inputs and what the source computed on them under `samples/`.
+
+    `K.inputs.npz` and `K.outputs.npz` are the source's own; `K.rounding.npz` is what its outputs differ from
+    its float64, and `K.ties.npz` what its decisions rest on, where these are known.
+    """
     samples = folder / SAMPLES
     samples.mkdir()
-    for index, (feed, reference) in enumerate(zip(feeds, references, strict=True)):
+    for index, (feed, reference) in enumerate(zip(feeds, expected.references, strict=True)):
         write_arrays(samples / f"{index}.inputs.npz", feed)
         write_arrays(samples / f"{index}.outputs.npz", reference)
+        if expected.exact:
+            lost = rounding_of(reference, expected.exact[index])
+            write_arrays(samples / f"{index}.rounding.npz", lost)
+        if any(expected.ties):
+            write_arrays(samples / f"{index}.ties.npz", expected.ties[index].to_arrays())
 
 
 def read_arrays(path: Path) -> Arrays:

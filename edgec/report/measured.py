@@ -4,7 +4,7 @@ The shape, whatever kind of device it comes from; latencies are milliseconds, la
 
     {"schema": 1, "model_sha256": …, "measured": "2026-11-22T21:00:00Z",
      "device": {"name": …, …}, "latency": {"p50": …, "p90": …, "blocks": […]},
-     "layers": [{"layer", "source", "op", "microseconds"}], "verified": {"max_abs", "scaled", "cosine", …}}
+     "layers": [{"layer", "source", "op", "microseconds"}], "verified": {"max_abs", "scaled", "rms", …}}
 
 `model_sha256` is that of the file in the bundle that was measured. Further keys are kept as they are.
 """

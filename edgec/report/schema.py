@@ -42,8 +42,22 @@ class Gate(TypedDict):
     """The bounds of a gate, as `edgec.core.numerics.Gate`."""
 
     scaled: float
-    cosine: float
+    rms: float
+    slice_rms: float
+    unequal: float
     why: str
+
+
+class Blame(TypedDict):
+    """Where a gate that failed goes wrong first, as `edgec.verification.Blame`."""
+
+    pass_name: str
+    source: str
+    node: str
+    value: str
+    scaled: float
+    fix: str
+    before: str
 
 
 class SampleDifference(TypedDict):
@@ -65,11 +79,19 @@ class GateResult(TypedDict):
     stage: str
     max_abs: float
     scaled: float
+    rms: float
     cosine: float
     output: str
+    rounding: float
+    beyond: float
+    beyond_rms: float
+    slice_rms: float
+    unequal: float
+    near_ties: int
     gate: Gate
     passed: bool
     samples: int
+    blame: Blame | None
     details: NotRequired[list[SampleDifference]]
 
 
@@ -231,13 +253,49 @@ class Tokens(TypedDict):
     gated: bool
 
 
+class Drawn(TypedDict):
+    """What the samples of one input are, as `edgec.core.graph.DrawnInput`."""
+
+    name: str
+    what: str
+
+
+class BranchSite(TypedDict):
+    """A place that decides by values: what the samples take there, and the sides that none takes."""
+
+    name: str
+    kind: Literal["If", "Loop"]
+    taken: list[str]
+    missed: list[str]
+
+
+class BranchPath(TypedDict):
+    """One way through all places in words; `share` is that of the inputs which `Branches.shares_of` names."""
+
+    path: str
+    share: float
+    p50: float | None
+    p90: float | None
+
+
+class Branches(TypedDict):
+    """Where the network decides by values, from the fastest path to the slowest (`edgec.branch_latency`)."""
+
+    sites: list[BranchSite]
+    tried: int
+    shares_of: str
+    paths: list[BranchPath]
+
+
 class Report(TypedDict):
     """`report.json`, whole.
 
     `device` is the profile of the machine (`edgec.devices.host.HostProfile.to_dict`); `fallbacks`
     are objects that say what was not used, why, what ran instead and what that cost
     (`edgec.targets.base.Fallback`), or sentences; `tokens` and `slim` describe lossy
-    steps and are null where none was asked for; `files` is path to sha256 of the bundle's files. Once
+    steps and are null where none was asked for; `inputs_drawn` says what the samples are, `ranges_from` where
+    the ranges that decide precision come from; `branches` is null for a network that never decides by
+    values; `files` is path to sha256 of the bundle's files. Once
     another device measured the bundle (`edgec.report.measured`), `device` is that one, `compiled_on` the
     machine that compiled, and `measurements` all that the devices said. `neural_engine` is what is
     predicted of a Core ML package (`edgec.targets.coreml.neural_engine.placement.section`).
@@ -254,6 +312,9 @@ class Report(TypedDict):
     precision: str
     form: str
     seed: int
+    inputs_drawn: list[Drawn]
+    ranges_from: str
+    branches: Branches | None
     numerics: Numerics
     latency: Latency
     accuracy: Accuracy | None

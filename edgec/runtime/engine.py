@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edgec.core.errors import IntegrityError
+from edgec.core.errors import IntegrityError, RequestError
 from edgec.core.graph import Arrays
 from edgec.core.json_file import read_object
 from edgec.core.plain_files import is_inside
@@ -35,6 +35,7 @@ class EngineDescription:
         inputs: names of the model's inputs, in its own order; empty where the model file tells them.
         outputs: names of the model's outputs, likewise.
         rest: of an int8 engine, what it computes in where nothing is quantised; else empty.
+        settings: the engine's own configuration entries, by their own names.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class EngineDescription:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     rest: str = ""
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write `engine.json` into the folder."""
@@ -122,18 +124,28 @@ class LayerTime:
 
 
 class Engine(Protocol):
-    """A model ready to run in one process.
+    """A model ready to run in the process that opened it, from any number of threads.
 
-    Inputs and outputs keep the source's names and dtypes whatever the precision inside.
+    Inputs and outputs keep the source's names and dtypes whatever the precision inside. Runs that are under
+    way at once do not see each other; an engine with states keeps one of its own for every thread.
     """
 
     description: EngineDescription
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
-        """Run once. Feeds are not checked here; `Session.run` does that."""
+        """Run once. Feeds are not checked here; `Session.run` does that.
+
+        Raises:
+            RequestError: the engine is closed.
+        """
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
         """Run with the engine's own per-layer timers; in execution order."""
 
     def close(self) -> None:
-        """Free the engine and its threads."""
+        """Free the engine and its threads; runs that are under way end first, later ones are refused."""
+
+
+def closed() -> RequestError:
+    """What a run of a closed engine says."""
+    return RequestError("the session is closed", fix="load the bundle again")

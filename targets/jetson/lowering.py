@@ -10,15 +10,18 @@ from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
 from edgec.core.errors import UnsupportedError
 from edgec.passes.decompose.attention import DecomposeAttention
 from edgec.passes.decompose.plugins import DecomposePlugins
+from edgec.passes.decompose.quantised import DecomposeQuantised
 from edgec.passes.editing import Editor, attribute, constant, sizes
 from edgec.passes.infra import registered
 from edgec.passes.manager import Pipeline
 from edgec.plugins import tensorrt
 from edgec.plugins.infra import plugins
 from edgec.plugins.tensorrt import limits
+from edgec.targets.jetson.bytes import BytesAsFloats
 from edgec.targets.jetson.definitions import Definitions
 from edgec.targets.jetson.integers import FloatOnly
 from edgec.targets.jetson.opset import lower_opset
+from edgec.targets.jetson.readable import Readable, misread
 from edgec.targets.jetson.sites import fits_kernel, head_size
 from edgec.targets.jetson.versions import Dialect
 
@@ -43,9 +46,11 @@ def lower(
     native = native_attention and dialect.native_attention
     Pipeline(_passes(copy, dialect, native, keep)).run(copy)
     _infer(copy)
+    Pipeline([DecomposeQuantised(symmetric=True), BytesAsFloats()]).run(copy)
     Pipeline([Definitions(dialect.ops), FloatOnly(dialect.float_only)]).run(copy)
     _name_plugins(copy)
     reasons = lower_opset(copy, dialect.opset)
+    Pipeline([Readable(dialect)]).run(copy)
     reasons += obstacles(copy, dialect, keep)
     if reasons:
         raise UnsupportedError(
@@ -135,20 +140,23 @@ def obstacles(model: ir.Model, dialect: Dialect, keep: frozenset[str] = frozense
             if value.dtype in (ir.DataType.DOUBLE, ir.DataType.STRING, ir.DataType.COMPLEX64):
                 found.append(f"{kind} {value.name!r} is {value.dtype.name.lower()}")
     for node in model.graph.all_nodes():
-        said = _obstacle(node, dialect, keep)
+        said = _obstacle(node, dialect, keep, model.opset_imports[""])
         if said:
             name = node.op_type if not node.domain else f"{node.domain}::{node.op_type}"
             found.append(f"{name} {node.name!r} (layer {source_layer(node)}): {said}")
     return found
 
 
-def _obstacle(node: ir.Node, dialect: Dialect, keep: frozenset[str]) -> str:
+def _obstacle(node: ir.Node, dialect: Dialect, keep: frozenset[str], opset: int) -> str:
     if node.domain == EDGEC_DOMAIN and node.op_type in plugins():
         return "" if node.op_type in keep else "it has no plugin"
     if node.domain != "":
         return "its domain is unknown"
     if node.op_type not in dialect.ops:
         return "the parser does not know the op"
+    overlooked = misread(node, dialect, opset)
+    if overlooked:
+        return f"the parser overlooks its {' and '.join(overlooked)} and says nothing"
     if node.op_type in ("ScatterElements", "ScatterND", "Scatter"):
         reduction = attribute(node, "reduction", "none")
         if reduction != "none":

@@ -14,6 +14,7 @@ from typing import Any
 from edgec.core.bundle import write_json
 from edgec.core.errors import IntegrityError
 from edgec.core.json_file import read_object
+from edgec.core.numerics import Gate
 from edgec.core.plain_files import is_inside
 
 SCHEMA = 1
@@ -90,19 +91,6 @@ class PlanTensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tolerance:
-    """How far the engine's outputs may be from the samples' (`edgec.core.numerics.Gate`).
-
-    Attributes:
-        scaled: largest absolute difference over max(1, the reference's standard deviation).
-        cosine: smallest cosine similarity.
-    """
-
-    scaled: float
-    cosine: float
-
-
-@dataclasses.dataclass(frozen=True)
 class Plan:
     """A build plan.
 
@@ -122,7 +110,7 @@ class Plan:
         needs: what must be free on the device.
         inputs: the model's inputs, in its order.
         outputs: the model's outputs, in its order.
-        tolerance: the gate for the samples.
+        gate: what the samples are held to, on the device as in the compile.
         sources: per node name, the layer of the user's model.
         weights: the model's external data file; None where the weights are in the model file.
         weights_sha256: of that file.
@@ -146,7 +134,7 @@ class Plan:
     needs: Needs
     inputs: tuple[PlanTensor, ...]
     outputs: tuple[PlanTensor, ...]
-    tolerance: Tolerance
+    gate: Gate
     sources: dict[str, str]
     weights: str | None = None
     weights_sha256: str | None = None
@@ -199,7 +187,7 @@ def _from_json(fields: Mapping[str, Any]) -> Plan:
         ),
         "plugins": tuple(PluginUse(**plugin) for plugin in fields["plugins"]),
         "needs": Needs(**fields["needs"]),
-        "tolerance": Tolerance(**fields["tolerance"]),
+        "gate": Gate(**fields["gate"]),
         **{
             side: tuple(PlanTensor(one["name"], tuple(one["shape"]), one["dtype"]) for one in fields[side])
             for side in ("inputs", "outputs")

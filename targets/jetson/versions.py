@@ -26,6 +26,7 @@ class Dialect:
         plugin_api: 2 or 3.
         float_only: ops that refuse integers.
         constant_axes: ops whose axes must be initializers.
+        misread: by op, attributes that its parser reads wrong or not at all without saying so.
         sources: titles of the documents.
     """
 
@@ -38,6 +39,7 @@ class Dialect:
     plugin_api: int
     float_only: frozenset[str]
     constant_axes: frozenset[str]
+    misread: Mapping[str, frozenset[str]]
     sources: tuple[str, ...]
 
 
@@ -92,9 +94,16 @@ def dialects() -> dict[str, Dialect]:
             plugin_api=entry["plugin_api"],
             float_only=frozenset(entry["float_only"]),
             constant_axes=frozenset(entry["constant_axes"]),
+            misread={op: frozenset(names) for op, names in entry["misread"].items()},
             sources=tuple(table["sources"][key]["title"] for key in entry["source"]),
         )
     return found
+
+
+@functools.cache
+def defaults_differ() -> dict[str, tuple[str, ...]]:
+    """By op, attributes to write out because some parser has another default for them than ONNX."""
+    return {op: tuple(names) for op, names in _table()["defaults_differ"].items() if op != "source"}
 
 
 @functools.cache

@@ -16,6 +16,8 @@ from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle, InputsOutputs
 from edgec.core.errors import IntegrityError, JobError, RequestError
 from edgec.core.graph import TensorSpec
+from edgec.core.numerics import Expected
+from edgec.core.ties import Ranking, Ties
 
 IO = InputsOutputs(
     (TensorSpec("pixels", (1, 3, "height", 4), "float32", "image"),),
@@ -30,18 +32,34 @@ def make(folder: Path) -> Bundle:
         (scratch / bundles.ENGINE).mkdir()
         (scratch / bundles.ENGINE / "model.bin").write_bytes(bytes(range(256)))
         feeds = [{"pixels": np.full((1, 2), index, np.float32)} for index in range(2)]
-        bundles.write_samples(scratch, feeds, [{"logits": feed["pixels"] * 2} for feed in feeds])
+        bundles.write_samples(scratch, feeds, Expected([{"logits": feed["pixels"] * 2} for feed in feeds]))
         bundles.write_json(scratch / bundles.IO, IO.to_json())
         bundles.seal(scratch, {"target": "x86", "samples": 2})
     return Bundle.open(folder)
 
 
+def test_rounding_and_ties_come_back(tmp_path: Path) -> None:
+    feeds = [{"pixels": np.zeros((1, 2), np.float32)}]
+    reference = {"logits": np.array([[0.25, 3.0]], np.float32), "label": np.array([1])}
+    exact = {"logits": reference["logits"] - np.array([[1e-9, -2e-7]]), "label": np.array([1])}
+    ties = Ties({"label": np.array([0.5], np.float32)}, (Ranking({"logits": 1}, np.array([[2.0, 1.0]])),))
+    with bundles.writing(tmp_path / "t.edgec") as scratch:
+        bundles.write_samples(scratch, feeds, Expected([reference], [exact], [ties]))
+        bundles.write_json(scratch / bundles.IO, IO.to_json())
+        bundles.seal(scratch, {"target": "x86", "samples": 1})
+    expected = Bundle.open(tmp_path / "t.edgec").samples()[1]
+    np.testing.assert_allclose(expected.exact[0]["logits"], exact["logits"], rtol=0, atol=1e-14)
+    np.testing.assert_array_equal(expected.ties[0].margins["label"], ties.margins["label"])
+    assert expected.ties[0].rankings[0].axes == {"logits": 1}
+    np.testing.assert_array_equal(expected.ties[0].rankings[0].scores, [[2.0, 1.0]])
+
+
 def test_a_bundle_comes_back_as_it_was_written(tmp_path: Path) -> None:
     bundle = make(tmp_path / "m.x86.edgec")
     assert bundle.io == IO
-    feeds, references = bundle.samples()
+    feeds, expected = bundle.samples()
     assert [float(feed["pixels"][0, 0]) for feed in feeds] == [0.0, 1.0]
-    np.testing.assert_array_equal(references[1]["logits"], feeds[1]["pixels"] * 2)
+    np.testing.assert_array_equal(expected.references[1]["logits"], feeds[1]["pixels"] * 2)
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle, InputsOutputs
 from edgec.core.errors import EdgecError, IntegrityError, RequestError
 from edgec.core.graph import TensorSpec
+from edgec.core.numerics import Expected
 from edgec.core.plain_files import is_inside
 from edgec.runtime.engine import EngineDescription
 
@@ -25,7 +26,7 @@ def bundle(tmp_path: Path) -> Path:
     with bundles.writing(folder) as scratch:
         (scratch / "engine").mkdir()
         (scratch / "engine" / "model.onnx").write_bytes(b"model")
-        bundles.write_samples(scratch, [{"x": np.ones(1)}], [{"y": np.ones(1)}])
+        bundles.write_samples(scratch, [{"x": np.ones(1)}], Expected([{"y": np.ones(1)}]))
         spec = TensorSpec("x", (1,), "float64")
         bundles.write_json(scratch / bundles.IO, InputsOutputs((spec,), (spec,), {}, ()).to_json())
         bundles.seal(scratch, {"samples": 1, "engine": "ort", "model": {"name": "m"}})

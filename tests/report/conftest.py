@@ -9,16 +9,30 @@ from typing import Any
 import pytest
 
 
-def _gate(stage: str, scaled: float, bound: float = 1e-4, cosine: float = 0.999_999) -> dict[str, Any]:
+def _gate(stage: str, scaled: float, bound: float = 1e-4) -> dict[str, Any]:
     return {
         "stage": stage,
         "max_abs": scaled * 1.02,
         "scaled": scaled,
+        "rms": scaled / 3,
         "cosine": 1 - scaled * scaled,
         "output": "logits",
-        "gate": {"scaled": bound, "cosine": cosine, "why": f"rounding argues for {bound}"},
+        "rounding": 1e-7,
+        "beyond": scaled,
+        "beyond_rms": scaled / 3,
+        "slice_rms": scaled,
+        "unequal": 0.0,
+        "near_ties": 0,
+        "gate": {
+            "scaled": bound,
+            "rms": bound / 3,
+            "slice_rms": 10 * bound,
+            "unequal": 0.0,
+            "why": f"rounding argues for {bound}",
+        },
         "passed": scaled <= bound,
         "samples": 3,
+        "blame": None,
     }
 
 

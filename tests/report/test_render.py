@@ -228,7 +228,7 @@ def test_tables_have_captions_and_scroll_regions_have_names(sample_report: dict[
 
 def test_a_failed_gate_is_said_first(sample_report: dict[str, Any]) -> None:
     gate = sample_report["numerics"]["gates"][0]
-    gate |= {"max_abs": float("inf"), "scaled": float("inf"), "cosine": -1.0, "passed": False}
+    gate |= {"max_abs": float("inf"), "scaled": float("inf"), "rms": float("inf"), "passed": False}
     page = Page(render(sample_report))
     assert "Beyond the gate: neutral graph." in page.text
     assert "not finite" in page.text

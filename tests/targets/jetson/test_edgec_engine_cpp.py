@@ -89,6 +89,28 @@ def test_it_builds_runs_and_measures(program: Path, bundle: Path, tmp_path: Path
     assert report["latency"]["p50"] > 0
 
 
+def test_int64_is_fed_to_an_engine_of_int32_where_it_fits(
+    program: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT 8 narrows the model's int64, and a bundle's samples stay as the model has them."""
+    monkeypatch.setenv("EDGEC_SIMULATED_INTEGERS", "1")
+    engine, ids = tmp_path / "model.engine", tmp_path / "ids.npy"
+    assert call(program, "build", bundle, engine).returncode == 0
+    given = ("--input", f"x={ids}")
+    numbers = np.arange(-16, 16).reshape(2, 16) << 25
+    np.save(ids, numbers)
+    done = call(program, "run", bundle, engine, *given, "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(np.load(tmp_path / "y.npy"), 2 * numbers)
+    for edge, fits in ((2**31 - 1, True), (2**31, False), (-(2**31), True), (-(2**31) - 1, False)):
+        np.save(ids, np.full((2, 16), edge))
+        done = call(program, "run", bundle, engine, *given)
+        assert done.returncode == (0 if fits else 2), done.stderr
+        assert fits or f"input 'x' holds {edge}, too large for <i4" in done.stderr
+    np.save(ids, np.ones((2, 16), np.float32))
+    assert "is <f4, the engine takes <i4" in call(program, "run", bundle, engine, *given).stderr
+
+
 def test_its_sha256_is_sha256(program: Path, bundle: Path, tmp_path: Path) -> None:
     engine = tmp_path / "model.engine"
     for extra in range(0, 130, 13):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ import edgec
 from edgec.core.bundle import file_sha256
 from edgec.core.errors import JobError, RequestError, UnsupportedError
 from edgec.core.graph import OpenSize
+from edgec.runtime.engine import EngineDescription
 from edgec.targets import open_for_checking, target_named
 from edgec.targets.jetson.crash import first_to_crash
 from edgec.targets.jetson.devices import device, names
@@ -137,8 +139,8 @@ def test_compile_for_a_jetson_end_to_end(file, tmp_path):
     with pytest.raises(RequestError, match="built and run on its Jetson"):
         edgec.load(bundle.path)
     engine = open_for_checking(folder)
-    feeds, references = bundle.samples()
-    for feed, reference in zip(feeds, references, strict=True):
+    feeds, expected = bundle.samples()
+    for feed, reference in zip(feeds, expected.references, strict=True):
         assert np.abs(engine.run(feed)["y"] - reference["y"]).max() < 5e-2
     engine.close()
 
@@ -186,7 +188,7 @@ def test_int8_is_taken_within_the_budget(file, tmp_path):
     found = onnx.load(bundle.engine_folder / "model.onnx")
     assert sum(node.op_type == "QuantizeLinear" for node in found.graph.node) == 4
     # int8 is off by more than rounding is: the device is told how far.
-    assert Plan.read(bundle.engine_folder).tolerance.scaled > 0.25
+    assert Plan.read(bundle.engine_folder).gate.scaled > 0.25
     assert bundle.report()["accuracy"]["source"] - bundle.report()["accuracy"]["engine"] <= 0.05
     with pytest.raises(JobError, match="budget"):
         edgec.compile(
@@ -258,4 +260,27 @@ def test_a_plan_survives_writing_and_reading(tmp_path):
     plan.write(tmp_path / "again")
     assert Plan.read(tmp_path / "again") == plan
     assert plan.flags == ()
-    assert plan.tolerance.scaled == 1e-4
+    assert plan.gate.scaled == 1e-4
+
+
+def test_the_stand_in_runs_in_threads_and_says_when_it_is_closed(tmp_path):
+    ir.save(
+        ir.from_onnx_text("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        doubled (float[64, 64] x) => (float[64, 64] y) { y = Add(x, x) }
+    """),
+        tmp_path / "model.onnx",
+    )
+    EngineDescription("tensorrt", "model.onnx", "fp32", 0, "", {}).write(tmp_path)
+    engine = open_for_checking(tmp_path)
+
+    def right(number):
+        feeds = {"x": np.full((64, 64), number, np.float32)}
+        return all(np.all(engine.run(feeds)["y"] == 2 * number) for _ in range(50))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(right, range(8)))
+    engine.close()
+    engine.close()
+    with pytest.raises(RequestError, match="closed"):
+        right(0)

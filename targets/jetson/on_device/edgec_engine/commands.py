@@ -72,7 +72,7 @@ def _verify(options: argparse.Namespace) -> Result:
         result = verification.verify(plan, runner)
     verification.require(result)
     return result, [
-        "{samples} samples, off by {max_abs:.1e} at most, cosine {cosine:.7f}: within the tolerance".format(
+        "{samples} samples, off by {max_abs:.1e} at most, {scaled:.1e} of the spread: within the gate".format(
             **result
         )
     ]
@@ -103,7 +103,7 @@ def _bench(options: argparse.Namespace) -> Result:
 def _run(options: argparse.Namespace) -> Result:
     plan = Plan.read(options.bundle, options.state)
     with Runner(plan) as runner:
-        outputs = runner.run(_read_npz(options.input) if options.input else plan.sample(0)[0])
+        outputs = runner.run(_read_npz(options.input) if options.input else plan.samples(1)[0][0])
     if options.output:
         npz.write(options.output, outputs)
     described = {

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <regex>
 
 #include "error.hpp"
@@ -24,7 +25,36 @@ std::string captured(const std::string &header, const std::string &pattern, cons
     return match[1];
 }
 
+template <typename To, typename From>
+void narrow(const Array &array, Array &made, const std::string &name) {
+    const std::size_t count = array.data.size() / sizeof(From);
+    made.data.resize(count * sizeof(To));
+    for (std::size_t at = 0; at < count; ++at) {
+        From number;
+        std::memcpy(&number, array.data.data() + at * sizeof(From), sizeof(From));
+        if (number < std::numeric_limits<To>::min() || number > std::numeric_limits<To>::max()) {
+            throw Error("input '" + name + "' holds " + std::to_string(number) + ", too large for " + made.dtype, 2);
+        }
+        const To fitted = static_cast<To>(number);
+        std::memcpy(made.data.data() + at * sizeof(To), &fitted, sizeof(To));
+    }
+}
+
 }  // namespace
+
+Array narrowed(const Array &array, const std::string &dtype, const std::string &name) {
+    Array made{dtype, array.shape, {}};
+    if (array.dtype == "<i8" && dtype == "<i4") {
+        narrow<std::int32_t, std::int64_t>(array, made, name);
+    } else if (array.dtype == "<i8" && dtype == "|u1") {
+        narrow<std::uint8_t, std::int64_t>(array, made, name);
+    } else if (array.dtype == "<i4" && dtype == "|u1") {
+        narrow<std::uint8_t, std::int32_t>(array, made, name);
+    } else {
+        return array;
+    }
+    return made;
+}
 
 std::vector<char> read_file(const std::string &path) {
     std::ifstream file(path, std::ios::binary);

@@ -17,6 +17,10 @@ struct Array {
 Array read_npy(const std::string &path);
 void write_npy(const std::string &path, const Array &array);
 
+// The same whole numbers in a narrower type; other arrays are given back as they are. Throws Error where a number
+// does not fit.
+Array narrowed(const Array &array, const std::string &dtype, const std::string &name);
+
 std::vector<char> read_file(const std::string &path);
 // Whole or not at all: written beside its place and renamed.
 void write_file(const std::string &path, const void *data, std::size_t size);

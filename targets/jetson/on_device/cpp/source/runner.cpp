@@ -78,13 +78,16 @@ std::vector<float> Runner::time(int runs) {
     return times;
 }
 
-void Runner::upload(const Arrays &feeds) {
-    for (const auto &[name, array] : feeds) {
+void Runner::upload(const Arrays &given) {
+    Arrays feeds;
+    for (const auto &[name, array] : given) {
         if (std::find(inputs_.begin(), inputs_.end(), name) == inputs_.end()) {
             throw Error("the model has no input '" + name + "'", 2);
         }
         const std::string wanted = dtype_of(engine_->getTensorDataType(name.c_str()), name);
-        if (array.dtype != wanted) {
+        // The model's int64 is int32 in engines of TensorRT 8.
+        Array &fed = feeds[name] = array.dtype == wanted ? array : narrowed(array, wanted, name);
+        if (fed.dtype != wanted) {
             throw Error("input '" + name + "' is " + array.dtype + ", the engine takes " + wanted, 2);
         }
     }

@@ -20,14 +20,15 @@ public:
     // Throws Error where the engine is not built, or not for this machine, or changed.
     Runner(Plan plan, const std::string &engine);
 
-    // Throws Error where an input is missing, or has another dtype or a shape outside every profile.
+    // Throws Error where an input is missing, does not become the engine's dtype without loss, or has a shape
+    // outside every profile.
     Arrays run(const Arrays &feeds);
 
     // Milliseconds of each of `runs` runs on the GPU alone, on what was fed last.
     std::vector<float> time(int runs);
 
 private:
-    void upload(const Arrays &feeds);
+    void upload(const Arrays &given);
     void choose_profile(const Arrays &feeds);
     void enqueue();
     Arrays download();

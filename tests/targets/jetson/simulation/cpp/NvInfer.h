@@ -126,7 +126,8 @@ public:
     int32_t getNbIOTensors() const noexcept { return 2; }
     char const *getIOTensorName(int32_t index) const noexcept { return index == 0 ? "x" : "y"; }
     TensorIOMode getTensorIOMode(char const *tensorName) const noexcept;
-    DataType getTensorDataType(char const *) const noexcept { return DataType::kFLOAT; }
+    // kINT32 where EDGEC_SIMULATED_INTEGERS is set: the engine then doubles integers.
+    DataType getTensorDataType(char const *) const noexcept;
 };
 
 class IRuntime {

@@ -1,12 +1,15 @@
 // The simulated TensorRT's behaviour: see NvInfer.h.
 #include "NvOnnxParser.h"
 
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 
 namespace {
 char const kMagic[] = "simulated C++ engine";
+
+bool integers() { return std::getenv("EDGEC_SIMULATED_INTEGERS") != nullptr; }
 }
 
 extern "C" int32_t getInferLibVersion() noexcept { return 100300; }
@@ -49,10 +52,17 @@ bool IExecutionContext::enqueueV3(cudaStream_t stream) noexcept {
     if (stream == nullptr || mAddresses.size() != 2) return false;
     int64_t count = 1;
     for (int32_t axis = 0; axis < mShape.nbDims; ++axis) count *= mShape.d[axis];
-    auto const *input = static_cast<float const *>(mAddresses["x"]);
-    auto *output = static_cast<float *>(mAddresses["y"]);
-    for (int64_t index = 0; index < count; ++index) output[index] = 2 * input[index];
+    auto const doubled = [&](auto *output) {
+        auto const *input = static_cast<decltype(output)>(mAddresses["x"]);
+        for (int64_t index = 0; index < count; ++index) output[index] = 2 * input[index];
+    };
+    void *const output = mAddresses["y"];
+    integers() ? doubled(static_cast<int32_t *>(output)) : doubled(static_cast<float *>(output));
     return true;
+}
+
+DataType ICudaEngine::getTensorDataType(char const *) const noexcept {
+    return integers() ? DataType::kINT32 : DataType::kFLOAT;
 }
 
 TensorIOMode ICudaEngine::getTensorIOMode(char const *tensorName) const noexcept {
