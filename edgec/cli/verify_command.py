@@ -8,7 +8,7 @@ from edgec.cli import options
 def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None:
     """Prove a bundle from the bundle alone."""
     from edgec.core.bundle import Bundle
-    from edgec.core.errors import NumericsError
+    from edgec.core.errors import IntegrityError, NumericsError
     from edgec.core.numerics import Gate
     from edgec.runtime.session import Session
     from edgec.targets import open_for_checking
@@ -16,11 +16,19 @@ def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None
     opened = Bundle.open(bundle)
     with Session(opened, open_for_checking(opened.engine_folder)) as session:
         feeds, expected = opened.samples()
-        # The bounds that the engine was shipped under: a quantised one has its own.
-        gate = Gate(**opened.manifest["numerics"]["gates"][-1]["gate"])
-        difference = expected.difference([session.run(feed) for feed in feeds], gate)
+        results = [session.run(feed) for feed in feeds]
+        try:
+            # The bounds that the engine was shipped under: a quantised one has its own.
+            gate = Gate(**opened.manifest["numerics"]["gates"][-1]["gate"])
+            difference = expected.difference(results, gate)
+            broken = gate.broken(difference)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise IntegrityError(
+                "its gate or its samples do not fit its engine",
+                where=str(opened.path),
+                fix="compile the model again",
+            ) from error
     precision = opened.manifest["precision"]
-    broken = gate.broken(difference)
     passed = not broken
     fields = {
         "bundle": str(opened.path),

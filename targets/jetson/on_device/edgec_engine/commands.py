@@ -142,7 +142,7 @@ def _serve(options: argparse.Namespace) -> Result:
 
 def _read_npz(path: str) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
-        raise DeviceError(f"{path}: No such file or directory", "name a file that is there", 2)
+        raise DeviceError(f"{path}: there is no such file", "name a file that is there", 2)
     try:
         return npz.read(path, LARGEST_SAMPLE)
     except npz.NpzError as error:
