@@ -14,7 +14,7 @@ from edgec.core.bundle import MANIFEST, Bundle
 from edgec.core.errors import JobError, RequestError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
-from edgec.core.timing import measure
+from edgec.core.timing import Latency, measure
 from edgec.peers import opened
 from edgec.runtime.session import load as load_session
 
@@ -49,8 +49,10 @@ def bench(
         progress: told each step.
 
     Returns:
-        `model`, `device`, `blocks`, and `entries`, each with `name`, `p50`, `p90`, `spread` in
-        milliseconds (spread as a share) and `edgec_over_it`, the ratio of edgec's latency to it.
+        `model`, `device`, `kind` (`measured`), `blocks`, and `entries`, each with `name`, `p50`, `p90` and
+        the median's `interval` in milliseconds, `spread` as a share, `edgec_over_it`, the ratio of edgec's
+        latency to it, with its `ratio_interval` and the `verdict` on edgec: `faster`, `slower` or `cannot
+        be told apart`; the last two are null for edgec itself.
 
     Raises:
         EdgecError: as `compile`; and where a bundle's source cannot be loaded again for the peers.
@@ -82,18 +84,28 @@ def bench(
         return {
             "model": bundle.manifest["model"]["spec"],
             "device": host_profile().name,
+            "kind": "measured",
             "blocks": blocks,
             "entries": [
-                {
-                    "name": name,
-                    "p50": latency.p50,
-                    "p90": latency.p90,
-                    "spread": latency.spread,
-                    "edgec_over_it": latencies[mine].ratio_to(latency),
-                }
+                _entry(name, latency, latencies[mine] if name != mine else None)
                 for name, latency in latencies.items()
             ],
         }
+
+
+def _entry(name: str, latency: Latency, beside: Latency | None) -> dict[str, Any]:
+    """One line of the table; `beside` is edgec's latency, None for edgec's own line."""
+    ratio = None if beside is None else beside.ratio_interval(latency)
+    return {
+        "name": name,
+        "p50": latency.p50,
+        "p90": latency.p90,
+        "interval": latency.interval.to_json(),
+        "spread": latency.spread,
+        "edgec_over_it": 1.0 if beside is None else beside.ratio_to(latency),
+        "ratio_interval": None if ratio is None else ratio.to_json(),
+        "verdict": None if ratio is None else ratio.verdict,
+    }
 
 
 def _source_of(bundle: Bundle, progress: Progress) -> Graph:

@@ -24,9 +24,13 @@ from edgec.core.graph import Graph
 from edgec.core.json_file import read_object, to_bytes
 from edgec.core.progress import Progress, Silent
 from edgec.decisions import with_ties
+from edgec.devices.known_wrong import Finding
 from edgec.inspection import Inspection, inspect_model
 from edgec.passes.manager import PassReport, Pipeline
 from edgec.precision_search import SECONDS
+from edgec.report.schema import LATENCY_FIGURES
+from edgec.runtime.engines import kind_of, what_runs
+from edgec.runtime_warnings import runtime_warnings, to_json
 from edgec.sample_data import with_calibration_samples
 from edgec.targets.base import Annotates, FallsBack, PreparesGraphs, Ships, Target
 from edgec.token_auto import reduce_by_search
@@ -302,11 +306,17 @@ def compile_graph(
         bundles.write_json(scratch / bundles.IO, io.to_json())
         if isinstance(target, Ships):
             target.ship(scratch)
+        shipped = neutral.graph if reduction is None else reduction.reduced.graph
+        candidate = choice.chosen.candidate
+        findings = runtime_warnings(
+            scratch / bundles.ENGINE, shipped.model, candidate.engine, candidate.precision
+        )
         report = _report(
             graph,
             neutral,
             choice,
             request,
+            findings=findings,
             scores=scores,
             layers=[dataclasses.asdict(layer) for layer in layers],
             reduction=reduction,
@@ -496,6 +506,7 @@ def _report(
     choice: Choice,
     request: Request,
     *,
+    findings: list[Finding],
     scores: accuracy.Scores | None,
     layers: list[dict[str, Any]],
     reduction: Reduction | None,
@@ -528,20 +539,25 @@ def _report(
         "inputs_drawn": [dataclasses.asdict(item) for item in graph.drawn],
         "ranges_from": graph.ranges_from,
         "branches": branches,
-        "numerics": {"gates": [gate.to_json() for gate in (neutral.gate, *choice.chosen.gates)]},
+        "numerics": {
+            "kind": kind_of(candidate.engine),
+            "ran": what_runs(candidate.engine),
+            "gates": [gate.to_json() for gate in (neutral.gate, *choice.chosen.gates)],
+        },
         "latency": {
             "measured": choice.chosen.latency is not None,
-            "device": device["name"],
+            "device": device["name"] if choice.chosen.latency else "",
             "blocks": len(choice.chosen.latency.blocks) if choice.chosen.latency else 0,
             "entries": choice.entries(),
             "predicted": [],
         },
-        "accuracy": None if scores is None else scores.to_json(),
+        "accuracy": None if scores is None else {**scores.to_json(), "kind": kind_of(candidate.engine)},
         "layers": layers,
         "passes": [_pass_json(report) for report in steps],
         "attention": [dataclasses.asdict(site) for site in inspection.attention],
         "search": choice.search,
         "fallbacks": _fallbacks(neutral, choice, request, reduction),
+        "known_wrong": to_json(findings),
         "tokens": None if reduction is None else reduction.report,
         "slim": None,
         "tools": tool_versions(),
@@ -591,11 +607,7 @@ def _manifest(report: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
             "measured": report["latency"]["measured"],
             "device": report["latency"]["device"],
             "entries": [
-                {
-                    key: entry[key]
-                    for key in ("name", "role", "p50", "p90", "spread", "ratio_to_best_baseline")
-                }
-                for entry in report["latency"]["entries"]
+                {key: entry[key] for key in LATENCY_FIGURES} for entry in report["latency"]["entries"]
             ],
             "predicted": [],
         },
@@ -624,13 +636,19 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "precision": report["precision"],
         "form": report["form"],
         "latency_ms": {
+            "kind": "measured" if report["latency"]["measured"] else None,
             "p50": chosen["p50"],
             "p90": chosen["p90"],
+            "interval": chosen["interval"],
             "baseline": None if baseline is None else baseline["name"],
             "baseline_p50": None if baseline is None else baseline["p50"],
             "ratio": chosen["ratio_to_best_baseline"],
+            "ratio_interval": chosen["ratio_interval"],
+            "verdict": chosen["verdict"],
         },
         "numerics": {
+            "kind": report["numerics"]["kind"],
+            "ran": report["numerics"]["ran"],
             "max_abs": shipped["max_abs"],
             "scaled": shipped["scaled"],
             "rms": shipped["rms"],
@@ -653,6 +671,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "exporter_reason": report["model"]["exporter_reason"],
         "weights": report["model"]["weights"],
         "notes": report["model"]["notes"],
+        "known_wrong": report["known_wrong"],
         "neural_engine": _neural_engine(report.get("neural_engine")),
         "report": str(bundle.path / bundles.REPORT_HTML),
     }

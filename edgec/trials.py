@@ -17,7 +17,7 @@ from edgec.accuracy import Scores
 from edgec.bisection import first_bad_engine_layer
 from edgec.core.errors import EdgecError, JobError, NumericsError
 from edgec.core.graph import Graph
-from edgec.core.timing import Latency, measure
+from edgec.core.timing import SAME, Latency, measure
 from edgec.peers import Peer, installed_engines, opened
 from edgec.runtime.engine import Engine
 from edgec.targets.base import Candidate, Target
@@ -33,6 +33,9 @@ ROUNDS = ((2, math.inf), (2, 1.4), (4, CLOSE_CALL), (5, 1.05))
 behind need not be known well."""
 
 BLOCK_SECONDS = 0.12
+
+BLOCKS_AGAIN = 8
+"""Further blocks of the fastest engine and the fastest peer alone, where they cannot be told apart."""
 
 
 @dataclasses.dataclass
@@ -136,13 +139,18 @@ class Choice:
 
 def _figures(latency: Latency | None, best: Latency | None) -> dict[str, Any]:
     if latency is None:
-        return {"p50": None, "p90": None, "spread": None, "blocks": [], "ratio_to_best_baseline": None}
+        beside = dict.fromkeys(("interval", "ratio_to_best_baseline", "ratio_interval", "verdict"))
+        return {"p50": None, "p90": None, "spread": None, "blocks": [], **beside}
+    ratio = None if best is None or best is latency else latency.ratio_interval(best)
     return {
         "p50": latency.p50,
         "p90": latency.p90,
         "spread": latency.spread,
         "blocks": list(latency.blocks),
+        "interval": latency.interval.to_json(),
         "ratio_to_best_baseline": None if best is None else latency.ratio_to(best),
+        "ratio_interval": None if ratio is None else ratio.to_json(),
+        "verdict": None if ratio is None else ratio.verdict,
     }
 
 
@@ -238,6 +246,7 @@ def measure_field(
         }
         calls |= {f"plain {peer.label}": functools.partial(peer.run, feeds) for peer in peers}
         latencies, last = _in_rounds(calls, [list(engines), [f"plain {peer.label}" for peer in peers]])
+        _tell_apart(calls, latencies, [list(last & set(engines)), list(last - set(engines))])
     for trial in trials:
         trial.latency, trial.beside_peers = latencies[trial.candidate.name], True
     baselines = {peer.label: latencies[f"plain {peer.label}"] for peer in peers}
@@ -256,14 +265,32 @@ def fastest(finalists: list[Trial]) -> Trial:
 def explain(trials: list[Trial], chosen: Trial, why: str) -> None:
     """Say why the chosen won and how much slower the others that were measured are."""
     assert chosen.latency is not None
-    chosen.why = why
+    level = [
+        trial.candidate.name
+        for trial in trials
+        if trial is not chosen
+        and trial.latency is not None
+        and trial.beside_peers
+        and chosen.beside_peers
+        and (ratio := trial.latency.ratio_interval(chosen.latency)).is_known
+        and ratio.verdict == SAME
+    ]
+    chosen.why = f"{why}; {', '.join(level)} {SAME} from it" if level else why
     for trial in trials:
         if trial is not chosen and trial.latency is not None and not trial.why:
             if trial.beside_peers and chosen.beside_peers:
-                slower = trial.latency.ratio_to(chosen.latency)
-                trial.why = f"{slower:.2f} times the chosen engine's latency"
+                trial.why = _beside_chosen(trial.latency, chosen.latency)
             else:
                 trial.why = "slower than the chosen engine when it was tried"
+
+
+def _beside_chosen(latency: Latency, chosen: Latency) -> str:
+    times = f"{latency.ratio_to(chosen):.2f} times the chosen engine's latency"
+    ratio = latency.ratio_interval(chosen)
+    if not ratio.is_known:
+        return f"{times} in the {min(len(latency.blocks), len(chosen.blocks))} blocks that it was given"
+    between = f"{times}, between {ratio.low:.2f} and {ratio.high:.2f}"
+    return f"{SAME} from the chosen engine: {between}" if ratio.verdict == SAME else between
 
 
 def no_candidate(trials: list[Trial]) -> EdgecError:
@@ -318,6 +345,22 @@ def _in_rounds(
         )
         found = found | {name: found[name].then(again[name]) if found else again[name] for name in names}
     return found, set(names)
+
+
+def _tell_apart(
+    calls: Mapping[str, Callable[[], object]], found: dict[str, Latency], fields: Sequence[Sequence[str]]
+) -> None:
+    """Give the fastest of each field more blocks, side by side, where they cannot be told apart.
+
+    Changes `found`. Both ran in every block so far, so their blocks stay pairs.
+    """
+    if not all(fields):
+        return
+    first, second = (min(names, key=lambda name: found[name].p50) for names in fields)
+    if found[first].ratio_interval(found[second]).verdict == SAME:
+        pair = {name: calls[name] for name in (first, second)}
+        again = measure(pair, blocks=BLOCKS_AGAIN, block_seconds=BLOCK_SECONDS, warmup=1)
+        found.update({name: found[name].then(latency) for name, latency in again.items()})
 
 
 def _near(names: Sequence[str], latencies: Mapping[str, Latency], slower: float) -> list[str]:

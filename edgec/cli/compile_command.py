@@ -102,6 +102,7 @@ def _print_summary(fields: dict[str, Any]) -> None:
     print(
         f"numerics  off by {numerics['max_abs']:.1e} at most, {numerics['scaled']:.1e} of the spread, "
         + ("against the reduced network in fp32" if fields["tokens"] else "against the source's own outputs")
+        + ("" if numerics["kind"] == "measured" else f"; {numerics['kind']}: {numerics['ran']}")
     )
     drawn = (f"{item['name']} {item['what']}" for item in fields["inputs_drawn"])
     print(f"drawn     {'; '.join(drawn)}")
@@ -113,10 +114,13 @@ def _print_summary(fields: dict[str, Any]) -> None:
     if accuracy:
         print(
             f"accuracy  {accuracy['engine']:.2%} (source {accuracy['source']:.2%}), {accuracy['metric']} "
-            f"on {accuracy['samples']} held-out samples"
+            f"on {accuracy['samples']} held-out samples, {accuracy['kind']}"
         )
     if fields["tokens"]:
         _print_tokens(fields["tokens"], scored=accuracy is not None)
+    for finding in fields["known_wrong"]:
+        print(f"warning   {finding['text']}")
+        print(f"          told in {', '.join(finding['sources'])}")
     for fallback in fields["fallbacks"]:
         print(f"fallback  {fallback['what']} not used: {fallback['why']}")
         print(f"          instead: {fallback['instead']}")
@@ -172,7 +176,18 @@ def _print_neural_engine(section: dict[str, Any]) -> None:
 
 
 def _print_latency(latency: dict[str, Any]) -> None:
-    against = ""
-    if latency["ratio"] is not None:
-        against = f", {latency['ratio']:.2f} × {latency['baseline']}'s {latency['baseline_p50']:.2f} ms"
-    print(f"latency   {latency['p50']:.2f} ms (p90 {latency['p90']:.2f}){against}, measured here")
+    from edgec.cli.output import between
+    from edgec.core.timing import SAME
+
+    within = f"median within {between(latency['interval'])}, " if latency["interval"] else ""
+    print(f"latency   {latency['p50']:.2f} ms ({within}p90 {latency['p90']:.2f}), measured here")
+    if latency["verdict"] is None:
+        return
+    beside = f"{latency['baseline']}'s {latency['baseline_p50']:.2f} ms"
+    ratio = f"{latency['ratio']:.2f} × it"
+    if latency["ratio_interval"]:
+        ratio += f", within {between(latency['ratio_interval'])}"
+    if latency["verdict"] == SAME:
+        print(f"          {SAME} from {beside} ({ratio})")
+    else:
+        print(f"          {latency['verdict']} than {beside}: {ratio}")

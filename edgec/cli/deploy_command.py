@@ -20,9 +20,13 @@ def command(
     from edgec.devices.connections import connect
     from edgec.devices.deployment import deploy
     from edgec.report.measured import merge
+    from edgec.runtime_warnings import texts
 
     opened = Bundle.open(bundle)
+    known_wrong = texts(opened.report())
     with progress() as steps:
+        for text in known_wrong:
+            steps.note(text)
         steps.step(f"connecting to {device}")
         with connect(device) as connection:
             done = deploy(opened, connection, steps)
@@ -32,6 +36,7 @@ def command(
         "bundle": str(bundle),
         "device": done.device,
         "folder": done.folder,
+        "known_wrong": known_wrong,
         "checks": done.checks,
         "engine": done.engine,
         "measured": done.measured,

@@ -35,6 +35,11 @@ def print_table(
     )
 
 
+def between(interval: Sequence[float] | None) -> str | None:
+    """The interval of a median as people read it: `12.1 to 12.4`; None where there is none."""
+    return None if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}"
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "–"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
+import typer
+
 from edgec.cli import options
 
 
 def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None:
     """Prove a bundle from the bundle alone."""
-    from edgec.core.bundle import Bundle
-    from edgec.core.errors import IntegrityError, NumericsError
+    from edgec.core.bundle import ENGINE, Bundle
+    from edgec.core.errors import IntegrityError, JobError, NumericsError
     from edgec.core.numerics import Gate
+    from edgec.runtime.engines import ELSEWHERE, kind_of, what_runs
     from edgec.runtime.session import Session
     from edgec.targets import open_for_checking
 
@@ -28,13 +33,19 @@ def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None
                 where=str(opened.path),
                 fix="compile the model again",
             ) from error
-    precision = opened.manifest["precision"]
-    passed = not broken
+    precision, engine = opened.manifest["precision"], opened.manifest["engine"]
+    elsewhere = ELSEWHERE.get(engine)
+    # An engine that nothing ran is not proved by a graph that agrees.
+    not_run = [f"{ENGINE}/{name}" for name in (elsewhere.not_run if elsewhere else ())]
+    passed = not broken and not not_run
     fields = {
         "bundle": str(opened.path),
         "files": len(opened.manifest["files"]),
         "samples": len(feeds),
         "precision": precision,
+        "kind": kind_of(engine),
+        "ran": what_runs(engine),
+        "not_run": not_run,
         "max_abs": difference.max_abs,
         "scaled": difference.scaled,
         "cosine": difference.cosine,
@@ -44,19 +55,32 @@ def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None
         "gate": {"scaled": gate.scaled, "rms": gate.rms, "unequal": gate.unequal},
         "passed": passed,
     }
-    if as_json and passed:
-        from edgec.cli.output import print_json
-
-        print_json(fields)
-    elif passed:
-        print(f"files     {fields['files']} as recorded")
-        print(
-            f"numerics  {len(feeds)} samples, off by {difference.max_abs:.1e} at most, "
-            f"{difference.scaled:.1e} of the output's spread: within the {precision} gate"
-        )
-    if not passed:
+    if broken:
         raise NumericsError(
-            f"output {difference.output!r} of the engine is {broken}",
+            f"output {difference.output!r} is {broken}; {fields['kind']}: {fields['ran']}",
+            details=[fields],
             where=str(opened.path),
             fix="compile the model again on this machine",
         )
+    error = JobError(
+        f"{', '.join(not_run)} did not run here, so it is not verified; the stand-in agrees",
+        where=str(opened.path),
+        fix="run it on its device and compare with the bundle's samples",
+    )
+    if as_json:
+        from edgec.cli.output import print_json
+
+        told = {"what": error.what, "where": error.where, "fix": error.fix}
+        print_json(fields if passed else {**fields, "error": told, "exit_status": error.exit_status})
+    else:
+        print(f"files     {fields['files']} as recorded")
+        print(f"ran       {fields['ran']}")
+        print(
+            f"numerics  {len(feeds)} samples, off by {difference.max_abs:.1e} at most, "
+            f"{difference.scaled:.1e} of the output's spread: within the {precision} gate, {fields['kind']}"
+        )
+        if elsewhere:
+            print(f"not run   {', '.join(not_run) or 'the engine on its device'}: {elsewhere.why}")
+    if not passed:
+        print(f"edgec: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_status)

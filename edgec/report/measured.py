@@ -21,6 +21,8 @@ from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle
 from edgec.core.errors import RequestError
 from edgec.core.json_file import read_object, to_bytes
+from edgec.core.timing import median_interval
+from edgec.report.schema import LATENCY_FIGURES
 
 SCHEMA = 1
 
@@ -139,7 +141,10 @@ def merged(report: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, 
         p90=latency["p90"],
         spread=(max(blocks) - min(blocks)) / latency["p50"] if blocks and latency["p50"] else None,
         blocks=blocks,
+        interval=median_interval(blocks).to_json(),
         ratio_to_best_baseline=None,
+        ratio_interval=None,
+        verdict=None,
         why="",
     )
     # Not measured beside this engine: only what no device ran may stay, without figures.
@@ -164,8 +169,7 @@ def merged(report: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, 
 
 
 def _short(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    keys = ("name", "role", "p50", "p90", "spread", "ratio_to_best_baseline")
-    return [{key: entry.get(key) for key in keys} for entry in entries]
+    return [{key: entry.get(key) for key in LATENCY_FIGURES} for entry in entries]
 
 
 def _link_files(source: Path, target: Path) -> None:

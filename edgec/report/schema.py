@@ -8,8 +8,17 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from edgec.runtime.engines import Kind
+
 SCHEMA = 1
 """The schema that this edgec writes, and the newest that it reads."""
+
+
+LATENCY_FIGURES = (
+    *("name", "role", "p50", "p90", "spread", "interval"),
+    *("ratio_to_best_baseline", "ratio_interval", "verdict"),
+)
+"""What the manifest keeps of a `LatencyEntry`."""
 
 
 class Tensor(TypedDict):
@@ -96,16 +105,23 @@ class GateResult(TypedDict):
 
 
 class Numerics(TypedDict):
-    """Every gate, in the order they ran: fp32 first, the shipped precision last."""
+    """Every gate, in the order they ran: fp32 first, the shipped precision last.
 
+    `kind` is what the engine's own gates are, `ran` what computed in them.
+    """
+
+    kind: Kind
+    ran: str
     gates: list[GateResult]
 
 
 class LatencyEntry(TypedDict):
     """One measured engine. All figures are null where it was not measured; `why` says why.
 
-    `blocks` are the medians of the blocks, in milliseconds; `spread` is their range over `p50`;
-    `ratio_to_best_baseline` is this latency over the best baseline's (below 1 is faster). `drop` is what
+    `blocks` are the medians of the blocks, in milliseconds; `spread` is their range over `p50`; `interval`
+    is where the median lies (`edgec.core.timing.median_interval`), null where there were too few blocks.
+    `ratio_to_best_baseline` is this latency over the best baseline's (below 1 is faster), `ratio_interval`
+    where it lies, and `verdict` what that says of this engine. `drop` is what
     the engine lost on the data that a search looked at, null where it was not scored.
     """
 
@@ -118,7 +134,10 @@ class LatencyEntry(TypedDict):
     p90: float | None
     spread: float | None
     blocks: list[float]
+    interval: list[float] | None
     ratio_to_best_baseline: float | None
+    ratio_interval: list[float] | None
+    verdict: Literal["faster", "slower", "cannot be told apart"] | None
     passed: bool
     why: str
     drop: NotRequired[float | None]
@@ -149,8 +168,12 @@ class Latency(TypedDict):
 
 
 class Accuracy(TypedDict):
-    """One score of the source and of the engine on the same held-out data; `drop` is their difference."""
+    """One score of the source and of the engine on the same held-out data; `drop` is their difference.
 
+    `kind` is what the engine's score is; the source ran itself.
+    """
+
+    kind: Kind
     metric: str
     source: float
     engine: float
@@ -292,7 +315,8 @@ class Report(TypedDict):
 
     `device` is the profile of the machine (`edgec.devices.host.HostProfile.to_dict`); `fallbacks`
     are objects that say what was not used, why, what ran instead and what that cost
-    (`edgec.targets.base.Fallback`), or sentences; `tokens` and `slim` describe lossy
+    (`edgec.targets.base.Fallback`), or sentences; `known_wrong` are
+    `edgec.devices.known_wrong.Finding`, each with its `text`; `tokens` and `slim` describe lossy
     steps and are null where none was asked for; `inputs_drawn` says what the samples are, `ranges_from` where
     the ranges that decide precision come from; `branches` is null for a network that never decides by
     values; `files` is path to sha256 of the bundle's files. Once
@@ -322,6 +346,7 @@ class Report(TypedDict):
     passes: list[PassStep]
     attention: NotRequired[list[Attention]]
     fallbacks: list[Any]
+    known_wrong: list[dict[str, Any]]
     tokens: Tokens | None
     slim: dict[str, Any] | None
     tools: dict[str, str]

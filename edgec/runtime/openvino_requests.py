@@ -30,7 +30,7 @@ class Requests:
         self._made_of = (core, compiled, dict(zip(inputs, dtypes, strict=True)))
         self._idle: list[Request] = [self._another()]
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, feeds: Mapping[str, np.ndarray]) -> Iterable[np.ndarray]:
         """Run once; the outputs are fresh arrays, in the model's order.
 
         Raises:
@@ -72,15 +72,30 @@ class Request:
     """
 
     # Freed in this order: OpenVINO's objects do not all keep alive what they came from.
-    __slots__ = ("_infer", "_request", "_arrays", "_inputs", "_compiled", "_core")  # noqa: RUF023
+    __slots__ = ("_infer", "_request", "_arrays", "_is_fixed", "_inputs", "_compiled", "_core")  # noqa: RUF023
 
     def __init__(self, core: Any, compiled: Any, inputs: dict[str, np.dtype]) -> None:
         self._core, self._compiled, self._inputs = core, compiled, inputs
         self._request, self._infer = compiled.create_infer_request(), plain_infer()
         self._arrays: dict[str, np.ndarray] = {}
+        shapes = [port.get_partial_shape() for port in compiled.inputs]
+        self._is_fixed = all(shape.is_static for shape in shapes)
+        if self._is_fixed:
+            for shape, (name, dtype) in zip(shapes, inputs.items(), strict=True):
+                self._arrays[name] = np.zeros(tuple(shape.to_shape()), dtype)
+            for index, tensor in shared_tensors(self._arrays, inputs).items():
+                self._request.set_input_tensor(index, tensor)
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, feeds: Mapping[str, np.ndarray]) -> Iterable[np.ndarray]:
         """Run once; the outputs are fresh arrays."""
+        if not self._is_fixed:
+            return self._run_at_any_size(feeds)
+        for name, own in self._arrays.items():
+            np.copyto(own, feeds[name])
+        # Not shared: the request writes its next results over its own tensors.
+        return self._infer(self._request, {}, share_outputs=False, decode_strings=True).values()
+
+    def _run_at_any_size(self, feeds: Mapping[str, np.ndarray]) -> Iterable[np.ndarray]:
         arrays, others = self._arrays, {}
         for name, dtype in self._inputs.items():
             array, own = feeds[name], arrays.get(name)
@@ -90,16 +105,11 @@ class Request:
         if others:
             # Should setting them fail half way, the next run sets all of them.
             self._arrays = {}
-        # Not shared: the request writes its next results over its own tensors.
-        results = self._infer(
-            self._request,
-            shared_tensors(others, self._inputs) if others else {},
-            share_outputs=False,
-            decode_strings=True,
-        )
+        tensors = shared_tensors(others, self._inputs) if others else {}
+        results = self._infer(self._request, tensors, share_outputs=False, decode_strings=True)
         # Only now may memory of the last shapes go.
         self._arrays = {**arrays, **others} if others else arrays
-        return list(results.values())
+        return results.values()
 
 
 def shared_tensors(arrays: Mapping[str, np.ndarray], inputs: Iterable[str]) -> dict[int, Any]:

@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 from jetson_graphs import LENGTH, WIDTH, block, drawn, model
 
 import edgec
-from edgec.core.bundle import file_sha256
+from edgec.cli.main import run
+from edgec.core.bundle import Bundle, file_sha256
 from edgec.core.errors import JobError, RequestError, UnsupportedError
 from edgec.core.graph import OpenSize
 from edgec.runtime.engine import EngineDescription
@@ -284,3 +286,24 @@ def test_the_stand_in_runs_in_threads_and_says_when_it_is_closed(tmp_path):
     engine.close()
     with pytest.raises(RequestError, match="closed"):
         right(0)
+
+
+@needs_rtx
+def test_what_tensorrt_is_known_to_get_wrong_is_warned_about(tmp_path, capsys):
+    text = """
+        <ir_version: 9, opset_import: ["" : 18]>
+        warped (float[1, 2, 6, 6] x, float[1, 4, 4, 2] grid) => (float[1, 2, 4, 4] y) {
+            y = GridSample <mode = "bilinear"> (x, grid)
+        }
+    """
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "warped.onnx")
+    made = tmp_path / "warped.edgec"
+    compiled = run(
+        ["compile", str(tmp_path / "warped.onnx"), "--target", "jetson", "-o", str(made)], debug=True
+    )
+    assert compiled == 0
+    assert "known to be wrong: GridSample in TensorRT" in capsys.readouterr().out
+    [finding] = Bundle.open(made).report()["known_wrong"]
+    assert "github.com/NVIDIA/TensorRT/issues/4813" in finding["sources"]
+    assert run(["package", str(made), "--docker", "-o", str(tmp_path / "context")], debug=True) == 0
+    assert "known to be wrong: GridSample in TensorRT" in capsys.readouterr().err
