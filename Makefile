@@ -7,12 +7,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TYPECHECKED := build/typecheck
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint typecheck clean
+.PHONY: help demo test test-full fuzz lint typecheck clean
 
 help:
 	@echo "make demo       compile, verify and measure zoo:vit_digits for this machine"
 	@echo "make test       lint, type check and the tests (under 20 minutes on 2 cores)"
 	@echo "make test-full  the long tests as well"
+	@echo "make fuzz       2,000 broken models, bundles and inputs through the commands"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgec needs Python 3.11 or newer; make PYTHON=python3.11 demo")'
@@ -41,6 +42,9 @@ test: lint typecheck
 
 test-full: lint typecheck
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+fuzz: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --cases 2000
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

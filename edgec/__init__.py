@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgec.core import telemetry
 from edgec.version import __version__
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from edgec.runtime.session import load as load
 
 __all__ = ["Bundle", "Session", "__version__", "compile", "load"]
+
+telemetry.turn_off()
 
 # Imported on first use: `import edgec` stays free of the engines and of the compiler.
 _LAZY = {
@@ -31,4 +34,15 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'edgec' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    try:
+        module = importlib.import_module(_LAZY[name])
+    except ModuleNotFoundError as error:
+        if error.name != _LAZY[name]:
+            raise
+        from edgec.core.errors import RequestError
+
+        raise RequestError(
+            f"edgec.{name} is part of the compiler, and this is the runtime alone",
+            fix="run: pip install edgec",
+        ) from error
+    return getattr(module, name)

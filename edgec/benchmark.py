@@ -14,7 +14,7 @@ from edgec.core.bundle import MANIFEST, Bundle
 from edgec.core.errors import JobError, RequestError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
-from edgec.core.timing import measure
+from edgec.core.timing import Latency, measure
 from edgec.peers import opened
 from edgec.runtime.session import load as load_session
 
@@ -28,6 +28,7 @@ def bench(
     device: str,
     blocks: int,
     precision: str,
+    example: str | Path | None = None,
     inputs: Sequence[str],
     batch: int | None,
     seed: int,
@@ -41,14 +42,17 @@ def bench(
         device: only `local`, this machine, can be measured for an x86 bundle.
         blocks: blocks of runs for each engine.
         precision: of the engine to compile; a bundle keeps its own.
+        example: an npz file of real inputs of a model.
         inputs: shapes of inputs that a model leaves open.
         batch: batch size of a model.
         seed: seed of everything that is drawn.
         progress: told each step.
 
     Returns:
-        `model`, `device`, `blocks`, and `entries`, each with `name`, `p50`, `p90`, `spread` in
-        milliseconds (spread as a share) and `edgec_over_it`, the ratio of edgec's latency to it.
+        `model`, `device`, `kind` (`measured`), `blocks`, and `entries`, each with `name`, `p50`, `p90` and
+        the median's `interval` in milliseconds, `spread` as a share, `edgec_over_it`, the ratio of edgec's
+        latency to it, with its `ratio_interval` and the `verdict` on edgec: `faster`, `slower` or `cannot
+        be told apart`; the last two are null for edgec itself.
 
     Raises:
         EdgecError: as `compile`; and where a bundle's source cannot be loaded again for the peers.
@@ -64,7 +68,7 @@ def bench(
             bundle = Bundle.open(model)
             graph = _source_of(bundle, progress) if against else None
         else:
-            graph = load(model, inputs=inputs, batch=batch, seed=seed, progress=progress)
+            graph = load(model, example=example, inputs=inputs, batch=batch, seed=seed, progress=progress)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgec-bench-")))
             request = Request.checked("x86", folder / "model.x86.edgec", precision, seed=seed)
             bundle = compile_graph(graph, request, progress=progress)
@@ -80,18 +84,28 @@ def bench(
         return {
             "model": bundle.manifest["model"]["spec"],
             "device": host_profile().name,
+            "kind": "measured",
             "blocks": blocks,
             "entries": [
-                {
-                    "name": name,
-                    "p50": latency.p50,
-                    "p90": latency.p90,
-                    "spread": latency.spread,
-                    "edgec_over_it": latencies[mine].ratio_to(latency),
-                }
+                _entry(name, latency, latencies[mine] if name != mine else None)
                 for name, latency in latencies.items()
             ],
         }
+
+
+def _entry(name: str, latency: Latency, beside: Latency | None) -> dict[str, Any]:
+    """One line of the table; `beside` is edgec's latency, None for edgec's own line."""
+    ratio = None if beside is None else beside.ratio_interval(latency)
+    return {
+        "name": name,
+        "p50": latency.p50,
+        "p90": latency.p90,
+        "interval": latency.interval.to_json(),
+        "spread": latency.spread,
+        "edgec_over_it": 1.0 if beside is None else beside.ratio_to(latency),
+        "ratio_interval": None if ratio is None else ratio.to_json(),
+        "verdict": None if ratio is None else ratio.verdict,
+    }
 
 
 def _source_of(bundle: Bundle, progress: Progress) -> Graph:

@@ -11,7 +11,17 @@ from edgec.core.progress import Progress
 from edgec.precision_search import SECONDS, search
 from edgec.size_search import smallest
 from edgec.targets.base import Compressing, Quantising, Target
-from edgec.trials import Choice, Trial, build, discard, explain, fastest, measure_field, no_candidate
+from edgec.trials import (
+    Choice,
+    Trial,
+    blame_gates,
+    build,
+    discard,
+    explain,
+    fastest,
+    measure_field,
+    no_candidate,
+)
 
 __all__ = ["Choice", "Trial", "choose"]
 
@@ -54,7 +64,9 @@ def choose(
         build(target, neutral, trial)
         trials.append(trial)
         if not target.runs_here and trial.passed and _keeps(budget, target, trial):
+            blame_gates(target, neutral, trials)
             return _unmeasured(trials, trial)
+    blame_gates(target, neutral, trials)
     runnable = [trial for trial in trials if trial.passed]
     if not runnable:
         raise no_candidate(trials)

@@ -11,19 +11,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgec import accuracy
+from edgec import accuracy, amounts
 from edgec import budget as budgets
 from edgec.bisection import first_bad_pass
+from edgec.branch_latency import branch_report
 from edgec.budget import Budget
 from edgec.choice import Choice, choose
 from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle, InputsOutputs
 from edgec.core.errors import JobError, NumericsError, RequestError
 from edgec.core.graph import Graph
+from edgec.core.json_file import read_object, to_bytes
 from edgec.core.progress import Progress, Silent
+from edgec.decisions import with_ties
+from edgec.devices.known_wrong import Finding
 from edgec.inspection import Inspection, inspect_model
 from edgec.passes.manager import PassReport, Pipeline
 from edgec.precision_search import SECONDS
+from edgec.report.schema import LATENCY_FIGURES
+from edgec.runtime.engines import kind_of, what_runs
+from edgec.runtime_warnings import runtime_warnings, to_json
+from edgec.sample_data import with_calibration_samples
 from edgec.targets.base import Annotates, FallsBack, LeavesOut, PreparesGraphs, Ships, Target
 from edgec.token_auto import reduce_by_search
 from edgec.token_methods import check_words
@@ -73,12 +81,13 @@ def compile(
     target: str = "x86",
     output: str | Path | None = None,
     precision: str = "auto",
-    latency: float | None = None,
-    max_drop: float | None = None,
+    latency: float | str | None = None,
+    max_drop: float | str | None = None,
     eval_data: str | Path | None = None,
     calib: str | Path | None = None,
     tokens: str = "off",
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    example: str | Path | None = None,
     inputs: Sequence[str] = (),
     batch: int | None = None,
     passes: Sequence[str] = (),
@@ -92,12 +101,14 @@ def compile(
         target: `x86`, or one engine of it: `x86:ort`, `x86:openvino`.
         output: the bundle's folder; `NAME.TARGET.edgec` in the current folder where not given.
         precision: one of `PRECISIONS`.
-        latency: the largest median latency to accept, in milliseconds.
-        max_drop: the largest drop of the evaluation's score to accept, as a fraction.
+        latency: the largest median latency to accept, in milliseconds, or in words: `5ms`.
+        max_drop: the largest drop of the evaluation's score to accept, as a fraction, or in words: `1%`.
         eval_data: an npz file with the model's inputs and `labels`; a zoo model brings its own.
         calib: an npz file with inputs that searches and calibration may look at, with or without `labels`.
         tokens: `off`, `auto`, or a schedule: `r=13`, `keep=0.7`, or the name of a point of the frontier.
         example_inputs: what a torch module is called with; needed for one, refused otherwise.
+        example: an npz file of real inputs by name, which come first among the samples; of a torch module
+            without `example_inputs` also what it is called with.
         inputs: `NAME:SHAPE:DTYPE` for inputs whose shape the model leaves open.
         batch: batch size.
         passes: edits of the pipeline, `+NAME` or `-NAME`.
@@ -112,7 +123,9 @@ def compile(
     """
     progress = progress or Silent()
     request = Request.checked(target, output, precision, latency, max_drop, passes, seed, tokens)
-    graph = load(model, example_inputs, inputs=inputs, batch=batch, seed=seed, progress=progress)
+    graph = load(
+        model, example_inputs, example=example, inputs=inputs, batch=batch, seed=seed, progress=progress
+    )
     return compile_graph(graph, request, eval_data=eval_data, calib=calib, progress=progress)
 
 
@@ -165,8 +178,8 @@ class Request:
         target: str,
         output: str | Path | None = None,
         precision: str = "auto",
-        latency: float | None = None,
-        max_drop: float | None = None,
+        latency: float | str | None = None,
+        max_drop: float | str | None = None,
         passes: Sequence[str] = (),
         seed: int = 0,
         tokens: str = "off",
@@ -174,7 +187,8 @@ class Request:
         """The request, with every word of it checked before anything slow begins.
 
         Raises:
-            RequestError: there is no such target, precision, pass or seed, or the output cannot be written.
+            RequestError: there is no such target, precision, pass, seed or amount, or the output cannot be
+                written.
         """
         from edgec.passes.pipeline import default_pipeline
         from edgec.targets import target_named
@@ -183,8 +197,12 @@ class Request:
             raise RequestError(
                 f"no precision is named {precision!r}", fix=f"choose from {', '.join(PRECISIONS)}"
             )
-        if not 0 <= seed < 2**32:
-            raise RequestError(f"the seed {seed} is none", fix="give one from 0 to 4294967295")
+        seed = amounts.whole(seed, "--seed", 0, 2**32 - 1)
+        latency = amounts.milliseconds(latency, "--latency")
+        max_drop = amounts.share(max_drop, "--max-drop")
+        for name, text in (("--target", target), ("--tokens", tokens)):
+            if not isinstance(text, str):
+                raise RequestError(f"{name} {text!r} is no text", fix="write what the command line takes")
         named = target_named(target)
         if latency is not None and not named.runs_here:
             raise RequestError(
@@ -237,7 +255,7 @@ def compile_graph(
     """
     progress = progress or Silent()
     target = request.target
-    folder = request.output or Path(f"{graph.source.name}.{target.name}.edgec")
+    folder = request.output or _default_folder(graph, target)
     bundles.check_writable(folder)
     lossy = request.is_lossy
     evaluation = accuracy.evaluation_data(graph, eval_data, None if lossy else budgets.PLAIN_SAMPLES)
@@ -248,14 +266,18 @@ def compile_graph(
         budget = budgets.budget_of(graph, evaluation, calibration, request.max_drop)
     seen = calibration or (budget.search.data if budget else None)
     if seen is not None:
-        graph = dataclasses.replace(graph, calibration=budgets.calibration_feeds(graph, seen))
+        feeds = budgets.calibration_feeds(graph, seen)
+        graph = dataclasses.replace(graph, calibration=feeds, ranges_from=f"calibration data {seen.name}")
+    if calib is not None:
+        graph = with_calibration_samples(graph, calib)
 
     if isinstance(target, PreparesGraphs):
         graph = target.prepared(graph)
+    graph = with_ties(graph)
     if request.tokens == "auto" and budget is not None:
         graph = typical_first(graph, budget.search.data)
     neutral = to_neutral(graph, request.pipeline, progress)
-    with bundles.writing(folder, needed=_needed_bytes(neutral.graph)) as scratch:
+    with bundles.writing(folder, needed=_needed_bytes(neutral.graph), note=progress.note) as scratch:
         reduction = None
         if request.tokens == "off":
             choice = _choose(request, budget if request.is_gated else None, progress, neutral.graph, scratch)
@@ -266,6 +288,7 @@ def compile_graph(
         _check_latency(choice, request.latency)
         engine = target.open(scratch / bundles.ENGINE)
         try:
+            branches = branch_report(graph, engine.run if target.runs_here else None, progress)
             progress.step("timing layers")
             layers = target.profile(engine, graph.examples[0])
             progress.step("evaluating")
@@ -285,20 +308,27 @@ def compile_graph(
         finally:
             engine.close()
         progress.step("writing the bundle")
-        references = graph.references if reduction is None else reduction.reduced.graph.references
-        bundles.write_samples(scratch, graph.examples, references)
+        judged = graph if reduction is None else reduction.reduced.graph
+        bundles.write_samples(scratch, graph.examples, judged.expected)
         io = InputsOutputs(graph.inputs, graph.outputs, graph.preprocessing, graph.labels)
         bundles.write_json(scratch / bundles.IO, io.to_json())
         if isinstance(target, Ships):
             target.ship(scratch)
+        shipped = neutral.graph if reduction is None else reduction.reduced.graph
+        candidate = choice.chosen.candidate
+        findings = runtime_warnings(
+            scratch / bundles.ENGINE, shipped.model, candidate.engine, candidate.precision
+        )
         report = _report(
             graph,
             neutral,
             choice,
             request,
+            findings=findings,
             scores=scores,
             layers=[dataclasses.asdict(layer) for layer in layers],
             reduction=reduction,
+            branches=branches,
         )
         if isinstance(target, Annotates):
             target.annotate(report, scratch)
@@ -307,10 +337,34 @@ def compile_graph(
     return Bundle.open(folder, check=False)
 
 
+def _default_folder(graph: Graph, target: Target) -> Path:
+    """Where the bundle goes when nothing is said; a bundle of another model is not written over.
+
+    Raises:
+        RequestError: there is one.
+    """
+    folder = Path(f"{graph.source.name}.{target.name}.edgec")
+    if not (folder / bundles.MANIFEST).is_file():
+        return folder
+    try:
+        there = read_object(folder / bundles.MANIFEST)["model"]
+        is_another = graph.source.spec != there["spec"] and graph.source.sha256 != there["sha256"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return folder
+    if is_another:
+        raise RequestError(
+            f"holds the bundle of another model, {there['spec']}",
+            where=str(folder),
+            fix="choose a path with -o",
+        )
+    return folder
+
+
 def load(
     model: str | torch.nn.Module,
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     *,
+    example: str | Path | None = None,
     inputs: Sequence[str] = (),
     batch: int | None = None,
     seed: int = 0,
@@ -323,13 +377,18 @@ def load(
     """
     from edgec.frontends.inputs import open_sizes
 
-    graph = _loaded(model, example_inputs, inputs, batch, seed, progress or Silent())
+    if batch is not None:
+        batch = amounts.whole(batch, "--batch", 1, 2**31 - 1)
+    graph = _loaded(model, example_inputs, example, inputs, batch, seed, progress or Silent())
+    if example is not None:
+        graph = dataclasses.replace(graph, ranges_from=f"{Path(example).name} and drawn inputs")
     return dataclasses.replace(graph, open_sizes=open_sizes(inputs)) if inputs else graph
 
 
 def _loaded(
     model: str | torch.nn.Module,
     example_inputs: Sequence[Any] | Mapping[str, Any] | None,
+    example: str | Path | None,
     inputs: Sequence[str],
     batch: int | None,
     seed: int,
@@ -344,11 +403,15 @@ def _loaded(
         if model.startswith("zoo:"):
             if inputs:
                 raise RequestError("a zoo model's inputs are fixed", fix="leave out --input")
-            return load_zoo(model.removeprefix("zoo:"), batch=batch, seed=seed, progress=progress)
-        return load_source(model, inputs=inputs, batch=batch, seed=seed, progress=progress)
+            name = model.removeprefix("zoo:")
+            return load_zoo(name, example=example, batch=batch, seed=seed, progress=progress)
+        return load_source(model, example=example, inputs=inputs, batch=batch, seed=seed, progress=progress)
+    from edgec.frontends.torch import from_module, tensors_of
+
+    if example_inputs is None and example is not None:
+        example_inputs = tensors_of(example)
     if example_inputs is None:
         raise RequestError("a torch module needs example_inputs", fix="pass what its forward takes")
-    from edgec.frontends.torch import from_module
 
     name = type(model).__name__
     return from_module(
@@ -357,6 +420,7 @@ def _loaded(
         spec=name,
         kind="torch",
         name=name.lower(),
+        example=example,
         inputs=inputs,
         batch=batch,
         seed=seed,
@@ -376,14 +440,11 @@ def to_neutral(graph: Graph, pipeline: Pipeline, progress: Progress) -> Neutral:
     gate = check_neutral(neutral)
     if not gate.passed:
         progress.step("looking for the first pass and layer that break it")
-        culprit = first_bad_pass(graph, pipeline)
-        blame = f"{culprit}" if culprit else "no single pass breaks it on the sample that shows it"
-        fix = (
-            f"leave the pass out with --passes -{culprit.pass_name}"
-            if culprit and culprit.pass_name
-            else None
-        )
-        raise NumericsError(f"{gate}; {blame}", fix=fix)
+        blame = first_bad_pass(graph, pipeline)
+        gate = dataclasses.replace(gate, blame=blame)
+        said = "" if blame else "; no single pass breaks it"
+        fix = blame.fix if blame is not None and blame.fix else None
+        raise NumericsError(f"{gate}{said}", fix=fix, details=[gate.to_json()])
     return Neutral(neutral, reports, gate)
 
 
@@ -453,9 +514,11 @@ def _report(
     choice: Choice,
     request: Request,
     *,
+    findings: list[Finding],
     scores: accuracy.Scores | None,
     layers: list[dict[str, Any]],
     reduction: Reduction | None,
+    branches: dict[str, Any] | None,
 ) -> dict[str, Any]:
     from edgec.devices.host import host_profile
 
@@ -481,20 +544,28 @@ def _report(
         "precision": candidate.precision,
         "form": candidate.form,
         "seed": request.seed,
-        "numerics": {"gates": [gate.to_json() for gate in (neutral.gate, *choice.chosen.gates)]},
+        "inputs_drawn": [dataclasses.asdict(item) for item in graph.drawn],
+        "ranges_from": graph.ranges_from,
+        "branches": branches,
+        "numerics": {
+            "kind": kind_of(candidate.engine),
+            "ran": what_runs(candidate.engine),
+            "gates": [gate.to_json() for gate in (neutral.gate, *choice.chosen.gates)],
+        },
         "latency": {
             "measured": choice.chosen.latency is not None,
-            "device": device["name"],
+            "device": device["name"] if choice.chosen.latency else "",
             "blocks": len(choice.chosen.latency.blocks) if choice.chosen.latency else 0,
             "entries": choice.entries(),
             "predicted": [],
         },
-        "accuracy": None if scores is None else scores.to_json(),
+        "accuracy": None if scores is None else {**scores.to_json(), "kind": kind_of(candidate.engine)},
         "layers": layers,
         "passes": [_pass_json(report) for report in steps],
         "attention": [dataclasses.asdict(site) for site in inspection.attention],
         "search": choice.search,
         "fallbacks": _fallbacks(neutral, choice, request, reduction),
+        "known_wrong": to_json(findings),
         "tokens": None if reduction is None else reduction.report,
         "slim": None,
         "tools": tool_versions(),
@@ -529,7 +600,7 @@ def _write_report(folder: Path, report: dict[str, Any]) -> None:
         file.relative_to(folder).as_posix(): bundles.file_sha256(file) for file in sorted(names)
     }
     bundles.write_json(folder / bundles.REPORT_JSON, report)
-    (folder / bundles.REPORT_HTML).write_text(render(report), encoding="utf-8")
+    (folder / bundles.REPORT_HTML).write_bytes(to_bytes(render(report)))
 
 
 def _manifest(report: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
@@ -544,11 +615,7 @@ def _manifest(report: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
             "measured": report["latency"]["measured"],
             "device": report["latency"]["device"],
             "entries": [
-                {
-                    key: entry[key]
-                    for key in ("name", "role", "p50", "p90", "spread", "ratio_to_best_baseline")
-                }
-                for entry in report["latency"]["entries"]
+                {key: entry[key] for key in LATENCY_FIGURES} for entry in report["latency"]["entries"]
             ],
             "predicted": [],
         },
@@ -577,18 +644,30 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "precision": report["precision"],
         "form": report["form"],
         "latency_ms": {
+            "kind": "measured" if report["latency"]["measured"] else None,
             "p50": chosen["p50"],
             "p90": chosen["p90"],
+            "interval": chosen["interval"],
             "baseline": None if baseline is None else baseline["name"],
             "baseline_p50": None if baseline is None else baseline["p50"],
             "ratio": chosen["ratio_to_best_baseline"],
+            "ratio_interval": chosen["ratio_interval"],
+            "verdict": chosen["verdict"],
         },
         "numerics": {
+            "kind": report["numerics"]["kind"],
+            "ran": report["numerics"]["ran"],
             "max_abs": shipped["max_abs"],
             "scaled": shipped["scaled"],
+            "rms": shipped["rms"],
             "cosine": shipped["cosine"],
-            "gate": {key: shipped["gate"][key] for key in ("scaled", "cosine")},
+            "rounding": shipped["rounding"],
+            "near_ties": shipped["near_ties"],
+            "gate": {key: shipped["gate"][key] for key in ("scaled", "rms", "unequal")},
         },
+        "inputs_drawn": report["inputs_drawn"],
+        "ranges_from": report["ranges_from"],
+        "branches": report["branches"],
         "accuracy": report["accuracy"],
         "fusions": {
             step["name"]: {"matched": step["matched"], "missed": step["missed"]} for step in report["passes"]
@@ -600,6 +679,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "exporter_reason": report["model"]["exporter_reason"],
         "weights": report["model"]["weights"],
         "notes": report["model"]["notes"],
+        "known_wrong": report["known_wrong"],
         "neural_engine": _neural_engine(report.get("neural_engine")),
         "report": str(bundle.path / bundles.REPORT_HTML),
     }

@@ -339,6 +339,8 @@ def _row(fields: Mapping[str, Any], latencies: Mapping[str, Latency], rates: Rat
         },
         "best_peer": best,
         "ratio_to_best_peer": mine.ratio_to(peers[best]),
+        "ratio_interval": mine.ratio_interval(peers[best]).to_json(),
+        "verdict": mine.ratio_interval(peers[best]).verdict,
         "roofline_ms": own,
         "roofline_share": own / mine.p50,
         "peers_roofline_share": {label: limit[label] / latency.p50 for label, latency in peers.items()},

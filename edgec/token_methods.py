@@ -156,21 +156,22 @@ def check_words(text: str) -> None:
 
 
 def _refuse_more_than_can_leave(text: str, method: Method, schedule: str, sites: Sequence[Site]) -> None:
-    """Refuse an r that even the first site cannot give: later ones take less where fewer tokens are left.
+    """Refuse an r that a sequence's first site cannot give: later ones take less where fewer are left.
 
     Raises:
         RequestError: it cannot.
     """
     number = schedule.removeprefix("r=")
-    if not number.isdecimal() or not sites:
+    if not number.isdecimal():
         return
-    first = sites[0]
-    limit = largest_r(first.length, first.protected, most=method.most)
-    if int(number) > limit:
-        how = "leave in pairs, at most half at a time" if method.most == 2 else "cannot all leave"
-        raise RequestError(
-            f"--tokens {text} takes more than one layer can give: its {first.length} tokens "
-            f"({first.protected} protected) {how}",
-            where=f"layer 0, {first.layer}",
-            fix=f"choose at most r={limit}",
-        )
+    first = {site.sequence: site for site in reversed(sites)}
+    for site in first.values():
+        limit = largest_r(site.length, site.protected, most=method.most)
+        if int(number) > limit:
+            how = "leave in pairs, at most half at a time" if method.most == 2 else "cannot all leave"
+            raise RequestError(
+                f"--tokens {text} takes more than one layer can give: its {site.length} tokens "
+                f"({site.protected} protected) {how}",
+                where=f"layer {site.index}, {site.layer}",
+                fix=f"choose at most r={limit}",
+            )

@@ -66,10 +66,12 @@ def typical_first(graph: Graph, data: EvaluationData) -> Graph:
     lengths = (data.inputs[mask.name] != 0).sum(axis=1)
     row = int(np.argsort(lengths, kind="stable")[len(lengths) // 2])
     [(feeds, _)] = batches(graph.inputs, data.part(slice(row, row + 1), "typical"))
+    typical = graph.with_examples([feeds])
     return dataclasses.replace(
         graph,
-        examples=[feeds, *graph.examples],
-        references=[graph.run_source(feeds), *graph.references],
+        examples=[*typical.examples, *graph.examples],
+        references=[*typical.references, *graph.references],
+        ties=[],
     )
 
 

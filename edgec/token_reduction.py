@@ -25,6 +25,7 @@ from edgec.passes.infra import MatchLog
 from edgec.passes.manager import PassReport, Pipeline
 from edgec.passes.tokens.calibrate import calibrate
 from edgec.passes.tokens.restore import RestoreTokens
+from edgec.passes.tokens.schedule import before
 from edgec.passes.tokens.sites import Site, find_sites
 from edgec.runtime.engine import Engine
 from edgec.targets.base import Candidate, Target
@@ -90,17 +91,9 @@ def apply(neutral: Graph, plan: Plan) -> Reduced:
 
     Raises:
         RequestError: a site does not exist, or its tokens do not allow the r.
-        JobError: the method cannot reduce one of the sites.
     """
     graph = neutral.clone()
     reports = Pipeline([plan.step(), RestoreTokens()]).run(graph.model)
-    report = reports[0]
-    if report.matched < sum(1 for r in plan.schedule.rates.values() if r):
-        reasons = "; ".join(f"{miss.source}: {miss.reason}" for miss in report.missed)
-        raise JobError(
-            f"{plan.method.name} cannot reduce every layer of {plan.name} ({reasons})",
-            fix="choose other layers, or another method",
-        )
     return Reduced(graph, plan, tuple(reports))
 
 
@@ -114,7 +107,9 @@ def with_references(reduced: Reduced) -> Reduced:
     with Evaluator(runnable(written_out)) as evaluator:
         references = [evaluator.run(feeds) for feeds in graph.examples]
     lost = compare(graph.references, references)
-    judged = dataclasses.replace(graph, references=references, gates=coarse_gates(lost))
+    judged = dataclasses.replace(
+        graph, references=references, run_exact=None, ties=[], gates=coarse_gates(lost)
+    )
     return dataclasses.replace(reduced, graph=judged)
 
 
@@ -123,7 +118,7 @@ def coarse_gates(lost: Difference) -> dict[str, Gate]:
 
     That it computes the same thing is gated in fp32, where no choice flips. A flipped choice gives another
     reduction of the same source, which is as far from the source as this one is; so the two are at most
-    twice that apart, and their angle at most twice the angle: 1 - cosine grows with its square, four times.
+    twice that apart.
 
     Args:
         lost: how far the reduced graph is from the source on the examples.
@@ -133,7 +128,9 @@ def coarse_gates(lost: Difference) -> dict[str, Gate]:
         plain = GATES[precision]
         gates[precision] = Gate(
             plain.scaled + 2.0 * lost.scaled,
-            max(0.0, plain.cosine - 4.0 * (1.0 - lost.cosine)),
+            plain.rms + 2.0 * lost.rms,
+            plain.slice_rms + 2.0 * lost.slice_rms,
+            min(1.0, plain.unequal + 2.0 * lost.unequal),
             f"{plain.why}; choices between nearly equal tokens may fall otherwise than in fp32: another "
             "reduction, as far from the source as this one is, twice that from this one at the most",
         )
@@ -182,23 +179,24 @@ def describe(
     neutral: Graph, reduced: Reduced, sites: list[Site], log: MatchLog, *, asked: str
 ) -> dict[str, Any]:
     """The section `tokens` of the report, as far as it does not depend on measuring."""
+    schedule = reduced.plan.schedule
     rates = {site.index: r for site, r in reduced.plan.reductions(sites)}
-    rows, left = [], {site.length: site.length for site in sites}
+    rows = []
     for site in sites:
-        if site.index == reduced.plan.schedule.restore:
-            left[site.length] = site.length
-        before, r = left[site.length], rates.get(site.index, 0)
-        left[site.length] = before - r
+        there, r = before(sites, schedule.rates, site, schedule.restore), rates.get(site.index, 0)
         rows.append(
             {
                 "site": site.index,
                 "layer": site.layer,
+                "sequence": site.sequence,
                 "r": r,
-                "before": before,
-                "after": before - r,
+                "before": there,
+                "after": site.length if site.index == schedule.restore else there - r,
                 "protected": site.protected,
             }
         )
+    first = {row["sequence"]: row["before"] for row in reversed(rows)}
+    last = {row["sequence"]: row["after"] for row in rows}
     work = inspect_model(reduced.graph.model).macs / max(1, inspect_model(neutral.model).macs)
     return {
         "asked": asked,
@@ -206,8 +204,8 @@ def describe(
         "method": reduced.plan.method.name,
         "meaning": reduced.plan.method.meaning,
         "schedule": reduced.plan.schedule.name,
-        "before": rows[0]["before"],
-        "after": rows[-1]["after"],
+        "before": sum(first.values()),
+        "after": sum(last.values()),
         "sites": rows,
         "refused": [dataclasses.asdict(miss) for miss in log.misses],
         "work": work,

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from edgec.accuracy import Scores
+from edgec.bisection import first_bad_engine_layer
 from edgec.core.errors import EdgecError, JobError, NumericsError
 from edgec.core.graph import Graph
-from edgec.core.timing import Latency, measure
+from edgec.core.timing import SAME, Latency, measure
 from edgec.peers import Peer, installed_engines, opened
 from edgec.runtime.engine import Engine
 from edgec.targets.base import Candidate, Target
 from edgec.verification import GateResult, check, observe
+
+_logger = logging.getLogger("edgec.trials")
 
 CLOSE_CALL = 1.1
 """Candidates within this ratio of the fastest are measured again, in more blocks."""
@@ -29,6 +33,9 @@ ROUNDS = ((2, math.inf), (2, 1.4), (4, CLOSE_CALL), (5, 1.05))
 behind need not be known well."""
 
 BLOCK_SECONDS = 0.12
+
+BLOCKS_AGAIN = 8
+"""Further blocks of the fastest engine and the fastest peer alone, where they cannot be told apart."""
 
 
 @dataclasses.dataclass
@@ -57,6 +64,16 @@ class Trial:
     def passed(self) -> bool:
         """Whether it was built and kept every gate."""
         return bool(self.gates) and all(gate.passed for gate in self.gates)
+
+    @property
+    def broken_gate(self) -> GateResult | None:
+        """The gate that it broke; None where it kept all, or was never built."""
+        return next((gate for gate in self.gates if not gate.passed), None)
+
+    def explain_gate(self) -> None:
+        """Say in `why` which gate it broke."""
+        if self.broken_gate is not None:
+            self.why = f"failed its gate: {self.broken_gate}"
 
 
 @dataclasses.dataclass
@@ -122,13 +139,18 @@ class Choice:
 
 def _figures(latency: Latency | None, best: Latency | None) -> dict[str, Any]:
     if latency is None:
-        return {"p50": None, "p90": None, "spread": None, "blocks": [], "ratio_to_best_baseline": None}
+        beside = dict.fromkeys(("interval", "ratio_to_best_baseline", "ratio_interval", "verdict"))
+        return {"p50": None, "p90": None, "spread": None, "blocks": [], **beside}
+    ratio = None if best is None or best is latency else latency.ratio_interval(best)
     return {
         "p50": latency.p50,
         "p90": latency.p90,
         "spread": latency.spread,
         "blocks": list(latency.blocks),
+        "interval": latency.interval.to_json(),
         "ratio_to_best_baseline": None if best is None else latency.ratio_to(best),
+        "ratio_interval": None if ratio is None else ratio.to_json(),
+        "verdict": None if ratio is None else ratio.verdict,
     }
 
 
@@ -151,8 +173,7 @@ def build(target: Target, neutral: Graph, trial: Trial, *, exact: GateResult | N
                 shutil.rmtree(trial.folder)
         if all(gate.passed for gate in trial.gates):
             trial.gates.append(_gate(target, neutral, candidate, trial.folder))
-        if not trial.passed:
-            trial.why = f"failed its gate: {trial.gates[-1]}"
+        trial.explain_gate()
     except EdgecError as error:
         trial.gates.clear()
         trial.why = f"could not be built: {error}"
@@ -168,6 +189,27 @@ def _gate(target: Target, neutral: Graph, candidate: Candidate, folder: Path) ->
         return check(neutral, engine.run, stage=candidate.name, precision=candidate.precision)
     finally:
         engine.close()
+
+
+def blame_gates(target: Target, neutral: Graph, trials: Sequence[Trial]) -> None:
+    """Say of the first gate broken in each precision which layer goes wrong first, and what helps.
+
+    Others of the precision break it for the same reason more often than not, and looking takes two builds.
+    """
+    looked: set[str] = set()
+    for trial in trials:
+        broken = trial.broken_gate
+        if broken is None or trial.candidate.is_lossy or trial.candidate.precision in looked:
+            continue
+        looked.add(trial.candidate.precision)
+        failed = trial.candidate.exact if trial.gates.index(broken) == 0 else trial.candidate
+        try:
+            blame = first_bad_engine_layer(target, neutral, failed, broken.gate)
+        except Exception as error:  # builders raise whatever they trip over; the gate's verdict stands
+            _logger.debug("no layer could be blamed", exc_info=error)
+            continue
+        trial.gates[trial.gates.index(broken)] = dataclasses.replace(broken, blame=blame)
+        trial.explain_gate()
 
 
 def discard(trials: Sequence[Trial], chosen: Trial) -> None:
@@ -204,6 +246,7 @@ def measure_field(
         }
         calls |= {f"plain {peer.label}": functools.partial(peer.run, feeds) for peer in peers}
         latencies, last = _in_rounds(calls, [list(engines), [f"plain {peer.label}" for peer in peers]])
+        _tell_apart(calls, latencies, [list(last & set(engines)), list(last - set(engines))])
     for trial in trials:
         trial.latency, trial.beside_peers = latencies[trial.candidate.name], True
     baselines = {peer.label: latencies[f"plain {peer.label}"] for peer in peers}
@@ -222,21 +265,44 @@ def fastest(finalists: list[Trial]) -> Trial:
 def explain(trials: list[Trial], chosen: Trial, why: str) -> None:
     """Say why the chosen won and how much slower the others that were measured are."""
     assert chosen.latency is not None
-    chosen.why = why
+    level = [
+        trial.candidate.name
+        for trial in trials
+        if trial is not chosen
+        and trial.latency is not None
+        and trial.beside_peers
+        and chosen.beside_peers
+        and (ratio := trial.latency.ratio_interval(chosen.latency)).is_known
+        and ratio.verdict == SAME
+    ]
+    chosen.why = f"{why}; {', '.join(level)} {SAME} from it" if level else why
     for trial in trials:
         if trial is not chosen and trial.latency is not None and not trial.why:
             if trial.beside_peers and chosen.beside_peers:
-                slower = trial.latency.ratio_to(chosen.latency)
-                trial.why = f"{slower:.2f} times the chosen engine's latency"
+                trial.why = _beside_chosen(trial.latency, chosen.latency)
             else:
                 trial.why = "slower than the chosen engine when it was tried"
+
+
+def _beside_chosen(latency: Latency, chosen: Latency) -> str:
+    times = f"{latency.ratio_to(chosen):.2f} times the chosen engine's latency"
+    ratio = latency.ratio_interval(chosen)
+    if not ratio.is_known:
+        return f"{times} in the {min(len(latency.blocks), len(chosen.blocks))} blocks that it was given"
+    between = f"{times}, between {ratio.low:.2f} and {ratio.high:.2f}"
+    return f"{SAME} from the chosen engine: {between}" if ratio.verdict == SAME else between
 
 
 def no_candidate(trials: list[Trial]) -> EdgecError:
     """What to say where no candidate passed."""
     reasons = "; ".join(f"{trial.candidate.name} {trial.why}" for trial in trials)
     if any(trial.gates for trial in trials):
-        return NumericsError(f"no engine computes what the source computes: {reasons}")
+        blames = [trial.broken_gate.blame for trial in trials if trial.broken_gate is not None]
+        fix = next((blame.fix for blame in blames if blame is not None and blame.fix), None)
+        gates = [trial.broken_gate.to_json() for trial in trials if trial.broken_gate is not None]
+        return NumericsError(
+            f"no engine computes what the source computes: {reasons}", fix=fix, details=gates
+        )
     return JobError(f"no engine could be built: {reasons}")
 
 
@@ -279,6 +345,22 @@ def _in_rounds(
         )
         found = found | {name: found[name].then(again[name]) if found else again[name] for name in names}
     return found, set(names)
+
+
+def _tell_apart(
+    calls: Mapping[str, Callable[[], object]], found: dict[str, Latency], fields: Sequence[Sequence[str]]
+) -> None:
+    """Give the fastest of each field more blocks, side by side, where they cannot be told apart.
+
+    Changes `found`. Both ran in every block so far, so their blocks stay pairs.
+    """
+    if not all(fields):
+        return
+    first, second = (min(names, key=lambda name: found[name].p50) for names in fields)
+    if found[first].ratio_interval(found[second]).verdict == SAME:
+        pair = {name: calls[name] for name in (first, second)}
+        again = measure(pair, blocks=BLOCKS_AGAIN, block_seconds=BLOCK_SECONDS, warmup=1)
+        found.update({name: found[name].then(latency) for name, latency in again.items()})
 
 
 def _near(names: Sequence[str], latencies: Mapping[str, Latency], slower: float) -> list[str]:

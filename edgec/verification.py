@@ -13,10 +13,43 @@ from edgec.attention_masks import adapt_masks, has_foreign_masks
 from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Arrays, Graph
-from edgec.core.numerics import GATES, Difference, Gate, compare
+from edgec.core.numerics import GATES, Difference, Gate, guarding
 from edgec.plugins.infra import plugins
 
 Run = Callable[[Mapping[str, np.ndarray]], Arrays]
+
+
+@dataclasses.dataclass(frozen=True)
+class Blame:
+    """Where a result first differs from its source, and what helps.
+
+    Attributes:
+        pass_name: the pass after which the gate fails first; empty if no pass is to blame.
+        source: the first layer, in execution order, whose value differs, under the user's own name.
+        node: its node; empty where none was found.
+        value: the value's name.
+        scaled: how far it is off, in units of its spread.
+        fix: what helps, one clause; empty where nothing is known to.
+        before: what is to blame where it is no pass.
+    """
+
+    pass_name: str = ""
+    source: str = ""
+    node: str = ""
+    value: str = ""
+    scaled: float = 0.0
+    fix: str = ""
+    before: str = ""
+
+    def __str__(self) -> str:
+        what = f"pass {self.pass_name}" if self.pass_name else self.before
+        blamed = f"{what} breaks it first" if what else "it goes wrong first"
+        if not self.node:
+            return blamed if what else "no single layer goes wrong by itself"
+        return (
+            f"{blamed} at layer {self.source!r} (node {self.node!r}, value {self.value!r}, "
+            f"off by {self.scaled:.1e} of its spread)"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +61,14 @@ class GateResult:
         difference: the worst over all samples and outputs.
         gate: the bounds.
         samples: how many samples were compared.
+        blame: where it goes wrong first and what helps, where the gate failed and that was looked for.
     """
 
     stage: str
     difference: Difference
     gate: Gate
     samples: int
+    blame: Blame | None = None
 
     @property
     def passed(self) -> bool:
@@ -48,40 +83,34 @@ class GateResult:
             "gate": dataclasses.asdict(self.gate),
             "passed": self.passed,
             "samples": self.samples,
+            "blame": None if self.blame is None else dataclasses.asdict(self.blame),
         }
 
     def __str__(self) -> str:
-        found, gate = self.difference, self.gate
-        return (
-            f"{self.stage}: off by {found.scaled:.2e} of the output's spread (allowed {gate.scaled:.0e}), "
-            f"cosine {found.cosine:.7f} (at least {gate.cosine}), output {found.output!r}"
-        )
+        found = self.difference
+        broken = self.gate.broken(found)
+        said = broken or f"off by {found.scaled:.2e} of the output's spread (allowed {self.gate.scaled:.0e})"
+        rounding = f"; the source's own rounding is {found.rounding:.0e} of it" if found.rounding else ""
+        ties = f"; {found.near_ties} near-ties decided otherwise" if found.near_ties else ""
+        blamed = f"; {self.blame}" if self.blame else ""
+        return f"{self.stage}: output {found.output!r} {said}{rounding}{ties}{blamed}"
 
 
 def check(graph: Graph, run: Run, *, stage: str, precision: str) -> GateResult:
     """Run the graph's examples and compare with the source's own outputs at the precision's gate."""
     found = [run(feeds) for feeds in graph.examples]
     gate = graph.gates.get(precision, GATES[precision])
-    return GateResult(stage, compare(graph.references, found), gate, len(found))
+    return GateResult(stage, graph.expected.difference(found, gate), gate, len(found))
 
 
 def observe(graph: Graph, run: Run, *, stage: str) -> GateResult:
-    """What a lossy engine does to the graph's examples, under bounds made from that very result.
-
-    The user's budget judges a lossy engine, on data. These bounds serve whoever opens it later: another
-    processor may round differently, twice the difference allows for that; a broken engine is far beyond.
-    """
+    """What a lossy engine does to the graph's examples, under bounds made from that very result."""
     found = [run(feeds) for feeds in graph.examples]
-    difference = compare(graph.references, found)
+    rest = GATES["bf16"]
+    difference = graph.expected.difference(found, rest)
     if not np.isfinite(difference.scaled):
-        return GateResult(stage, difference, GATES["bf16"], len(found))
-    own = Gate(
-        2 * difference.scaled + GATES["bf16"].scaled,
-        max(-1.0, 2 * difference.cosine - 2 + GATES["bf16"].cosine),
-        "twice what this engine showed when it was compiled, and bf16's rounding: it guards against damage "
-        "to the engine; what quantisation costs is measured on data",
-    )
-    return GateResult(stage, difference, own, len(found))
+        return GateResult(stage, difference, rest, len(found))
+    return GateResult(stage, difference, guarding(difference), len(found))
 
 
 def check_neutral(graph: Graph) -> GateResult:

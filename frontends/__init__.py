@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ _FORMS = "file.onnx, file.py:function, timm:NAME, hf:DIR or zoo:NAME"
 def load(
     spec: str,
     *,
+    example: str | Path | None = None,
     inputs: Sequence[str] = (),
     batch: int | None = None,
     seed: int = 0,
@@ -27,6 +29,7 @@ def load(
 
     Args:
         spec: `file.onnx`, `file.py:function`, `timm:NAME`, `timm:NAME@WEIGHTS` or `hf:DIR`.
+        example: an npz file of real inputs, which become the graph's first samples.
         inputs: `NAME:SHAPE:DTYPE` for inputs whose shape is to be set.
         batch: size of the first dimension of every input.
         seed: of drawn inputs and of random weights.
@@ -39,18 +42,20 @@ def load(
         JobError: it could not be turned into a graph.
     """
     options = {
+        "example": example,
         "inputs": inputs,
         "batch": batch,
         "seed": seed,
         "samples": samples,
         "progress": progress or Silent(),
     }
+    is_there = os.path.exists(spec)  # noqa: PTH110 (false too where a name is too long or has a NUL)
     scheme, _, rest = spec.partition(":")
-    if scheme == "timm" and not Path(spec).exists():
+    if scheme == "timm" and not is_there:
         from edgec.frontends.timm import from_timm
 
         return from_timm(rest, **options)  # type: ignore[arg-type]
-    if scheme == "hf" and not Path(spec).exists():
+    if scheme == "hf" and not is_there:
         from edgec.frontends.transformers import from_transformers
 
         return from_transformers(rest, **options)  # type: ignore[arg-type]
@@ -65,7 +70,7 @@ def load(
             where=spec,
             fix=f"write {spec}:FUNCTION",
         )
-    if not Path(spec).exists() and not spec.endswith(".onnx"):
+    if not is_there and not spec.endswith(".onnx"):
         raise RequestError(f"there is no model {spec!r}", fix=f"name a model as {_FORMS}")
     from edgec.frontends.onnx import from_onnx
 

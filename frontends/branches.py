@@ -124,7 +124,7 @@ def _difference(expected: Arrays, run: Run, feed: Arrays) -> Difference:
     try:
         return compare([expected], [run(feed)])
     except Exception:  # it does not run there, or gives another shape
-        return Difference(np.inf, np.inf, -1.0, "")
+        return Difference.infinite()
 
 
 def _is_rounding(record: Record, expected: Arrays, found: Difference, feed: Arrays) -> bool:

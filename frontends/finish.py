@@ -96,7 +96,9 @@ def set_output_shapes(model: ir.Model, references: Sequence[Arrays]) -> None:
         sizes: list[int | str] = []
         for axis in range(arrays[0].ndim):
             seen = {array.shape[axis] for array in arrays}
-            known = None if value.shape is None else value.shape[axis]
+            # A file may say another rank than it computes.
+            fits = value.shape is not None and len(value.shape) == arrays[0].ndim
+            known = value.shape[axis] if fits and value.shape is not None else None
             if isinstance(known, ir.SymbolicDim) and known.value and not _all_inputs_fixed(model):
                 sizes.append(known.value)
             elif len(seen) == 1 and (isinstance(known, int) or _all_inputs_fixed(model)):

@@ -18,21 +18,13 @@ import onnx_ir as ir
 
 from edgec.core.errors import JobError
 from edgec.core.evaluation import MODEL_FILE, save_model
+from edgec.core.float_types import retype
 from edgec.core.graph import Arrays
 from edgec.core.numerics import GATES, compare
+from edgec.core.op_traits import MOVEMENT
 from edgec.frontends.reference import OnnxFile
 
 Run = Callable[[Mapping[str, np.ndarray]], Arrays]
-
-_MOVES = frozenset(
-    {
-        *("Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape"),
-        *("Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
-    }
-)
-"""Ops that carry values and compute none."""
-
-_TYPE_ATTRIBUTES = ("dtype", "output_datatype", "output_dtype", "precision", "softmax_precision", "to")
 
 
 class Widened:
@@ -49,7 +41,7 @@ class Widened:
         self._inputs = {value.name for value in model.graph.inputs if value.dtype == dtype}
         self._folder = tempfile.TemporaryDirectory(prefix="edgec-")
         self.path = Path(self._folder.name) / MODEL_FILE
-        _to_float32(model, dtype)
+        retype(model, dtype, ir.DataType.FLOAT)
         save_model(model, self.path)
 
     def feeds(self, drawn: Sequence[Arrays]) -> list[Arrays]:
@@ -145,41 +137,12 @@ def _is_tensor(value: ir.Value) -> bool:
 
 def _is_computed_on(value: ir.Value) -> bool:
     for use in value.uses():
-        if use.node.op_type in _MOVES:
+        if use.node.op_type in MOVEMENT:
             if any(_is_computed_on(output) for output in use.node.outputs):
                 return True
         elif use.node.op_type != "Cast":
             return True
     return False
-
-
-def _to_float32(model: ir.Model, dtype: ir.DataType) -> None:
-    for graph in model.graphs():
-        for value in [*graph.inputs, *graph.initializers.values()]:
-            _retype(value, dtype)
-        for value in graph.initializers.values():
-            if value.const_value is not None and value.const_value.dtype == dtype:
-                value.const_value = _wide_tensor(value.const_value)
-        for node in graph:
-            for value in node.outputs:
-                _retype(value, dtype)
-            for name, attribute in list(node.attributes.items()):
-                if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == dtype:
-                    node.attributes[name] = ir.AttrTensor(name, _wide_tensor(attribute.as_tensor()))
-                elif name in _TYPE_ATTRIBUTES and attribute.value == dtype:
-                    node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))
-
-
-def _retype(value: ir.Value, dtype: ir.DataType) -> None:
-    if isinstance(value.type, ir.TensorType) and value.dtype == dtype:
-        value.type = ir.TensorType(ir.DataType.FLOAT)
-    elif isinstance(value.type, ir.SequenceType) and value.dtype == dtype:
-        value.type = ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))
-
-
-def _wide_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite there, and the gate judges that
-        return ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name)
 
 
 def _float32(array: np.ndarray, dtype: ir.DataType) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,14 @@ import onnx_ir.passes.common
 
 from edgec.core.dialect import ONNX_OPSET
 from edgec.core.errors import RequestError
-from edgec.core.graph import Arrays, Graph, Semantics, Source, TensorSpec
+from edgec.core.float64 import Float64Evaluator
+from edgec.core.graph import Arrays, ExactSource, Graph, Semantics, Source, TensorSpec
 from edgec.core.progress import Progress, Silent
-from edgec.frontends.examples import Drawing, draw, numberless
+from edgec.frontends import uses
+from edgec.frontends.bounds import check_values
+from edgec.frontends.covering import covering
+from edgec.frontends.example_file import read_example
+from edgec.frontends.examples import Drawing, count, draw, numberless, small_integers, tame
 from edgec.frontends.fingerprint import fingerprint
 from edgec.frontends.finish import inline, input_specs, set_input_shapes, set_output_shapes, to_dialect
 from edgec.frontends.float_width import Run, Widened, foreign_floats
@@ -24,6 +28,7 @@ from edgec.frontends.onnx_checks import check
 from edgec.frontends.onnx_file import read
 from edgec.frontends.quiet import first_line
 from edgec.frontends.reference import OnnxFile, ReferenceFile, check_conversion
+from edgec.frontends.samples import Samples, drawn_samples, run_far, run_real, taken, with_ends
 
 _logger = logging.getLogger("edgec.frontends")
 
@@ -37,6 +42,7 @@ def from_onnx(
     semantics: Mapping[str, Semantics] | None = None,
     drawings: Mapping[str, Drawing] | None = None,
     examples: Sequence[Arrays] | None = None,
+    example: str | Path | None = None,
     preprocessing: Mapping[str, dict[str, object]] | None = None,
     labels: Sequence[str] = (),
     notes: Sequence[str] = (),
@@ -60,6 +66,7 @@ def from_onnx(
         semantics: what inputs mean, by name; guessed from names and shapes where not given.
         drawings: how to draw inputs, by name.
         examples: real feeds instead of drawn ones.
+        example: an npz file of real feeds, which come first; drawn ends come behind them.
         preprocessing: how raw data becomes an input, by input name.
         labels: class names.
         notes: what the user should read, one sentence each.
@@ -85,25 +92,42 @@ def from_onnx(
     own = _own_specs(model, meanings, requests, path)
     asked = apply_requests(own, requests, batch, fixed=True, where=path)
     _refuse_open(asked, requests, path)
-    ranges = {**_ranges(model), **(drawings or {})}
-
+    check_values(model, asked, path)
+    known = {**uses.drawings(model, asked), **(drawings or {})}
+    asked = uses.understood(asked, known)
     progress.step("running the file as it is")
     said = list(notes)
 
-    def drawn(drawings: Mapping[str, Drawing]) -> list[Arrays]:
-        feeds = draw(asked, drawings, samples=samples, seed=seed, limits=open_sizes(inputs))
-        return feeds if widened is None else widened.feeds(feeds)
+    def rounded(feeds: Sequence[Arrays]) -> list[Arrays]:
+        return list(feeds) if widened is None else widened.feeds(feeds)
 
-    if examples is not None:
-        feeds = list(examples) if widened is None else widened.feeds(list(examples))
+    def drawn(ranges: Mapping[str, Drawing], most: int, seed: int = seed) -> list[Arrays]:
+        return rounded(draw(asked, ranges, samples=most, seed=seed, limits=open_sizes(inputs)))
+
+    ranges = {**small_integers(asked), **known}
+    far = drawn(ranges, count(asked, ranges, samples))
+    if example is not None:
+        real = rounded(read_example(example, asked))
+        run, _ = _first_run(file, real[0], path, widened)
+        made = with_ends(run, run_real(run, real, asked, example), far, asked, known, example)
+    elif examples is not None:
+        feeds = rounded(examples)
+        run, first = _first_run(file, feeds[0], path, widened)
+        made = Samples(feeds, [first, *map(run, feeds[1:])], taken(asked, spec or path))
     else:
-        feeds = drawn(ranges)
-    run, references = _references(file, feeds, path, widened)
-    if examples is None and numberless(references):
-        # Of a logarithm or a root, say: the input is a power or a spectrum.
-        feeds = drawn(_positive(asked, ranges))
-        references = [run(feed) for feed in feeds]
-        said.append("Inputs were drawn from 0 to 1: on values of both signs the file computes no numbers.")
+        near = drawn({name: tame(drawing) for name, drawing in ranges.items()}, samples)
+        run = _runner(file, far[0], near[0], path, widened)
+        feeds, references = run_far(run, far, near)
+        if numberless(references):
+            # Of a logarithm or a root, say: the input is a power or a spectrum.
+            ranges = _positive(asked, ranges)
+            feeds = drawn(ranges, samples)
+            references = [run(feed) for feed in feeds]
+            said.append(
+                "Inputs were drawn from 0 to 1: on values of both signs the file computes no numbers."
+            )
+        made = drawn_samples(feeds, references, asked, ranges)
+    feeds, references = made.feeds, _only_tensors(made.references, path)
     if broken := numberless(references):
         raise RequestError(
             f"the file computes no finite numbers in output {broken!r} on drawn inputs, so nothing can be "
@@ -122,7 +146,11 @@ def from_onnx(
     unchecked = check_conversion(model, opset, feeds, references, folder=file.absolute().parent, where=path)
     if unchecked:
         said.append(unchecked)
-    return Graph(
+    progress.step("running the file in float64")
+    # A file of float64 is its own exact form; what its weights lose in float32 is not the source's rounding.
+    double = widened is not None and widened.dtype == ir.DataType.DOUBLE
+    run_exact = None if double else _in_float64(model, feeds[0], said)
+    graph = Graph(
         model=model,
         source=Source(
             spec=spec or path,
@@ -136,10 +164,27 @@ def from_onnx(
         examples=feeds,
         references=references,
         run_source=run,
+        run_exact=run_exact,
+        drawn=made.drawn,
         exported=path if widened is None else str(widened.path),
         preprocessing=dict(preprocessing or {}),
         labels=tuple(labels),
     )
+    return covering(graph, lambda seed: drawn(ranges, 1, seed), seed)
+
+
+def _in_float64(model: ir.Model, feed: Arrays, notes: list[str]) -> ExactSource | None:
+    """Runs the converted model in float64; None where ONNX Runtime cannot."""
+    try:
+        evaluator = Float64Evaluator(model)
+        evaluator.run(feed)
+    except Exception as error:  # ONNX Runtime has no common class for what it refuses
+        _logger.debug("the file does not run in float64", exc_info=error)
+        notes.append(
+            f"The file does not run in float64 ({first_line(error)}), so its own rounding is not known."
+        )
+        return None
+    return ExactSource(evaluator.run)
 
 
 def _load(file: Path) -> ir.Model:
@@ -151,11 +196,20 @@ def _load(file: Path) -> ir.Model:
         raise RequestError(
             f"the graph is malformed: {first_line(error)}", where=str(file), fix="export the model again"
         ) from error
-    ir.external_data.set_base_dir(model.graph, file.absolute().parent)
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        ir.external_data.set_base_dir(graph, file.absolute().parent)
     # Initializers that are inputs too may be overridden by a caller; edgec compiles their values in.
     for value in [value for value in model.graph.inputs if value.name in model.graph.initializers]:
         model.graph.inputs.remove(value)
-    inline(model)
+    try:
+        inline(model)
+    except Exception as error:  # onnx-ir raises many kinds on calls that do not fit their functions
+        _logger.debug("a function cannot be inlined", exc_info=error)
+        raise RequestError(
+            f"a function does not fit a call of it: {first_line(error)}",
+            where=str(file),
+            fix="export the model again; this file is broken",
+        ) from error
     check(model, str(file))
     return model
 
@@ -175,7 +229,7 @@ def _own_specs(
             )
         dtype = value.type.dtype
         if dtype == ir.DataType.STRING or dtype.name.startswith(
-            ("BFLOAT", "FLOAT8", "FLOAT4", "INT4", "UINT4")
+            ("BFLOAT", "FLOAT8", "FLOAT6", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2", "COMPLEX", "UNDEFINED")
         ):
             raise RequestError(
                 f"input {name!r} holds {dtype.name.lower()}, which edgec cannot feed",
@@ -235,6 +289,9 @@ def _likely(spec: TensorSpec, axis: int) -> int:
     return 128
 
 
+_IDS = (ir.DataType.INT64, ir.DataType.INT32)
+
+
 def _meanings(model: ir.Model) -> dict[str, Semantics]:
     """What inputs mean, as far as names and shapes tell."""
     meanings: dict[str, Semantics] = {}
@@ -244,7 +301,7 @@ def _meanings(model: ir.Model) -> dict[str, Semantics]:
             continue
         if "mask" in name.lower() and not dtype.is_floating_point():
             meanings[name] = "mask"
-        elif dtype in (ir.DataType.INT64, ir.DataType.INT32) and len(value.shape) == 2 and _tables(value):
+        elif dtype in _IDS and len(value.shape) == 2 and uses.is_looked_up(value):
             meanings[name] = "tokens"
         elif dtype.is_floating_point() and len(value.shape) == 4 and value.shape[1] in (1, 3, 4):
             meanings[name] = "image"
@@ -253,91 +310,31 @@ def _meanings(model: ir.Model) -> dict[str, Semantics]:
     return meanings
 
 
-_MOVES = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Transpose"})
-"""Ops that leave the values of their first input as they are."""
-
-
-def _tables(value: ir.Value) -> list[int]:
-    """Rows of the tables that an input looks up, through ops that do not change its values."""
-    rows = []
-    for use in value.uses():
-        node = use.node
-        if node.op_type == "Gather" and use.idx == 1 and node.inputs[0] is not None:
-            table, axis = node.inputs[0], node.attributes.get("axis")
-            if table.shape is not None and len(table.shape) > 0:
-                size = table.shape[0 if axis is None else axis.as_int()]
-                if isinstance(size, int):
-                    rows.append(size)
-        elif node.op_type in _MOVES:
-            rows.extend(_tables(node.outputs[0]) if use.idx == 0 else [])
-    return rows
-
-
-_NARROW = {
-    kind: np.iinfo(kind.numpy())
-    for kind in (ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16)
-}
-"""Types of pixels and sound, which fill their range."""
-
-_INDEX_INPUTS = {
-    "Gather": 1,
-    "GatherElements": 1,
-    "GatherND": 1,
-    "OneHot": 0,
-    "ScatterElements": 1,
-    "ScatterND": 1,
-}
-"""Where an op takes numbers of places."""
-
-
-def _ranges(model: ir.Model) -> dict[str, Drawing]:
-    ranges = {}
-    for value in model.graph.inputs:
-        if value.dtype is None or value.dtype.is_floating_point():
-            continue
-        rows = _tables(value)
-        segments = "token_type" in (value.name or "") or "segment" in (value.name or "")
-        narrow = _NARROW.get(value.dtype)
-        if narrow is not None and not segments and not _is_index(value):
-            ranges[value.name or ""] = Drawing(low=int(narrow.min), high=int(narrow.max) + 1)
-        else:
-            ranges[value.name or ""] = Drawing(high=min(rows) if rows else 4, segments=segments)
-    return ranges
-
-
-def _is_index(value: ir.Value) -> bool:
-    """Whether the values say places in another tensor, or sizes, through ops that do not change them."""
-    for use in value.uses():
-        node = use.node
-        if node.op_type in _MOVES:
-            # Another input of these says a shape or places.
-            if use.idx > 0 or _is_index(node.outputs[0]):
-                return True
-        elif _INDEX_INPUTS.get(node.op_type) == use.idx:
-            return True
-    return False
-
-
-def _positive(specs: Sequence[TensorSpec], ranges: Mapping[str, Drawing]) -> dict[str, Drawing]:
+def _positive(specs: Sequence[TensorSpec], known: Mapping[str, Drawing]) -> dict[str, Drawing]:
     values = np.linspace(1 / 64, 1, 64, dtype=np.float32)
     floats = [spec.name for spec in specs if np.issubdtype(np.dtype(spec.dtype), np.floating)]
-    return {
-        **ranges,
-        **{name: dataclasses.replace(ranges.get(name, Drawing()), like=values) for name in floats},
-    }
+    return {**known, **{name: Drawing(like=values) for name in floats}}
 
 
-def _references(
-    file: Path, feeds: Sequence[Arrays], where: str, widened: Widened | None
-) -> tuple[Run, list[Arrays]]:
-    """The file's own outputs: from ONNX Runtime, or from onnx's evaluator where that lacks an op."""
+def _runner(file: Path, far: Arrays, near: Arrays, where: str, widened: Widened | None) -> Run:
+    """What runs the file, tried on a drawn feed; where it refuses that, on one near the ranges' start."""
+    try:
+        return _first_run(file, far, where, widened)[0]
+    except RequestError:
+        return _first_run(file, near, where, widened)[0]
+
+
+def _first_run(file: Path, feed: Arrays, where: str, widened: Widened | None) -> tuple[Run, Arrays]:
+    """What runs the file and its outputs on a feed: ONNX Runtime, or onnx's evaluator for ops it lacks."""
 
     def in_fp32(run: Run) -> Run:
         return run if widened is None else widened.own_run(run)
 
     run = in_fp32(OnnxFile(file))
     try:
-        return run, [run(feed) for feed in feeds]
+        return run, _only_tensors([run(feed)], where)[0]
+    except RequestError:
+        raise
     except Exception as error:
         _logger.debug("ONNX Runtime cannot run the file", exc_info=error)
         if "NOT_IMPLEMENTED" not in str(error):
@@ -348,7 +345,9 @@ def _references(
             ) from error
         reference = in_fp32(ReferenceFile(file))
         try:
-            return reference, [reference(feed) for feed in feeds]
+            return reference, _only_tensors([reference(feed)], where)[0]
+        except RequestError:
+            raise
         except Exception as second:
             raise RequestError(
                 f"neither ONNX Runtime ({first_line(error)}) nor onnx's evaluator ({first_line(second)}) "
@@ -356,3 +355,26 @@ def _references(
                 where=where,
                 fix="export the model with ops that ONNX Runtime has",
             ) from second
+
+
+def _only_tensors(references: list[Arrays], where: str) -> list[Arrays]:
+    """The outputs, once they are seen to be numbers of one rank.
+
+    Raises:
+        RequestError: an output is a sequence, a map, text, or of another rank for every sample.
+    """
+    ranks: dict[str, int] = {}
+    for reference in references:
+        for name, value in reference.items():
+            if not isinstance(value, np.ndarray | np.generic) or value.dtype.kind not in "biufc":
+                kind = "text" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+                raise RequestError(
+                    f"output {name!r} is {kind}, and edgec compiles networks of numbers",
+                    where=where,
+                    fix="export the model without what comes after the network",
+                )
+            if ranks.setdefault(name, value.ndim) != value.ndim:
+                raise RequestError(
+                    f"output {name!r} has another rank for another input", where=where, fix="fix its shape"
+                )
+    return references

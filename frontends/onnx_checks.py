@@ -11,13 +11,10 @@ import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.core.errors import RequestError
+from edgec.core.op_traits import DRAWS
 
 _WEIGHT_INPUTS = {"MatMul": (0, 1), "Gemm": (0, 1, 2), "Conv": (1, 2), "ConvTranspose": (1, 2)}
 """Inputs where an infinite value is never meant; elsewhere -inf is a mask."""
-
-_RANDOM = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
 
 _CHUNK = 1 << 24
 
@@ -37,11 +34,18 @@ def check(model: ir.Model, where: str) -> None:
 
 def label(node: ir.Node) -> str:
     """How a message names a node."""
-    return f"{node.name or node.outputs[0].name!r} ({node.op_type})"
+    made = node.outputs[0].name if node.outputs else ""
+    return f"{node.name or made!r} ({node.op_type})"
 
 
 def _check_ops(model: ir.Model, where: str) -> None:
     for node in model.graph.all_nodes():
+        if not node.outputs:
+            raise RequestError(
+                f"node {label(node)} has no output",
+                where=where,
+                fix="export the model again; this file is broken",
+            )
         domain = "" if node.domain == "ai.onnx" else node.domain
         opset = model.opset_imports.get(node.domain, model.opset_imports.get(domain))
         if domain == EDGEC_DOMAIN:
@@ -59,7 +63,7 @@ def _check_ops(model: ir.Model, where: str) -> None:
                 where=where,
                 fix="export the model with standard ops only",
             )
-        if domain == "" and node.op_type in _RANDOM:
+        if domain == "" and node.op_type in DRAWS:
             raise RequestError(
                 f"node {label(node)} draws random numbers, so no two runs of the model compare",
                 where=where,
@@ -106,9 +110,12 @@ def _check_wiring(graph: ir.Graph, where: str) -> None:
     try:
         graph.sort()
     except ValueError as error:
-        nodes = _cycle(graph)
+        # A graph is sorted with its subgraphs: the cycle may lie in one of them.
+        cycles = (_cycle(inner) for inner in (graph, *graph.subgraphs()))
+        nodes = next((nodes for nodes in cycles if nodes), [])
+        along = ": " + " -> ".join(label(node) for node in nodes) if nodes else " through its subgraphs"
         raise RequestError(
-            f"the graph has a cycle: {' -> '.join(label(node) for node in nodes)}",
+            f"the graph has a cycle{along}",
             where=where,
             fix="export the model again; this file is broken",
         ) from error
@@ -119,13 +126,15 @@ def _is_made(value: ir.Value) -> bool:
 
 
 def _cycle(graph: ir.Graph) -> list[ir.Node]:
-    """Nodes along one cycle: walk back from any node that never becomes ready."""
+    """Nodes along one cycle, none where there is none: walk back from any node that never becomes ready."""
     left = {node: set(_makers(node, graph)) for node in graph}
     while ready := [node for node, makers in left.items() if not makers]:
         for node in ready:
             del left[node]
         for makers in left.values():
             makers.difference_update(ready)
+    if not left:
+        return []
     node = next(iter(left))
     seen: list[ir.Node] = []
     while node not in seen:
@@ -135,10 +144,23 @@ def _cycle(graph: ir.Graph) -> list[ir.Node]:
 
 
 def _makers(node: ir.Node, graph: ir.Graph) -> Iterator[ir.Node]:
-    for value in node.inputs:
+    for value in _read(node):
         maker = None if value is None else value.producer()
         if maker is not None and maker.graph is graph:
             yield maker
+
+
+def _read(node: ir.Node) -> Iterator[ir.Value | None]:
+    """Values that a node reads, those that its subgraphs take from outside among them."""
+    yield from node.inputs
+    for attribute in node.attributes.values():
+        if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+            for inner in (
+                attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else [attribute.as_graph()]
+            ):
+                for within in inner:
+                    yield from _read(within)
+                yield from inner.outputs
 
 
 def _check_weights(model: ir.Model, where: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
 
 from edgec.core.errors import RequestError
+from edgec.core.limits import limit, over
+from edgec.frontends.bounds import check_size, check_tensor, nodes_of, stored_bytes
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -20,6 +22,9 @@ def read(path: Path) -> onnx.ModelProto:
             or its external data is missing or lies outside its folder.
     """
     _refuse_no_file(path)
+    size = path.stat().st_size
+    if size > limit("model_bytes"):
+        raise over("model_bytes", f"the file has {size} bytes", where=str(path))
     with path.open("rb") as file:
         head = file.read(4096)
     if not head:
@@ -44,7 +49,14 @@ def read(path: Path) -> onnx.ModelProto:
         )
     if not model.graph.output:
         raise RequestError("the graph has no output", where=str(path), fix="export the model again")
-    _check_external_data(model, path)
+    try:
+        check_size(model, str(path))
+        for tensor in tensors(model):
+            check_tensor(tensor, str(path))
+        _check_references(model, path)
+        _check_external_data(model, path)
+    except UnicodeDecodeError as error:
+        raise RequestError("a name in the file is no UTF-8 text", where=str(path), fix=_EXPORT) from error
     return model
 
 
@@ -52,6 +64,16 @@ _EXPORT = "give a file that torch.onnx.export, tf2onnx or another exporter wrote
 
 
 def _refuse_no_file(path: Path) -> None:
+    if any("\ud800" <= letter <= "\udfff" for letter in str(path)):
+        # ONNX Runtime takes paths as UTF-8 only.
+        raise RequestError("the file's name is no UTF-8 text", where=str(path), fix="rename it")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        what = error.strerror if isinstance(error, OSError) else str(error)
+        raise RequestError(f"no file can be there ({what})", where=str(path)[:200]) from error
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())
         if "saved_model.pb" in names:
@@ -79,6 +101,8 @@ def _refuse_no_file(path: Path) -> None:
             where=str(path),
             fix=f"did you mean {folder / near[0]}?" if near else None,
         )
+    if not path.is_file():
+        raise RequestError("this is no plain file", where=str(path), fix="name the ONNX file")
     if not os.access(path, os.R_OK):
         raise RequestError("the file cannot be read", where=str(path), fix="check its permissions")
 
@@ -129,27 +153,58 @@ def _mentions_onnx(head: bytes) -> bool:
     return len(head) > 2 and head[1] < 64 and head[2:3] in b"\x12\x1a\x22\x28\x32\x3a\x42"
 
 
-def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """All tensors of a graph and its subgraphs: initializers and attributes."""
+def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All tensors of a model, its subgraphs and its functions: initializers and attributes."""
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _attribute_tensors(function.attribute_proto)
+        yield from _node_tensors(function.node)
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    for node in graph.node:
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        yield from _attribute_tensors(node.attribute)
+
+
+def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.TensorProto]:
+    for attribute in attributes:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            if sparse.HasField("values"):
+                yield from (sparse.values, sparse.indices)
+        if attribute.HasField("g"):
+            yield from _graph_tensors(attribute.g)
+        for graph in attribute.graphs:
+            yield from _graph_tensors(graph)
+
+
+def _check_references(model: onnx.ModelProto, path: Path) -> None:
+    """See that only a function's nodes take attributes from the function's call."""
+    for node in nodes_of(model.graph.node):
         for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from tensors(attribute.g)
-            for graph_ in attribute.graphs:
-                yield from tensors(graph_)
+            if attribute.ref_attr_name:
+                raise RequestError(
+                    f"node {node.name or node.op_type!r} takes its attribute {attribute.name!r} from a call "
+                    "of a function, and is in none",
+                    where=str(path),
+                    fix="export the model again; this file is broken",
+                )
 
 
 def _check_external_data(model: onnx.ModelProto, path: Path) -> None:
     folder = path.absolute().parent
     real = folder.resolve()
     sizes: dict[str, int] = {}
-    for tensor in tensors(model.graph):
+    for tensor in tensors(model):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         fields = {entry.key: entry.value for entry in tensor.external_data}
@@ -157,9 +212,16 @@ def _check_external_data(model: onnx.ModelProto, path: Path) -> None:
         if location not in sizes:
             sizes[location] = _external_size(location, folder, real, tensor.name, path)
         try:
-            start, length = int(fields.get("offset", 0)), int(fields.get("length", 0))
+            wanted = stored_bytes(tensor)
+            start, length = int(fields.get("offset", 0)), int(fields.get("length", wanted))
         except ValueError:
-            start, length = -1, 0
+            start, length, wanted = -1, 0, 0
+        if length != wanted:
+            raise RequestError(
+                f"the external data of {tensor.name!r} has {length} bytes, its shape and type {wanted}",
+                where=str(path),
+                fix="export the model again; this file is broken",
+            )
         if start < 0 or length < 0 or start + length > sizes[location]:
             raise RequestError(
                 f"the external data of {tensor.name!r} ends beyond {location}, which is damaged or cut off",
@@ -173,14 +235,25 @@ def _external_size(location: str, folder: Path, real: Path, tensor: str, path: P
     keep = "export the model again with its data beside it"
     if not location:
         raise RequestError(f"the external data of {tensor!r} names no file", where=str(path), fix=keep)
+    if "\0" in location:
+        raise RequestError(
+            f"the external data of {tensor!r} is in {location!r}, which no file can be called",
+            where=str(path),
+            fix=keep,
+        )
     if Path(location).is_absolute() or ".." in location.replace("\\", "/").split("/"):
         raise RequestError(outside, where=str(path), fix=keep)
     file = folder / location
-    if not file.resolve().is_relative_to(real):
+    try:
+        is_inside = file.resolve().is_relative_to(real)
+        is_file = file.is_file()
+    except (OSError, RuntimeError):  # a name too long, or links that go round
+        is_inside, is_file = True, False
+    if not is_inside:
         raise RequestError(
             f"{outside}, a link", where=str(path), fix="put a copy of the data beside the model, not a link"
         )
-    if not file.is_file():
+    if not is_file:
         raise RequestError(
             f"its external data {location!r} is missing",
             where=str(path),

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib.util
 import inspect
+import os.path
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ def from_python_file(
     path: str,
     function: str,
     *,
+    example: str | Path | None = None,
     inputs: Sequence[str] = (),
     batch: int | None = None,
     seed: int = 0,
@@ -43,8 +45,9 @@ def from_python_file(
 
     file = Path(path)
     spec = f"{path}:{function}"
-    if not file.is_file():
-        raise RequestError("there is no such file" if not file.exists() else "this is no file", where=path)
+    if not os.path.isfile(file):  # noqa: PTH113 (also where the name is too long or has a NUL)
+        there = os.path.exists(file)  # noqa: PTH110
+        raise RequestError("this is no file" if there else "there is no such file", where=path[:200])
     torch = require("torch", "torch")
     prepare_torchvision()
     torch.manual_seed(seed)
@@ -62,8 +65,9 @@ def from_python_file(
         module,
         example_inputs,
         spec=spec,
-        name=function if function != "main" else file.stem,
+        name=_name(found, function, file),
         weights="from the function",
+        example=example,
         inputs=inputs,
         batch=batch,
         seed=seed,
@@ -91,15 +95,27 @@ def _import(file: Path) -> ModuleType:
     return module
 
 
-def _function(module: ModuleType, name: str, path: str) -> Callable[[], Any]:
-    found = getattr(module, name, None) if name else None
-    if found is not None and callable(found):
-        return found
-    functions = [
+def _name(found: Callable[[], Any], function: str, file: Path) -> str:
+    """A short name: the file's, and the function's where the file has others. Most are called `make`."""
+    module = sys.modules.get(getattr(found, "__module__", ""))
+    others = [name for name in _functions(module) if name != function] if module is not None else []
+    return f"{file.stem}_{function}" if others and function != "main" else file.stem
+
+
+def _functions(module: ModuleType) -> list[str]:
+    """The functions that a file defines, those that it keeps to itself left out."""
+    return [
         key
         for key, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not key.startswith("_")
     ]
+
+
+def _function(module: ModuleType, name: str, path: str) -> Callable[[], Any]:
+    found = getattr(module, name, None) if name else None
+    if found is not None and callable(found):
+        return found
+    functions = _functions(module)
     near = difflib.get_close_matches(name, functions, n=1)
     if near:
         fix = f"did you mean {path}:{near[0]}?"

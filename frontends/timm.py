@@ -34,6 +34,7 @@ def from_timm(
     options: Mapping[str, Any] | None = None,
     pretrained: bool = True,
     notes: Sequence[str] = (),
+    example: str | Path | None = None,
     inputs: Sequence[str] = (),
     batch: int | None = None,
     seed: int = 0,
@@ -52,6 +53,7 @@ def from_timm(
         options: further arguments of `timm.create_model`, such as `num_classes`.
         pretrained: whether to look for pretrained weights at all.
         notes: what the user should read, one sentence each.
+        example: an npz file of real inputs.
         inputs: `--input` options; the input is named `image`.
         batch: size of the batch.
         seed: of drawn inputs and weights.
@@ -101,6 +103,7 @@ def from_timm(
         labels=_labels(model) if weights == "pretrained" else (),
         notes=said,
         weights=weights,
+        example=example,
         inputs=inputs,
         batch=batch,
         seed=seed,

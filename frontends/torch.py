@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
+from edgec.core.bundle import read_arrays
 from edgec.core.dialect import ONNX_OPSET
 from edgec.core.errors import EdgecError, JobError, RequestError
-from edgec.core.graph import Arrays, Graph, OpenSize, Semantics, Source, TensorSpec
+from edgec.core.graph import Arrays, ExactSource, Graph, OpenSize, Semantics, Source, TensorSpec
 from edgec.core.numerics import GATES, compare
 from edgec.core.progress import Progress, Silent
+from edgec.frontends import uses
 from edgec.frontends.calling import Binding, bind, named_tensors
-from edgec.frontends.examples import Drawing, draw, numberless, within
+from edgec.frontends.covering import covering
+from edgec.frontends.example_file import read_example
+from edgec.frontends.examples import Drawing, count, draw, numberless, tame, within
 from edgec.frontends.export import WRAPPER, export, without_fast_path
 from edgec.frontends.fingerprint import fingerprint
-from edgec.frontends.finish import input_specs, set_input_shapes, set_output_shapes, to_dialect
+from edgec.frontends.finish import inline, input_specs, set_input_shapes, set_output_shapes, to_dialect
 from edgec.frontends.inputs import apply_requests, open_sizes, parse_inputs
 from edgec.frontends.quiet import first_line, quiet
 from edgec.frontends.reference import check_conversion
+from edgec.frontends.samples import Samples, drawn_samples, run_far, run_real, taken, with_ends
 
 if TYPE_CHECKING:
     import torch
+
+
+_logger = logging.getLogger("edgec.frontends")
 
 
 class ModuleSource:
@@ -44,14 +53,13 @@ class ModuleSource:
         self.is_double = _is_double(module)
         self.folder = tempfile.TemporaryDirectory(prefix="edgec-")
         self._binding = binding
+        self._called_in_float64: Callable[..., Any] | None = None
         self.where = where
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """The module's outputs by name."""
-        import torch
-
         tensors = {
-            name: torch.from_numpy(np.array(feeds[name])) if name in feeds else tensor
+            name: _tensor(feeds[name]) if name in feeds else tensor
             for name, tensor in self._binding.tensors.items()
         }
         if self.is_double:
@@ -66,8 +74,26 @@ class ModuleSource:
         # Copies: a module may return a view of its own state, or one tensor twice.
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in named.items()}
 
+    def in_float64(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """The module's outputs in float64 on the same feeds, by name.
+
+        Raises:
+            Exception: whatever the module raises where it cannot compute in float64.
+        """
+        from edgec.frontends.in_float64 import call_in_float64
+
+        if self._called_in_float64 is None:
+            self._called_in_float64 = call_in_float64(self.module)
+        tensors = {
+            name: _tensor(feeds[name]) if name in feeds else tensor
+            for name, tensor in self._binding.tensors.items()
+        }
+        with without_fast_path(), quiet():
+            named = self.named_outputs(self._called_in_float64, tensors)
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in named.items()}
+
     def named_outputs(
-        self, module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]
+        self, module: Callable[..., Any], tensors: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """The module's outputs as tensors; a name that an input has gets `_out` behind it."""
         named: dict[str, torch.Tensor] = {}
@@ -91,6 +117,7 @@ def from_module(
     semantics: Mapping[str, Semantics] | None = None,
     drawings: Mapping[str, Drawing] | None = None,
     examples: Sequence[Arrays] | None = None,
+    example: str | Path | None = None,
     preprocessing: Mapping[str, dict[str, object]] | None = None,
     labels: Sequence[str] = (),
     notes: Sequence[str] = (),
@@ -116,6 +143,7 @@ def from_module(
         semantics: what inputs mean, by name.
         drawings: how to draw inputs, by name; from the example inputs' own values where not given.
         examples: real feeds instead of drawn ones.
+        example: an npz file of real feeds: the module is traced on its first, and drawn ends come behind.
         preprocessing: how raw data becomes an input, by input name.
         labels: class names.
         notes: what the user should read, one sentence each.
@@ -145,15 +173,35 @@ def from_module(
 
     progress.step("running the module")
     own = {key: tensor.numpy() for key, tensor in binding.tensors.items()}
-    if examples is not None:
+    limits = open_sizes(inputs)
+    if example is not None:
+        drawn = read_example(example, asked)
+    elif examples is not None:
         drawn = list(examples)
     else:
-        drawn = _draw(asked, own, drawings or {}, samples, seed, open_sizes(inputs))
+        drawn = _draw(asked, own, drawings or {}, samples, seed, limits)
     _settle(source, drawn[0], spec, said)
-    feeds, references = _run(source, drawn, own if _fits(asked, own) else None, spec, said)
+    if example is not None:
+        near = run_real(source, drawn, asked, example)
+    else:
+        near = _run(source, drawn, own if _fits(asked, own) else None, asked, spec, said)
+    feeds, references = near.feeds, near.references
     if source.is_double:
         said.append(_narrow(source, feeds, references))
         progress.note(said[-1])
+        run_exact = None
+    else:
+        progress.step("running the module in float64")
+        run_exact = _in_float64(source, feeds[0], said)
+
+    def reaching(path: Path) -> Samples:
+        """Samples that reach as far as the exported file says that the inputs do."""
+        if examples is not None and example is None:
+            return near
+        written = ir.load(path)
+        inline(written)
+        known = {**uses.drawings(written, asked), **(drawings or {})}
+        return _reaching(source, near, own, asked, known, example, samples, seed, limits)
 
     outputs = list(references[0])
     exported = export(
@@ -162,7 +210,8 @@ def from_module(
         inputs=asked,
         outputs=outputs,
         examples=feeds,
-        references=references,
+        reaching=reaching,
+        in_float64=run_exact,
         folder=Path(source.folder.name),
         where=spec,
         progress=progress,
@@ -170,21 +219,24 @@ def from_module(
     if exported.note:
         said.append(exported.note)
         progress.note(exported.note)
+    feeds, references = exported.samples.feeds, exported.samples.references
     model = ir.load(exported.path)
     opset = model.opset_imports.get("", ONNX_OPSET)
     to_dialect(model, where=spec, modules={key for key, _ in module.named_modules()}, wrapper=WRAPPER)
-    taken = {value.name for value in model.graph.inputs}
-    unread = [item.name for item in asked if item.name not in taken]
+    read = {value.name for value in model.graph.inputs}
+    unread = [item.name for item in asked if item.name not in read]
     if unread:
         said.append(f"The module does not read {', '.join(unread)}; the graph has no such input.")
-    kept = [item for item in asked if item.name in taken]
+    kept = [item for item in asked if item.name in read]
+    known = {**uses.drawings(model, kept), **(drawings or {})}
+    kept = list(uses.understood(kept, known))
     set_input_shapes(model, kept)
     set_output_shapes(model, references)
-    feeds = [{key: value for key, value in feed.items() if key in taken} for feed in feeds]
+    feeds = [{key: value for key, value in feed.items() if key in read} for feed in feeds]
     unchecked = check_conversion(model, opset, feeds, references, folder=exported.path.parent, where=spec)
     if unchecked:
         said.append(unchecked)
-    return Graph(
+    graph = Graph(
         model=model,
         source=Source(
             spec=spec,
@@ -200,10 +252,29 @@ def from_module(
         examples=feeds,
         references=references,
         run_source=source,
+        run_exact=run_exact,
+        drawn=tuple(item for item in exported.samples.drawn if item.name in read),
         exported=str(exported.path),
         preprocessing=dict(preprocessing or {}),
         labels=tuple(labels),
     )
+
+    def ordinary(seed: int) -> list[Arrays]:
+        if examples is not None:
+            return []
+        feeds = _drawn(asked, own, known, 1, seed, limits)
+        return [{name: array for name, array in feed.items() if name in read} for feed in feeds]
+
+    return covering(graph, ordinary, seed)
+
+
+def tensors_of(path: str | Path) -> dict[str, torch.Tensor]:
+    """What an npz file holds, as a call by name.
+
+    Raises:
+        RequestError: there is no such file, or it is none.
+    """
+    return {name: _tensor(array) for name, array in read_arrays(Path(path)).items()}
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
@@ -291,15 +362,59 @@ def _draw(
     seed: int,
     limits: Mapping[str, OpenSize],
 ) -> list[Arrays]:
-    """Drawn feeds; the first is the user's own where it fits and tells something."""
-    drawn = []
-    ranges = {spec.name: drawings.get(spec.name, Drawing(like=own[spec.name])) for spec in specs}
-    for sample in range(samples):
-        sizes = _sizes(specs, own, sample, limits)
-        drawn.append(draw(specs, ranges, samples=sample + 1, seed=seed, sizes=sizes)[sample])
-    if not drawings and _fits(specs, own) and all(np.unique(array).size > 1 for array in own.values()):
+    """Drawn feeds near the user's own; the first is that itself where it fits and tells something."""
+    drawn = _drawn(specs, own, {name: tame(item) for name, item in drawings.items()}, samples, seed, limits)
+    if not drawings and _tells(specs, own):
         drawn[0] = dict(own)
     return drawn
+
+
+def _drawn(
+    specs: Sequence[TensorSpec],
+    own: Mapping[str, np.ndarray],
+    drawings: Mapping[str, Drawing],
+    samples: int,
+    seed: int,
+    limits: Mapping[str, OpenSize],
+) -> list[Arrays]:
+    ranges = {**_like(specs, own), **uses.by_name(specs), **drawings}
+    return [
+        draw(specs, ranges, samples=sample + 1, seed=seed, sizes=_sizes(specs, own, sample, limits))[sample]
+        for sample in range(samples)
+    ]
+
+
+def _like(specs: Sequence[TensorSpec], own: Mapping[str, np.ndarray]) -> dict[str, Drawing]:
+    """Drawings from the values of the user's own example."""
+    return {spec.name: Drawing(like=own[spec.name]) for spec in specs}
+
+
+def _tells(specs: Sequence[TensorSpec], own: Mapping[str, np.ndarray]) -> bool:
+    """Whether the user's own example fits and is more than a placeholder of one value."""
+    return _fits(specs, own) and all(np.unique(array).size > 1 for array in own.values())
+
+
+def _reaching(
+    source: ModuleSource,
+    near: Samples,
+    own: Mapping[str, np.ndarray],
+    specs: Sequence[TensorSpec],
+    known: Mapping[str, Drawing],
+    example: str | Path | None,
+    samples: int,
+    seed: int,
+    limits: Mapping[str, OpenSize],
+) -> Samples:
+    """The samples near the user's own, and in the places behind the first such as reach to the ends."""
+    ranges = {**_like(specs, own), **known}
+    far = _drawn(specs, own, known, count(specs, known, samples), seed, limits)
+    if example is not None:
+        return with_ends(source, near, far, specs, known, example)
+    if not known:
+        return drawn_samples(near.feeds, near.references, specs, ranges)
+    if _tells(specs, own):
+        far[0] = near.feeds[0]
+    return drawn_samples(*run_far(source, far, near.feeds), specs, ranges)
 
 
 def _sizes(
@@ -365,9 +480,10 @@ def _run(
     source: ModuleSource,
     drawn: list[Arrays],
     own: Mapping[str, np.ndarray] | None,
+    specs: Sequence[TensorSpec],
     where: str,
     notes: list[str],
-) -> tuple[list[Arrays], list[Arrays]]:
+) -> Samples:
     """The feeds that the module takes, and its outputs on them."""
     feeds, references, refused = [], [], ""
     for feed in drawn:
@@ -392,7 +508,20 @@ def _run(
         )
     if not feeds:
         raise JobError(f"the module failed on every drawn input ({refused})", where=where)
-    return feeds, references
+    return Samples(feeds, references, taken(specs, where))
+
+
+def _in_float64(source: ModuleSource, feed: Arrays, notes: list[str]) -> ExactSource | None:
+    """Runs the module in float64; None where it cannot compute in that."""
+    try:
+        source.in_float64(feed)
+    except Exception as error:  # whatever the module raises
+        _logger.debug("the module does not run in float64", exc_info=error)
+        notes.append(
+            f"The module does not run in float64 ({first_line(error)}), so its own rounding is not known."
+        )
+        return None
+    return ExactSource(source.in_float64)
 
 
 def _wrapped(source: ModuleSource, names: Sequence[str]) -> torch.nn.Module:

@@ -43,6 +43,7 @@ def from_transformers(
     name: str | None = None,
     notes: Sequence[str] = (),
     examples: Sequence[dict[str, Any]] | None = None,
+    example: str | Path | None = None,
     inputs: Sequence[str] = (),
     batch: int | None = None,
     seed: int = 0,
@@ -62,6 +63,7 @@ def from_transformers(
         name: short name; the folder's name where not given.
         notes: what the user should read, one sentence each.
         examples: real feeds instead of drawn ones.
+        example: an npz file of real inputs.
         inputs: `--input` options; a shape given for one token input holds for all.
         batch: size of the batch.
         seed: of drawn inputs.
@@ -126,6 +128,7 @@ def from_transformers(
         labels=_labels(model),
         notes=said,
         weights="from the checkpoint",
+        example=example,
         inputs=inputs,
         batch=batch,
         seed=seed,
@@ -279,7 +282,8 @@ def _token_inputs(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict
     ]
     drawings = {
         "input_ids": Drawing(high=config.vocab_size, pad=pad, padded_by="attention_mask"),
-        "token_type_ids": Drawing(segments=True),
+        "attention_mask": Drawing("mask"),
+        "token_type_ids": Drawing("segments", high=getattr(config, "type_vocab_size", 2)),
     }
     return (
         {name: torch.zeros(shape, dtype=torch.int64) for name in takes},

@@ -11,6 +11,27 @@ import onnx_ir as ir
 from edgec.core.dialect import source_layer
 
 
+class Refusal(Exception):  # noqa: N818 - an answer, not a failure
+    """Why a place that looked like a match is left alone: what code deep in a pass raises.
+
+    The pass catches it where it knows the node, and logs it with `MatchLog.missed`.
+
+    Args:
+        reason: what stands in the way, in the user's words.
+        nodes: the nodes that do, where it is not the place itself; the near miss names their layers.
+    """
+
+    def __init__(self, reason: str, *nodes: ir.Node) -> None:
+        super().__init__(reason)
+        self.nodes = nodes
+
+    @property
+    def reason(self) -> str:
+        """The reason, with the layers of the nodes that stand in the way."""
+        layers = ", ".join(dict.fromkeys(f"`{source_layer(node)}`" for node in self.nodes))
+        return f"{self.args[0]} ({layers})" if layers else str(self.args[0])
+
+
 @dataclasses.dataclass(frozen=True)
 class NearMiss:
     """A place that looked like a match and was left alone.
@@ -37,9 +58,10 @@ class MatchLog:
         """Count a change, under the source layer of the node it was made at."""
         self.matches.append(source_layer(node))
 
-    def missed(self, node: ir.Node, reason: str) -> None:
+    def missed(self, node: ir.Node, reason: str | Refusal) -> None:
         """Keep a near miss with its reason; the same one is kept once."""
-        miss = NearMiss(node.name or node.op_type, source_layer(node), reason)
+        words = reason if isinstance(reason, str) else reason.reason
+        miss = NearMiss(node.name or node.op_type, source_layer(node), words)
         if miss not in self.misses:
             self.misses.append(miss)
 

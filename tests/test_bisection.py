@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgec.bisection import first_bad_pass
+from edgec.bisection import first_bad_engine_layer, first_bad_pass
+from edgec.choice import choose
 from edgec.compiler import to_neutral
 from edgec.core.dialect import ONNX_OPSET, SOURCE_KEY, is_op
 from edgec.core.errors import NumericsError
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph, Source, tensor_spec
+from edgec.core.numerics import GATES
 from edgec.core.progress import Silent
 from edgec.passes.editing import Editor
 from edgec.passes.infra import MatchLog, Pass
 from edgec.passes.manager import Pipeline
+from edgec.targets.base import Candidate
 from edgec.verification import check_neutral
 
 BLOCKS = 3
@@ -97,18 +101,19 @@ class Breaks(Pass):
         log.matched(node)
 
 
-def test_a_right_pipeline_has_no_culprit() -> None:
+def test_a_right_pipeline_has_no_blame() -> None:
     graph = make_graph()
     assert check_neutral(graph).passed
     assert first_bad_pass(graph, Pipeline([Harmless()])) is None
 
 
-def test_the_pass_and_the_layer_are_named() -> None:
-    culprit = first_bad_pass(make_graph(), Pipeline([Harmless(), WrongEpsilon()]))
-    assert culprit is not None
-    assert culprit.pass_name == "test.wrong_epsilon"
+@pytest.mark.parametrize("passes", [[Harmless, WrongEpsilon], [WrongEpsilon, Harmless]])
+def test_the_pass_and_the_layer_are_named(passes: list[type[Pass]]) -> None:
+    blame = first_bad_pass(make_graph(), Pipeline([one() for one in passes]))
+    assert blame is not None
+    assert blame.pass_name == "test.wrong_epsilon"
     # The fused value has a new name, so the first shared one that differs is the product after it.
-    assert culprit.source.startswith("blocks.1.")
+    assert blame.source.startswith("blocks.1.")
 
 
 def test_a_fault_that_only_a_later_sample_shows_is_found() -> None:
@@ -117,30 +122,30 @@ def test_a_fault_that_only_a_later_sample_shows_is_found() -> None:
     graph.examples[0] = {"x": np.zeros((2, WIDTH), np.float32)}
     with Evaluator(graph.model) as evaluator:
         graph.references[0] = evaluator.run(graph.examples[0])
-    culprit = first_bad_pass(graph, Pipeline([Harmless(), WrongEpsilon()]))
-    assert culprit is not None
-    assert culprit.pass_name == "test.wrong_epsilon"
-    assert culprit.source.startswith("blocks.1.")
+    blame = first_bad_pass(graph, Pipeline([Harmless(), WrongEpsilon()]))
+    assert blame is not None
+    assert blame.pass_name == "test.wrong_epsilon"
+    assert blame.source.startswith("blocks.1.")
 
 
 def test_a_graph_that_no_longer_runs_is_the_pass_s_fault() -> None:
-    culprit = first_bad_pass(make_graph(), Pipeline([Harmless(), Breaks()]))
-    assert culprit is not None
-    assert culprit.pass_name == "test.breaks"
+    blame = first_bad_pass(make_graph(), Pipeline([Harmless(), Breaks()]))
+    assert blame is not None
+    assert blame.pass_name == "test.breaks"
 
 
 def test_a_graph_that_was_wrong_before_is_no_pass_s_fault() -> None:
     graph = make_graph()
     graph.references[0] = {name: array + 1 for name, array in graph.references[0].items()}
-    culprit = first_bad_pass(graph, Pipeline([Harmless()]))
-    assert culprit is not None
-    assert culprit.pass_name == ""
-    assert "before any pass" in str(culprit)
+    blame = first_bad_pass(graph, Pipeline([Harmless()]))
+    assert blame is not None
+    assert blame.pass_name == ""
+    assert "before any pass" in str(blame)
 
 
 def test_the_driver_says_it_in_one_sentence() -> None:
     graph = make_graph()
-    with pytest.raises(NumericsError, match=r"test\.wrong_epsilon breaks it first, at layer 'blocks\.1\."):
+    with pytest.raises(NumericsError, match=r"test\.wrong_epsilon breaks it first at layer 'blocks\.1\."):
         to_neutral(graph, Pipeline([WrongEpsilon()]), Silent())
 
 
@@ -150,3 +155,73 @@ def test_the_given_graph_is_left_as_it_was() -> None:
     to_neutral(graph, Pipeline([Harmless()]), Silent())
     assert [node.op_type for node in graph.model.graph] == before
     assert check_neutral(graph).passed
+
+
+FP32, FP16 = Candidate("sloppy", "fp32", "plain"), Candidate("sloppy", "fp16", "plain")
+
+
+class Sloppy:
+    """A target of ONNX Runtime's engines; in fp16 one product's weights come out a quarter too large."""
+
+    name = "sloppy"
+    runs_here = False
+
+    def __init__(self, wrong: tuple[str, ...] = ("fp16",)) -> None:
+        self.wrong = wrong
+        self.order = [FP16, FP32]
+
+    def candidates(self, graph, precision):
+        return self.order
+
+    def lower(self, graph, candidate):
+        return graph.clone()
+
+    def build(self, graph, candidate, folder: Path) -> None:
+        if candidate.precision in self.wrong:
+            weight = graph.model.graph.initializers["blocks.1.weight"]
+            weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.25), name=weight.name)
+        ir.save(graph.model, folder / "model.onnx")
+
+    def open(self, folder: Path):
+        return Evaluator(folder / "model.onnx")
+
+
+def test_the_layer_that_an_engine_gets_wrong_is_named_with_what_helps() -> None:
+    graph = make_graph()
+    blame = first_bad_engine_layer(Sloppy(), graph, FP16, GATES["fp16"])
+    assert (blame.source, blame.node) == ("blocks.1.fc", "MatMul_1")
+    assert blame.scaled > GATES["fp16"].scaled
+    assert blame.fix == "ask for --precision fp32, which keeps its gate here"
+
+
+def test_no_advice_is_given_that_does_not_help() -> None:
+    blame = first_bad_engine_layer(Sloppy(("fp16", "fp32")), make_graph(), FP16, GATES["fp16"])
+    assert blame.source == "blocks.1.fc"
+    assert blame.fix == ""
+
+
+def test_a_broken_gate_names_the_layer_in_the_report_and_in_the_error(tmp_path: Path) -> None:
+    graph = make_graph()
+    choice = choose(Sloppy(), graph, "auto", tmp_path, Silent())
+    assert choice.chosen.candidate == FP32
+    [failed] = [trial for trial in choice.trials if trial.candidate == FP16]
+    assert failed.gates[-1].to_json()["blame"]["source"] == "blocks.1.fc"
+    assert "it goes wrong first at layer 'blocks.1.fc'" in failed.why
+    only = Sloppy()
+    only.order = [FP16]
+    with pytest.raises(NumericsError, match=r"at layer 'blocks\.1\.fc'.*; ask for --precision fp32") as error:
+        choose(only, graph, "fp16", tmp_path, Silent())
+    assert error.value.details[0]["blame"]["node"] == "MatMul_1"
+
+
+def test_leaving_a_pass_out_is_advised_where_it_helps() -> None:
+    blame = first_bad_pass(make_graph(), Pipeline([Harmless(), WrongEpsilon()]))
+    assert blame is not None
+    assert blame.fix == "leave the pass out with --passes=-test.wrong_epsilon"
+    twice = first_bad_pass(make_graph(), Pipeline([WrongEpsilon(), AlsoWrong()]))
+    assert twice is not None
+    assert twice.fix == ""
+
+
+class AlsoWrong(WrongEpsilon):
+    name = "test.also_wrong"

@@ -103,11 +103,13 @@ def test_a_plan_that_takes_nothing_leaves_the_graph_as_it_is(graph: Graph) -> No
 
 
 def test_coarse_gates_allow_what_reduction_itself_moved_and_fp32_allows_no_more(graph: Graph) -> None:
-    near = coarse_gates(Difference(0.0, 0.0, 1.0, "y"))["bf16"]
-    assert (near.scaled, near.cosine) == (GATES["bf16"].scaled, GATES["bf16"].cosine)
-    far = coarse_gates(Difference(0.3, 0.3, 0.98, "y"))["bf16"]
+    near = coarse_gates(Difference(output="y"))["bf16"]
+    assert dataclasses.replace(near, why=GATES["bf16"].why) == GATES["bf16"]
+    far = coarse_gates(Difference(scaled=0.3, rms=0.1, slice_rms=0.5, unequal=0.02, output="y"))["bf16"]
     assert far.scaled == pytest.approx(GATES["bf16"].scaled + 0.6)
-    assert far.cosine == pytest.approx(GATES["bf16"].cosine - 0.08)
+    assert far.rms == pytest.approx(GATES["bf16"].rms + 0.2)
+    assert far.slice_rms == pytest.approx(GATES["bf16"].slice_rms + 1.0)
+    assert far.unequal == pytest.approx(GATES["bf16"].unequal + 0.04)
     reduced = with_references(apply(graph, read_plan("r=4", sites_of(graph)[0])))
     assert "fp32" not in reduced.graph.gates
 

@@ -71,3 +71,40 @@ def test_what_did_not_run_beside_the_peers_has_no_ratio_to_them(field, tmp_path)
     entry = next(entry for entry in choice.entries() if entry["engine"] == "quick")
     assert entry["p50"] == 9.0
     assert entry["ratio_to_best_baseline"] is None
+
+
+def test_an_engine_and_a_peer_that_cannot_be_told_apart_run_again_side_by_side(monkeypatch):
+    ran = []
+
+    def measure(calls, blocks, **_):
+        ran.append((sorted(calls), blocks))
+        return {name: Latency((1.0 if name == "engine" else 1.2,) * blocks, (1.0,)) for name in calls}
+
+    monkeypatch.setattr(trials, "measure", measure)
+    found = {
+        "engine": Latency((0.9, 1.1, 1.0, 0.8, 1.2, 1.0), (1.0,)),
+        "other": Latency((5.0,) * 6, (5.0,)),
+        "peer": Latency((1.0, 1.0, 1.1, 0.9, 1.3, 0.95), (1.0,)),
+        "far peer": Latency((9.0,) * 6, (9.0,)),
+    }
+    trials._tell_apart(dict.fromkeys(found), found, [["engine", "other"], ["peer", "far peer"]])
+    assert ran == [(["engine", "peer"], trials.BLOCKS_AGAIN)]
+    assert len(found["engine"].blocks) == len(found["peer"].blocks) == 6 + trials.BLOCKS_AGAIN
+    assert found["engine"].ratio_interval(found["peer"]).verdict == "faster"
+    trials._tell_apart(dict.fromkeys(found), found, [["engine", "other"], ["peer", "far peer"]])
+    trials._tell_apart(dict.fromkeys(found), found, [["engine"], []])
+    assert len(ran) == 1
+
+
+def test_a_loser_inside_the_noise_is_said_to_be(tmp_path):
+    drift = (1.0, 1.2, 0.9, 1.1, 1.0, 1.3)
+    chosen = Trial(Candidate("a", "fp32", "f"), tmp_path, latency=Latency(drift, drift), beside_peers=True)
+    near = Trial(
+        Candidate("b", "fp32", "f"), tmp_path, latency=Latency(drift[::-1], drift), beside_peers=True
+    )
+    slow = tuple(1.5 * block for block in drift)
+    far = Trial(Candidate("c", "fp32", "f"), tmp_path, latency=Latency(slow, slow), beside_peers=True)
+    explain([chosen, near, far], chosen, "the fastest")
+    assert chosen.why == "the fastest; b fp32 (f) cannot be told apart from it"
+    assert near.why.startswith("cannot be told apart from the chosen engine")
+    assert far.why.startswith("1.50 times the chosen engine's latency, between 1.50 and 1.50")

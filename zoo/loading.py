@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,7 @@ def module(name: str, seed: int = 0) -> tuple[torch.nn.Module, tuple[torch.Tenso
 def load(
     name: str,
     *,
+    example: str | Path | None = None,
     batch: int | None = None,
     seed: int = 0,
     samples: int = 3,
@@ -59,6 +61,7 @@ def load(
 
     Args:
         name: its name in the zoo.
+        example: an npz file of real inputs, which become the graph's first samples.
         batch: size of the batch, 1 where not given.
         seed: of drawn inputs and weights.
         samples: how many example inputs.
@@ -79,6 +82,7 @@ def load(
             known.timm_name,
             spec=spec,
             kind="zoo",
+            example=example,
             batch=batch,
             seed=seed,
             samples=samples,
@@ -99,6 +103,7 @@ def load(
         kind="zoo",
         semantics=trained.semantics,
         examples=_batches(trained.feeds, samples, size),
+        example=example,
         preprocessing=trained.preprocessing,
         labels=trained.labels,
         weights=known.weights,

@@ -32,6 +32,7 @@ def command(
     ] = "local",
     blocks: Annotated[int, typer.Option("--blocks", min=2, help="blocks of runs for each engine")] = 9,
     precision: Annotated[options.Precision, typer.Option("--precision")] = options.Precision.auto,
+    example: options.Example = None,
     inputs: options.Inputs = None,
     batch: options.Batch = None,
     seed: options.Seed = 0,
@@ -56,6 +57,7 @@ def command(
             device=device,
             blocks=blocks,
             precision=precision.value,
+            example=example,
             inputs=inputs or [],
             batch=batch,
             seed=seed,
@@ -110,9 +112,19 @@ def _print_suite(fields: dict[str, Any]) -> None:
         peers = [_peer_cell(row, label) for label in labels]
         share = 100 * row["roofline_share"]
         rows.append([row["name"], row["edgec_ms"], 100 * row["spread"], share, *peers])
-        rows[-1] += [row["best_peer"], row["ratio_to_best_peer"]]
+        rows[-1] += [row["best_peer"], row["ratio_to_best_peer"], row["verdict"]]
     print_table(
-        ["model", "edgec", "spread %", "share %", *labels, "best peer", "edgec's latency over it"], rows
+        [
+            "model",
+            "edgec",
+            "spread %",
+            "share %",
+            *labels,
+            "best peer",
+            "edgec's latency over it",
+            "edgec is",
+        ],
+        rows,
     )
     for row in fields["models"]:
         print(f"{row['name']}: {row['error'] if 'error' in row else row['engine']}")
@@ -136,15 +148,24 @@ def _peer_cell(row: dict[str, Any], label: str) -> str:
 
 
 def _print(fields: dict[str, Any]) -> None:
-    from edgec.cli.output import print_table
+    from edgec.cli.output import between, print_table
 
     print(
-        f"{fields['model']} on {fields['device']}: milliseconds a run, {fields['blocks']} alternating blocks"
+        f"{fields['model']} on {fields['device']}: milliseconds a run, measured in {fields['blocks']} "
+        "alternating blocks"
     )
     print_table(
-        ["engine", "p50", "p90", "spread %", "edgec's latency over it"],
+        ["engine", "p50", "median between", "p90", "edgec's latency over it", "between", "edgec is"],
         [
-            [entry["name"], entry["p50"], entry["p90"], entry["spread"] * 100, entry["edgec_over_it"]]
+            [
+                entry["name"],
+                entry["p50"],
+                between(entry["interval"]),
+                entry["p90"],
+                entry["edgec_over_it"],
+                between(entry["ratio_interval"]),
+                entry["verdict"],
+            ]
             for entry in fields["entries"]
         ],
     )

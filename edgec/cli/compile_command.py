@@ -35,6 +35,7 @@ def command(
     eval_data: Annotated[
         Path | None, typer.Option("--eval-data", help="held-out inputs and 'labels', an .npz file")
     ] = None,
+    example: options.Example = None,
     inputs: options.Inputs = None,
     batch: options.Batch = None,
     passes: options.Passes = "",
@@ -61,11 +62,12 @@ def command(
             target=target,
             output=output,
             precision=precision.value,
-            latency=options.milliseconds(latency),
-            max_drop=options.fraction(max_drop),
+            latency=latency,
+            max_drop=max_drop,
             eval_data=eval_data,
             calib=calib,
             tokens=tokens,
+            example=example,
             inputs=inputs or (),
             batch=batch,
             passes=options.pass_edits(passes),
@@ -98,17 +100,27 @@ def _print_summary(fields: dict[str, Any]) -> None:
     else:
         _print_latency(latency)
     print(
-        f"numerics  off by {numerics['max_abs']:.1e} at most, cosine {numerics['cosine']:.7f}, "
+        f"numerics  off by {numerics['max_abs']:.1e} at most, {numerics['scaled']:.1e} of the spread, "
         + ("against the reduced network in fp32" if fields["tokens"] else "against the source's own outputs")
+        + ("" if numerics["kind"] == "measured" else f"; {numerics['kind']}: {numerics['ran']}")
     )
+    drawn = (f"{item['name']} {item['what']}" for item in fields["inputs_drawn"])
+    print(f"drawn     {'; '.join(drawn)}")
+    if fields["precision"] != "fp32":
+        print(f"ranges    from {fields['ranges_from']}")
+    if fields["branches"]:
+        _print_branches(fields["branches"])
     accuracy = fields["accuracy"]
     if accuracy:
         print(
             f"accuracy  {accuracy['engine']:.2%} (source {accuracy['source']:.2%}), {accuracy['metric']} "
-            f"on {accuracy['samples']} held-out samples"
+            f"on {accuracy['samples']} held-out samples, {accuracy['kind']}"
         )
     if fields["tokens"]:
         _print_tokens(fields["tokens"], scored=accuracy is not None)
+    for finding in fields["known_wrong"]:
+        print(f"warning   {finding['text']}")
+        print(f"          told in {', '.join(finding['sources'])}")
     for fallback in fields["fallbacks"]:
         print(f"fallback  {fallback['what']} not used: {fallback['why']}")
         print(f"          instead: {fallback['instead']}")
@@ -123,6 +135,19 @@ def _print_summary(fields: dict[str, Any]) -> None:
     if fields["neural_engine"]:
         _print_neural_engine(fields["neural_engine"])
     print(f"report    {fields['report']}")
+
+
+def _print_branches(branches: dict[str, Any]) -> None:
+    missed = [f"{site['name']} {side}" for site in branches["sites"] for side in site["missed"]]
+    sides = f"; never {', '.join(missed)} in {branches['tried']} tries" if missed else ", every side taken"
+    print(f"branches  {len(branches['sites'])} places that decide by values{sides}")
+    timed = [path for path in branches["paths"] if path["p50"] is not None]
+    if len(timed) > 1:
+        fastest, slowest = (f"{path['p50']:.2f} ms ({path['share']:.0%})" for path in (timed[0], timed[-1]))
+        print(
+            f"          {len(timed)} ways measured: the fastest takes {fastest} and the slowest {slowest} of "
+            f"{branches['shares_of']}"
+        )
 
 
 def _print_tokens(tokens: dict[str, Any], *, scored: bool) -> None:
@@ -151,7 +176,18 @@ def _print_neural_engine(section: dict[str, Any]) -> None:
 
 
 def _print_latency(latency: dict[str, Any]) -> None:
-    against = ""
-    if latency["ratio"] is not None:
-        against = f", {latency['ratio']:.2f} × {latency['baseline']}'s {latency['baseline_p50']:.2f} ms"
-    print(f"latency   {latency['p50']:.2f} ms (p90 {latency['p90']:.2f}){against}, measured here")
+    from edgec.cli.output import between
+    from edgec.core.timing import SAME
+
+    within = f"median within {between(latency['interval'])}, " if latency["interval"] else ""
+    print(f"latency   {latency['p50']:.2f} ms ({within}p90 {latency['p90']:.2f}), measured here")
+    if latency["verdict"] is None:
+        return
+    beside = f"{latency['baseline']}'s {latency['baseline_p50']:.2f} ms"
+    ratio = f"{latency['ratio']:.2f} × it"
+    if latency["ratio_interval"]:
+        ratio += f", within {between(latency['ratio_interval'])}"
+    if latency["verdict"] == SAME:
+        print(f"          {SAME} from {beside} ({ratio})")
+    else:
+        print(f"          {latency['verdict']} than {beside}: {ratio}")

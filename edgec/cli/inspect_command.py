@@ -10,6 +10,7 @@ from edgec.cli import options
 
 def command(
     model: options.ModelOrBundle,
+    example: options.Example = None,
     inputs: options.Inputs = None,
     batch: options.Batch = None,
     passes: options.Passes = "",
@@ -30,7 +31,7 @@ def command(
             _print_bundle(fields)
         return
     with progress() as steps:
-        fields = _inspect(model, inputs or [], batch, passes, seed, steps)
+        fields = _inspect(model, example, inputs or [], batch, passes, seed, steps)
     if as_json:
         print_json(fields)
     else:
@@ -38,7 +39,13 @@ def command(
 
 
 def _inspect(
-    model: str, inputs: list[str], batch: int | None, passes: str, seed: int, steps
+    model: str,
+    example: Path | None,
+    inputs: list[str],
+    batch: int | None,
+    passes: str,
+    seed: int,
+    steps,
 ) -> dict[str, Any]:  # type: ignore[no-untyped-def]
     import dataclasses
 
@@ -47,7 +54,7 @@ def _inspect(
     from edgec.passes.pipeline import default_pipeline
 
     pipeline = default_pipeline().edited(options.pass_edits(passes))
-    graph = load(model, inputs=inputs, batch=batch, seed=seed, progress=steps)
+    graph = load(model, example=example, inputs=inputs, batch=batch, seed=seed, progress=steps)
     source = inspect_model(graph.model)
     neutral = to_neutral(graph, pipeline, steps)
     found = inspect_model(neutral.graph.model)
@@ -55,6 +62,10 @@ def _inspect(
         "model": dataclasses.asdict(graph.source),
         "inputs": [dataclasses.asdict(spec) for spec in graph.inputs],
         "outputs": [dataclasses.asdict(spec) for spec in graph.outputs],
+        "inputs_drawn": [dataclasses.asdict(item) for item in graph.drawn],
+        "branches": graph.branches.coverage(map(graph.branches.follow, graph.examples))
+        if graph.branches
+        else [],
         "parameters": source.parameters,
         "macs": found.macs,
         "uncounted": found.uncounted,
@@ -78,6 +89,11 @@ def _print_model(fields: dict[str, Any]) -> None:
     for role in ("inputs", "outputs"):
         for spec in fields[role]:
             print(f"{role[:-1]:8} {spec['name']}  {spec['dtype']} {'×'.join(map(str, spec['shape']))}")
+    for item in fields["inputs_drawn"]:
+        print(f"drawn    {item['name']}  {item['what']}")
+    for branch in fields["branches"]:
+        missed = f", never {' or '.join(branch['missed'])}" if branch["missed"] else ""
+        print(f"{branch['kind']:8} {branch['name']}  takes {', '.join(branch['taken'])}{missed}")
     print(f"parameters {fields['parameters'] / 1e6:.2f} M, multiply-accumulates {fields['macs'] / 1e6:.1f} M")
     if fields["uncounted"]:
         print(f"not counted, a size is open: {', '.join(fields['uncounted'][:5])}")

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import logging
 import signal
 import sys
 import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from edgec.core.errors import EdgecError, Terminated
+from edgec.core import appearing
+from edgec.core.errors import EdgecError, NumericsError, Terminated
+from edgec.core.quoting import printable
 from edgec.version import __version__
 
 app = typer.Typer(
@@ -32,6 +35,18 @@ COMMANDS = (
     *("package", "deploy", "zoo", "devices", "doctor"),
 )
 
+
+_SHOWN = 200
+"""Letters of a path in a message."""
+
+_SYSTEM_FIX = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+    errno.EROFS: "choose another path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 STOPPED = {130: "interrupted", 143: "terminated"}
 """Exit status after Ctrl-C and after a polite kill: 128 and the signal's number, as shells count."""
@@ -64,7 +79,11 @@ def main() -> None:
     debug = "--debug" in sys.argv
     # A flag of the whole program may stand anywhere on the line.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    with _interruptible(), _quiet(debug):
+    # A file's name may hold half a character, which no encoding has.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    with _interruptible(), _own_temporary_folder(), _quiet(debug):
         status = run(arguments, debug)
     if status in STOPPED:
         print(f"edgec: {STOPPED[status]}; nothing half written is left", file=sys.stderr)
@@ -94,33 +113,39 @@ def run(arguments: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        return _unexpected(error, as_json)
+        return _unexpected(error, arguments, as_json)
 
 
-def _unexpected(error: Exception, as_json: bool) -> int:
+def _unexpected(error: Exception, arguments: list[str], as_json: bool) -> int:
     # click's own usage errors know how to say what is wrong with the command line.
     format_message = getattr(error, "format_message", None)
     if callable(format_message):
         _say(EdgecError(str(format_message()).rstrip("."), fix="see edgec COMMAND --help"), as_json, status=2)
         return 2
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        _say(EdgecError("the disk is full", where=error.filename, fix="free some space"), as_json)
+    if isinstance(error, OSError) and error.filename is not None:
+        what = "the disk is full" if error.errno == errno.ENOSPC else f"the system says: {error.strerror}"
+        _say(
+            EdgecError(what, where=str(error.filename)[:_SHOWN], fix=_SYSTEM_FIX.get(error.errno or 0)),
+            as_json,
+        )
         return 1
-    text = str(error).strip().splitlines()
-    said = text[0] if text else "no message"
-    _say(
-        EdgecError(f"unexpected {type(error).__name__}: {said}", fix="run again with --debug to see where"),
-        as_json,
-    )
+    if isinstance(error, MemoryError):
+        _say(EdgecError("there is not enough memory", fix="give it more, or take a smaller model"), as_json)
+        return 1
+    from edgec.cli.failure import explained
+
+    _say(explained(error, arguments), as_json)
     return 1
 
 
 def _say(error: EdgecError, as_json: bool, status: int | None = None) -> None:
-    print(f"edgec: {error}", file=sys.stderr)
+    print(f"edgec: {printable(str(error))}", file=sys.stderr)
     if as_json:
         from edgec.cli.output import print_json
 
-        fields = {"what": error.what, "where": error.where, "fix": error.fix}
+        fields: dict[str, Any] = {"what": error.what, "where": error.where, "fix": error.fix}
+        if isinstance(error, NumericsError):
+            fields["gates"] = list(error.details)
         print_json({"error": fields, "exit_status": status or error.exit_status})
 
 
@@ -135,6 +160,19 @@ def _quiet(debug: bool) -> Iterator[None]:
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _own_temporary_folder() -> Iterator[None]:
+    """All that this process and its libraries write for a while lies in one folder, which goes with it.
+
+    What a process that was killed outright left is removed by the next.
+    """
+    with contextlib.ExitStack() as stack:
+        # Where no temporary file can be made, the commands that need none still run.
+        with contextlib.suppress(OSError):
+            stack.enter_context(appearing.temporary_room("edgec-process-"))
         yield
 
 

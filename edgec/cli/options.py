@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import enum
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from edgec.core.errors import RequestError
 
 
 class Precision(enum.StrEnum):
@@ -43,6 +40,10 @@ Inputs = Annotated[
         "a letter or a name keeps a dimension open",
     ),
 ]
+Example = Annotated[
+    Path | None,
+    typer.Option("--example", metavar="F.npz", help="real inputs by name, checked before any drawn ones"),
+]
 Batch = Annotated[int | None, typer.Option("--batch", min=1, help="batch size")]
 Passes = Annotated[
     str, typer.Option("--passes", metavar="±NAME,…", help="take passes out (-NAME) or put them in (+NAME)")
@@ -54,32 +55,3 @@ AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object on s
 def pass_edits(text: str) -> list[str]:
     """`-a.b,+c.d` as a list of edits."""
     return [edit.strip() for edit in text.split(",") if edit.strip()]
-
-
-def milliseconds(text: str | None) -> float | None:
-    """`5ms`, `5` or `0.005s` in milliseconds.
-
-    Raises:
-        RequestError: it is not a positive time.
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|)\s*", text)
-    if not match or float(match[1]) == 0:
-        raise RequestError(f"--latency {text!r} is not a time", fix="write it like 5ms")
-    return float(match[1]) * (1000 if match[2] == "s" else 1)
-
-
-def fraction(text: str | None) -> float | None:
-    """`1%` or `0.01` as a fraction.
-
-    Raises:
-        RequestError: it is not between 0 and 1.
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text)
-    value = float(match[1]) / (100 if match[2] else 1) if match else -1.0
-    if not 0 <= value <= 1:
-        raise RequestError(f"--max-drop {text!r} is not a share", fix="write it like 1% or 0.01")
-    return value

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgec.core.quoting import printable
+
 
 def print_json(fields: Mapping[str, Any]) -> None:
     """One JSON object on standard output; infinities become null, which JSON has."""
@@ -33,12 +35,17 @@ def print_table(
     )
 
 
+def between(interval: Sequence[float] | None) -> str | None:
+    """The interval of a median as people read it: `12.1 to 12.4`; None where there is none."""
+    return None if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}"
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
-    return str(value)
+    return printable(str(value))
 
 
 def _finite(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,15 +21,19 @@ def command(
 ) -> None:
     """Pack a bundle for others to install: a Docker context, or wheels."""
     from edgec.core.bundle import Bundle
+    from edgec.runtime_warnings import texts
 
     if docker == wheel:
         raise RequestError("package makes one thing at a time", fix="give --docker or --wheel")
     opened = Bundle.open(bundle)
+    known_wrong = texts(opened.report())
+    for text in known_wrong:
+        print(f"edgec: {text}", file=sys.stderr)
     fields = _docker(opened, output) if docker else _wheels(opened, output)
     if as_json:
         from edgec.cli.output import print_json
 
-        print_json({"bundle": str(bundle), **fields})
+        print_json({"bundle": str(bundle), "known_wrong": known_wrong, **fields})
     else:
         print("\n".join(fields["say"]))
 

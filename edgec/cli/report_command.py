@@ -24,7 +24,8 @@ def command(
 ) -> None:
     """Write a bundle's report, one self-contained HTML file."""
     from edgec.cli.output import print_json
-    from edgec.core.bundle import Bundle, check_writable_file
+    from edgec.core.bundle import Bundle, check_writable_file, writing_file
+    from edgec.core.json_file import to_bytes
     from edgec.report.render import render
 
     opened = Bundle.open(bundle)
@@ -33,7 +34,8 @@ def command(
     if measured is not None:
         opened = _merged(opened, measured)
     report = opened.report()
-    path.write_text(render(report), encoding="utf-8")
+    with writing_file(path) as scratch:
+        scratch.write_bytes(to_bytes(render(report)))
     if as_json:
         print_json({"report": str(path), **report})
     else:

@@ -24,7 +24,7 @@ def command(
     """Run a bundle on given inputs, or on its own sample."""
     import numpy as np
 
-    from edgec.core.bundle import check_writable_file, read_arrays, write_arrays
+    from edgec.core.bundle import check_writable_file, read_arrays, write_arrays, writing_file
     from edgec.runtime.session import load
 
     if output is not None:
@@ -33,7 +33,8 @@ def command(
         feeds = read_arrays(inputs) if inputs else session.bundle.samples()[0][0]
         results = session.run(feeds)
     if output is not None:
-        write_arrays(output, results)
+        with writing_file(output) as scratch:
+            write_arrays(scratch, results)
     described = {
         name: {
             "shape": list(array.shape),

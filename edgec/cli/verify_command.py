@@ -2,50 +2,77 @@
 
 from __future__ import annotations
 
+import sys
+
+import typer
+
 from edgec.cli import options
 
 
 def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None:
     """Prove a bundle from the bundle alone."""
-    from edgec.core.bundle import Bundle
-    from edgec.core.errors import NumericsError
-    from edgec.core.numerics import Gate, compare
+    from edgec.core.bundle import ENGINE, Bundle
+    from edgec.core.errors import JobError, NumericsError
+    from edgec.core.numerics import Gate
+    from edgec.runtime.engines import ELSEWHERE, kind_of, what_runs
     from edgec.runtime.session import Session
     from edgec.targets import open_for_checking
 
     opened = Bundle.open(bundle)
     with Session(opened, open_for_checking(opened.engine_folder)) as session:
-        feeds, references = opened.samples()
-        difference = compare(references, [session.run(feed) for feed in feeds])
-    precision = opened.manifest["precision"]
-    # The bounds that the engine was shipped under: a quantised one has its own.
-    gate = Gate(**opened.manifest["numerics"]["gates"][-1]["gate"])
-    passed = gate.accepts(difference)
+        feeds, expected = opened.samples()
+        # The bounds that the engine was shipped under: a quantised one has its own.
+        gate = Gate(**opened.manifest["numerics"]["gates"][-1]["gate"])
+        difference = expected.difference([session.run(feed) for feed in feeds], gate)
+    precision, engine = opened.manifest["precision"], opened.manifest["engine"]
+    broken = gate.broken(difference)
+    elsewhere = ELSEWHERE.get(engine)
+    # An engine that nothing ran is not proved by a graph that agrees.
+    not_run = [f"{ENGINE}/{name}" for name in (elsewhere.not_run if elsewhere else ())]
+    passed = not broken and not not_run
     fields = {
         "bundle": str(opened.path),
         "files": len(opened.manifest["files"]),
         "samples": len(feeds),
         "precision": precision,
+        "kind": kind_of(engine),
+        "ran": what_runs(engine),
+        "not_run": not_run,
         "max_abs": difference.max_abs,
         "scaled": difference.scaled,
         "cosine": difference.cosine,
-        "gate": {"scaled": gate.scaled, "cosine": gate.cosine},
+        "rms": difference.rms,
+        "near_ties": difference.near_ties,
+        "output": difference.output,
+        "gate": {"scaled": gate.scaled, "rms": gate.rms, "unequal": gate.unequal},
         "passed": passed,
     }
-    if as_json and passed:
-        from edgec.cli.output import print_json
-
-        print_json(fields)
-    elif passed:
-        print(f"files     {fields['files']} as recorded")
-        print(
-            f"numerics  {len(feeds)} samples, off by {difference.max_abs:.1e} at most, "
-            f"cosine {difference.cosine:.7f}: within the {precision} gate"
-        )
-    if not passed:
+    if broken:
         raise NumericsError(
-            f"the engine is off by {difference.scaled:.1e} of the output's spread "
-            f"(allowed {gate.scaled:.0e}) with cosine {difference.cosine:.7f} (at least {gate.cosine})",
+            f"output {difference.output!r} is {broken}; {fields['kind']}: {fields['ran']}",
+            details=[fields],
             where=str(opened.path),
             fix="compile the model again on this machine",
         )
+    error = JobError(
+        f"{', '.join(not_run)} did not run here, so it is not verified; the stand-in agrees",
+        where=str(opened.path),
+        fix="run it on its device and compare with the bundle's samples",
+    )
+    if as_json:
+        from edgec.cli.output import print_json
+
+        told = {"what": error.what, "where": error.where, "fix": error.fix}
+        print_json(fields if passed else {**fields, "error": told, "exit_status": error.exit_status})
+    else:
+        print(f"files     {fields['files']} as recorded")
+        print(f"ran       {fields['ran']}")
+        print(
+            f"numerics  {len(feeds)} samples, off by {difference.max_abs:.1e} at most, "
+            f"{difference.scaled:.1e} of the output's spread: within the {precision} gate, {fields['kind']}"
+        )
+        if elsewhere:
+            print(f"not run   {', '.join(not_run) or 'the engine on its device'}: {elsewhere.why}")
+    if not passed:
+        print(f"edgec: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_status)

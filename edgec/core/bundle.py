@@ -22,14 +22,20 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgec.core import appearing, archive, npz
 from edgec.core.errors import IntegrityError, JobError, RequestError
 from edgec.core.graph import Arrays, TensorSpec
+from edgec.core.json_file import Record, read_object, to_bytes
+from edgec.core.limits import limit
+from edgec.core.numerics import Expected, rounding_of
+from edgec.core.plain_files import plain_files, read_plain
+from edgec.core.ties import Ties
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -44,6 +50,16 @@ ALMOST_NOTHING = 64 * 1024
 """Free bytes under which no engine could have been written."""
 
 RECOMPILE = "compile the model again"
+
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("model", "device", "tools", "files", "numerics", "latency"), dict),
+    **dict.fromkeys(("edgec", "target", "engine", "precision", "form"), str),
+    **dict.fromkeys(("samples", "seed"), int),
+}
+"""What the manifest's fields are, as far as they are read."""
+
+_SHOWN = 200
+"""Letters of a path in a message."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +84,29 @@ class InputsOutputs:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> InputsOutputs:
-        """From what `to_json` returned."""
+        """From what `to_json` returned.
+
+        Raises:
+            KeyError, TypeError, ValueError: it returned nothing like that.
+        """
+        labels = fields["labels"]
+        if not all(isinstance(label, str) for label in labels):
+            raise ValueError("a label is no text")
         return cls(
-            tuple(TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in fields["inputs"]),
-            tuple(TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in fields["outputs"]),
-            dict(fields["preprocessing"]),
-            tuple(fields["labels"]),
+            tuple(map(_spec, fields["inputs"])),
+            tuple(map(_spec, fields["outputs"])),
+            {name: dict(steps) for name, steps in fields["preprocessing"].items()},
+            tuple(labels),
         )
+
+
+def _spec(fields: Mapping[str, Any]) -> TensorSpec:
+    spec = TensorSpec(**{**fields, "shape": tuple(fields["shape"])})
+    sizes_fit = all(isinstance(size, str) or (type(size) is int and size >= 0) for size in spec.shape)
+    if not isinstance(spec.name, str) or not isinstance(spec.dtype, str) or not sizes_fit:
+        raise ValueError("an input or output has no name, shape and dtype")
+    np.dtype(spec.dtype)
+    return spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +138,10 @@ class Bundle:
         """
         path = Path(path)
         unpacked = None
+        _check_there(path)
         if path.is_file() and zipfile.is_zipfile(path):
             unpacked = tempfile.TemporaryDirectory(prefix="edgec-bundle-")
-            path = _unpack(path, Path(unpacked.name))
-        if not path.exists():
-            raise RequestError("no such bundle", where=str(path), fix="name the folder that compile wrote")
+            path = archive.unpack(path, Path(unpacked.name))
         if not (path / MANIFEST).is_file():
             raise RequestError(
                 f"this is not a bundle: it has no {MANIFEST}",
@@ -127,11 +158,12 @@ class Bundle:
             )
         if check:
             check_integrity(path, manifest)
+        _check_manifest(manifest)
         try:
-            io = InputsOutputs.from_json(_read_json(path / IO))
-        except (KeyError, TypeError) as error:
+            description = InputsOutputs.from_json(_read_json(path / IO))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IntegrityError(f"malformed ({error})", where=str(path / IO), fix=RECOMPILE) from error
-        return cls(path, manifest, io, unpacked)
+        return cls(path, manifest, description, unpacked)
 
     @property
     def is_unpacked(self) -> bool:
@@ -147,18 +179,36 @@ class Bundle:
         """`report.json`."""
         return _read_json(self.path / REPORT_JSON)
 
-    def samples(self) -> tuple[list[Arrays], list[Arrays]]:
-        """The sample inputs and what the source computed on them, in the same order."""
+    def samples(self) -> tuple[list[Arrays], Expected]:
+        """The sample inputs and what the source computed on them, in the same order.
+
+        Raises:
+            IntegrityError: there are none, or more than are allowed.
+            RequestError: one cannot be read.
+        """
         folder = self.path / SAMPLES
-        feeds, references = [], []
-        for index in range(self.manifest["samples"]):
+        feeds, references, exact, ties = [], [], [], []
+        count = self.manifest["samples"]
+        if not 1 <= count <= limit("samples"):
+            raise IntegrityError(
+                f"it says that there are {count} samples, and there are from 1 to {limit('samples')}",
+                where=str(self.path / MANIFEST),
+                fix=RECOMPILE,
+            )
+        for index in range(count):
             feeds.append(read_arrays(folder / f"{index}.inputs.npz"))
-            references.append(read_arrays(folder / f"{index}.outputs.npz"))
-        return feeds, references
+            outputs = read_arrays(folder / f"{index}.outputs.npz")
+            references.append(outputs)
+            if (rounding := folder / f"{index}.rounding.npz").is_file():
+                lost = read_arrays(rounding)
+                exact.append({name: outputs[name].astype(np.float64) - array for name, array in lost.items()})
+            if (decided := folder / f"{index}.ties.npz").is_file():
+                ties.append(Ties.from_arrays(read_arrays(decided)))
+        return feeds, Expected(references, exact, ties)
 
 
 @contextlib.contextmanager
-def writing(target: Path, *, needed: int = 0) -> Iterator[Path]:
+def writing(target: Path, *, needed: int = 0, note: Callable[[str], None] | None = None) -> Iterator[Path]:
     """A scratch folder beside `target` that becomes `target` when the block ends without an error.
 
     A bundle that was there before stays until the new one is whole; anything else is left alone.
@@ -166,14 +216,15 @@ def writing(target: Path, *, needed: int = 0) -> Iterator[Path]:
     Args:
         target: the bundle's folder.
         needed: about how many bytes will be written at the most.
+        note: told where another process wrote a bundle at `target` meanwhile, which this one replaces.
 
     Raises:
         RequestError: something that is not a bundle is at `target`, or its parent cannot be written.
         JobError: the disk is full.
     """
     check_writable(target)
+    target = target.resolve() if target.is_symlink() else target
     parent = target.parent
-    _remove_abandoned(parent, target.name)
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise JobError(
@@ -181,25 +232,42 @@ def writing(target: Path, *, needed: int = 0) -> Iterator[Path]:
             where=str(parent),
             fix="free some space or choose another -o",
         )
-    scratch = parent / f".{target.name}.partial-{os.getpid()}"
-    replaced = parent / f".{target.name}.old-{os.getpid()}"
+
+    def replaced() -> None:
+        if note is not None:
+            note(f"{target}: replaced the bundle that another process wrote there meanwhile")
+
     try:
-        scratch.mkdir()
-        yield scratch
-        if target.exists():
-            target.rename(replaced)
-        scratch.rename(target)
+        with appearing.folder(target, replaced=replaced) as scratch:
+            yield scratch
     except Exception as error:
         if _is_full(parent, error):
             raise JobError(
                 "the disk is full", where=str(parent), fix="free some space or choose another -o"
             ) from error
         raise
-    finally:
-        if replaced.exists() and not target.exists():
-            replaced.rename(target)
-        shutil.rmtree(replaced, ignore_errors=True)
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing_file(path: Path) -> Iterator[Path]:
+    """A path to write a file at that becomes `path` when the block ends without an error.
+
+    Raises:
+        RequestError: the file cannot be written there.
+        JobError: the disk is full; what was at `path` is as it was.
+    """
+    check_writable_file(path)
+    path = path.resolve() if path.is_symlink() else path
+    if path.exists() and not path.is_file():  # a device, as /dev/stdout: nothing takes its place
+        yield path
+        return
+    try:
+        with appearing.file(path) as scratch:
+            yield scratch
+    except OSError as error:
+        if _is_full(path.parent, error):
+            raise JobError("the disk is full", where=str(path.parent), fix="free some space") from error
+        raise
 
 
 def _is_full(folder: Path, error: Exception) -> bool:
@@ -216,13 +284,45 @@ def check_writable(target: Path) -> None:
         RequestError: something that is not a bundle is there, or the parent is missing, a file
             or read-only.
     """
-    if target.exists() and not (target / MANIFEST).is_file():
+    check_writable_folder(target, MANIFEST, "bundle")
+
+
+def _is_something(target: Path) -> bool:
+    """Whether anything is at the path, a link to nothing included.
+
+    Raises:
+        RequestError: nothing can be there: the name is too long, or links go round.
+    """
+    try:
+        target.lstat()
+        target.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if target.is_symlink():
+            raise RequestError(
+                "is a link to nothing", where=str(target), fix="remove it, or choose another path with -o"
+            ) from None
+        return False
+    except (OSError, ValueError) as error:
+        what = error.strerror if isinstance(error, OSError) else str(error)
         raise RequestError(
-            "exists and is not a bundle, so it is not overwritten",
-            where=str(target),
+            f"no file can be there ({what})", where=_short(target), fix="choose another path with -o"
+        ) from error
+    return True
+
+
+def check_writable_folder(target: Path, mark: str, what: str) -> None:
+    """See early that a folder may be written at `target`, over one that holds a file `mark`.
+
+    Raises:
+        RequestError: something else is there, or the parent is missing, a file or read-only.
+    """
+    if _is_something(target) and not (target / mark).is_file():
+        raise RequestError(
+            f"exists and is not a {what}, so it is not overwritten",
+            where=_short(target),
             fix="choose another path with -o",
         )
-    _check_parent(target, "the bundle")
+    _check_parent(target, f"the {what}")
 
 
 def check_writable_file(path: Path) -> None:
@@ -231,10 +331,11 @@ def check_writable_file(path: Path) -> None:
     Raises:
         RequestError: a folder is there, or the parent is missing, a file or read-only.
     """
+    is_there = _is_something(path)
     if path.is_dir():
         raise RequestError("is a folder, and a file is to be written", where=str(path), fix="name a file")
     _check_parent(path, "the file")
-    if path.exists() and not os.access(path, os.W_OK):
+    if is_there and not os.access(path, os.W_OK):
         raise RequestError("no permission to write here", where=str(path), fix="choose another path")
 
 
@@ -256,7 +357,7 @@ def _check_parent(target: Path, what: str) -> None:
 
 def seal(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Write `manifest.json` over the folder's files, with their hashes and its own."""
-    files = {name: file_sha256(folder / name) for name in _files_of(folder)}
+    files = {name: file_sha256(folder / name) for name in plain_files(folder) if name != MANIFEST}
     sealed = {**manifest, "schema": SCHEMA, "files": files}
     sealed["sha256"] = _manifest_sha256(sealed)
     write_json(folder / MANIFEST, sealed)
@@ -267,46 +368,85 @@ def check_integrity(path: Path, manifest: Mapping[str, Any]) -> None:
     """Compare a bundle's files with its manifest, and the manifest with its own hash.
 
     Raises:
-        IntegrityError: names the first file that is missing, was added or differs.
+        IntegrityError: names the first file that is missing, was added, is none or differs.
     """
+    present = set(plain_files(path)) - {MANIFEST}
     if manifest.get("sha256") != _manifest_sha256(manifest):
         raise IntegrityError("changed after it was written", where=str(path / MANIFEST), fix=RECOMPILE)
     recorded = manifest["files"]
-    present = set(_files_of(path))
+    if not isinstance(recorded, dict):
+        raise IntegrityError("does not list its files", where=str(path / MANIFEST), fix=RECOMPILE)
     for name, digest in recorded.items():
         if name not in present:
             raise IntegrityError("is missing from the bundle", where=str(path / name), fix=RECOMPILE)
-        if file_sha256(path / name) != digest:
-            raise IntegrityError("changed after it was written", where=str(path / name), fix=RECOMPILE)
+        read_plain(path, name, digest, lambda _: None)
     for name in sorted(present - set(recorded)):
         raise IntegrityError("is not part of the bundle", where=str(path / name), fix="remove it")
 
 
+def _check_manifest(manifest: Record) -> None:
+    """See that what the manifest says is of the kinds that are read from it.
+
+    Raises:
+        IntegrityError: names the field.
+    """
+    for name, kind in _KINDS.items():
+        if name in manifest and not isinstance(manifest[name], kind):
+            raise IntegrityError(
+                f"its field {name!r} is no {kind.__name__}", where=manifest.where, fix=RECOMPILE
+            )
+    for name, value in manifest.items():
+        if isinstance(value, dict) and name in _KINDS:
+            manifest[name] = Record(value)
+            manifest[name].where = manifest.where
+
+
+def recorded_files(bundle: Bundle) -> dict[str, str]:
+    """Every file of a bundle with the sha256 that it was opened with, the manifest among them, in order."""
+    manifest = bundle.path / MANIFEST
+    return {MANIFEST: file_sha256(manifest), **dict(sorted(bundle.manifest["files"].items()))}
+
+
+def copy_bundle(bundle: Bundle, folder: Path) -> None:
+    """Copy a bundle's files, those in its manifest and no others, to a folder that is made.
+
+    Raises:
+        IntegrityError: a file is not what was recorded any more.
+    """
+    for name, digest in recorded_files(bundle).items():
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.open("xb") as copy:
+            read_plain(bundle.path, name, digest, copy.write)
+
+
 def pack(bundle: Path) -> Path:
-    """Pack a bundle's folder into `FOLDER.zip`, the same bytes for the same files; returns its path."""
+    """Pack a bundle's folder into `FOLDER.zip`, the same bytes for the same files; returns its path.
+
+    Raises:
+        IntegrityError: a file is not what was recorded any more.
+    """
     target = bundle.with_name(bundle.name + ".zip")
-    scratch = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    try:
-        with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in [MANIFEST, *_files_of(bundle)]:
-                entry = zipfile.ZipInfo(f"{bundle.name}/{name}")
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                entry.external_attr = 0o644 << 16
-                with (bundle / name).open("rb") as source, archive.open(entry, "w", force_zip64=True) as copy:
-                    shutil.copyfileobj(source, copy)
-        scratch.rename(target)
-    finally:
-        scratch.unlink(missing_ok=True)
+    archive.pack(bundle, recorded_files(Bundle.open(bundle, check=False)), target)
     return target
 
 
-def write_samples(folder: Path, feeds: list[Arrays], references: list[Arrays]) -> None:
-    """Write sample inputs and the source's outputs under `samples/`."""
+def write_samples(folder: Path, feeds: list[Arrays], expected: Expected) -> None:
+    """Write sample inputs and what the source computed on them under `samples/`.
+
+    `K.inputs.npz` and `K.outputs.npz` are the source's own; `K.rounding.npz` is what its outputs differ from
+    its float64, and `K.ties.npz` what its decisions rest on, where these are known.
+    """
     samples = folder / SAMPLES
     samples.mkdir()
-    for index, (feed, reference) in enumerate(zip(feeds, references, strict=True)):
+    for index, (feed, reference) in enumerate(zip(feeds, expected.references, strict=True)):
         write_arrays(samples / f"{index}.inputs.npz", feed)
         write_arrays(samples / f"{index}.outputs.npz", reference)
+        if expected.exact:
+            lost = rounding_of(reference, expected.exact[index])
+            write_arrays(samples / f"{index}.rounding.npz", lost)
+        if any(expected.ties):
+            write_arrays(samples / f"{index}.ties.npz", expected.ties[index].to_arrays())
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -315,37 +455,25 @@ def read_arrays(path: Path) -> Arrays:
     Raises:
         RequestError: there is no such file, or it is not an npz of plain arrays.
     """
-    if not path.is_file():
-        raise RequestError("no such file", where=str(path), fix="name an .npz file")
+    if not os.path.isfile(path):  # noqa: PTH113 (also where the name is too long or has a NUL)
+        raise RequestError("no such file", where=_short(path), fix="name an .npz file")
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array without a name")
-        with archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        return npz.read(str(path), limit("array_bytes"))
+    except npz.NpzError as error:
         raise RequestError(
             f"not an .npz file of named arrays ({error})", where=str(path), fix="write it with numpy.savez"
         ) from error
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an npz file, the same bytes for the same arrays.
-
-    `numpy.savez` is not used: it takes the arrays' names as its own keyword arguments.
-    """
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, array in arrays.items():
-            entry = zipfile.ZipInfo(f"{name}.npy")
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            with archive.open(entry, "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
+    """Write an npz file, the same bytes for the same arrays."""
+    npz.write(str(path), arrays)
 
 
 def write_json(path: Path, fields: object) -> None:
     """Write JSON that a person can read and that is the same bytes for the same fields."""
     text = json.dumps(fields, indent=1, sort_keys=True, allow_nan=True, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_bytes(to_bytes(text + "\n"))
 
 
 def file_sha256(path: Path) -> str:
@@ -357,47 +485,29 @@ def file_sha256(path: Path) -> str:
 def _manifest_sha256(manifest: Mapping[str, Any]) -> str:
     fields = {key: value for key, value in manifest.items() if key != "sha256"}
     text = json.dumps(fields, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(to_bytes(text)).hexdigest()
 
 
-def _files_of(folder: Path) -> list[str]:
-    names = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    return sorted(name for name in names if name != MANIFEST)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Record:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = Record(read_object(path))
     except (OSError, ValueError) as error:
         raise IntegrityError(f"cannot be read ({error})", where=str(path), fix=RECOMPILE) from error
-    if not isinstance(fields, dict):
-        raise IntegrityError("is not a JSON object", where=str(path), fix=RECOMPILE)
+    fields.where = str(path)
     return fields
 
 
-def _remove_abandoned(parent: Path, name: str) -> None:
-    """Remove what a killed compile of the same bundle left, and nothing of one that still runs."""
-    for marker in ("partial", "old"):
-        for left in parent.glob(f".{name}.{marker}-*"):
-            process = left.name.rpartition("-")[2]
-            if process.isdigit() and not _is_running(int(process)):
-                shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
+def _check_there(path: Path) -> None:
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        path.stat()
+    except (OSError, ValueError) as error:
+        # Not there, a name too long, links that go round, a NUL.
+        raise RequestError(
+            "no such bundle", where=_short(path), fix="name the folder that compile wrote"
+        ) from error
 
 
-def _unpack(archive_path: Path, folder: Path) -> Path:
-    with zipfile.ZipFile(archive_path) as archive:
-        archive.extractall(folder)
-    inside = [entry for entry in folder.iterdir() if entry.is_dir()]
-    if len(inside) != 1:
-        raise RequestError("this zip file is not a packed bundle", where=str(archive_path))
-    return inside[0]
+def _short(path: Path) -> str:
+    """A path to show, however long it is."""
+    text = str(path)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -6,7 +6,9 @@ numerics gate, a budget out of reach), 2 when the request was wrong (no such fil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class EdgecError(Exception):
@@ -58,7 +60,24 @@ class UnsupportedError(JobError):
 
 
 class NumericsError(JobError):
-    """A verification gate failed: the engine and the source disagree by more than allowed."""
+    """A verification gate failed: the engine and the source disagree by more than allowed.
+
+    Args:
+        what: as for every error.
+        fix: likewise.
+        details: the gates and what is to blame, as the report has them; `--json` prints them.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        fix: str | None = None,
+        details: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.details = tuple(details)
+        super().__init__(what, where=where, fix=fix)
 
 
 class MissingExtraError(JobError):
@@ -69,9 +88,11 @@ class MissingExtraError(JobError):
     def __init__(self, package: str, extra: str) -> None:
         self.package = package
         self.extra = extra
+        # Where only the runtime is installed, its own wheel has the extra.
+        alone = importlib.util.find_spec("edgec.compiler") is None
         super().__init__(
             f"this needs the package {package}, which is not installed",
-            fix=f"run: pip install 'edgec[{extra}]'",
+            fix=f"run: pip install '{'edgec-runtime' if alone else 'edgec'}[{extra}]'",
         )
 
 

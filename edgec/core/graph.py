@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +13,12 @@ import numpy as np
 if TYPE_CHECKING:  # a device that only runs a bundle has no onnx_ir
     import onnx_ir as ir
 
-from edgec.core.numerics import Gate
+    from edgec.core.branches import Branches
+
+from edgec.core.numerics import Expected, Gate
+from edgec.core.ties import Ties
+
+_logger = logging.getLogger("edgec.core")
 
 Arrays = dict[str, np.ndarray]
 """Tensors by name: the feeds or the results of one run."""
@@ -65,6 +72,22 @@ class OpenSize:
 
 
 @dataclasses.dataclass(frozen=True)
+class DrawnInput:
+    """What the examples of one input are.
+
+    Attributes:
+        name: the input.
+        what: the values in words, `N(0, 1)` or `0…30521`.
+    """
+
+    name: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.what}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """Where a graph came from.
 
@@ -89,6 +112,33 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
+class ExactSource:
+    """A source that runs in float64 and remembers what it computed: every gate asks for the same samples.
+
+    Args:
+        run: runs it on feeds.
+    """
+
+    def __init__(self, run: Callable[[Mapping[str, np.ndarray]], Arrays]) -> None:
+        self._run = run
+        self._known: dict[str, Arrays] = {}
+
+    def __call__(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """Its outputs in float64 by name; none where it does not run on these feeds."""
+        digest = hashlib.sha256()
+        for name in sorted(feeds):
+            array = np.ascontiguousarray(feeds[name])
+            digest.update(f"{name}{array.dtype}{array.shape}".encode() + array.tobytes())
+        key = digest.hexdigest()
+        if key not in self._known:
+            try:
+                self._known[key] = self._run(feeds)
+            except Exception as error:  # whatever the source raises
+                _logger.debug("the source does not run in float64", exc_info=error)
+                self._known[key] = {}
+        return self._known[key]
+
+
 @dataclasses.dataclass
 class Graph:
     """A model on its way through the compiler.
@@ -98,14 +148,19 @@ class Graph:
             node carries `dialect.SOURCE_KEY` in its metadata.
         source: where it came from.
         inputs: the inputs, in the graph's order.
-        examples: feeds, one dict a sample; drawn, distinct, never all zeros.
+        examples: feeds, one dict a sample, distinct; the first is typical, and latency is measured on it.
         references: what the source itself computed on each of `examples`, in the same order.
+        ties: where it decides between scores, likewise; empty where no output comes of a decision.
         run_source: runs the untouched source on feeds; used for accuracy and for benchmarks.
+        run_exact: runs it in float64; None where it cannot, or where the references are not its own.
         exported: path of the exporter's own, untouched ONNX file; the baseline of benchmarks.
         preprocessing: how raw data becomes an input, per input name (`mean`, `std`, `size`, …).
         labels: class names where the source has them.
         calibration: feeds as the model will meet them, for the ranges of a lower precision; empty where
             the user gave none.
+        ranges_from: where the ranges that decide precision come from, in words.
+        drawn: what the examples are, by input.
+        branches: where the graph decides by values which of its parts run; None where it never does.
         gates: bounds by precision for engines of this graph, where they are not `numerics.GATES`.
         open_sizes: what the dimensions that the user keeps open may be, by name; one that is not among
             them may be anything.
@@ -116,18 +171,35 @@ class Graph:
     inputs: tuple[TensorSpec, ...]
     examples: list[Arrays]
     references: list[Arrays]
+    ties: list[Ties] = dataclasses.field(default_factory=list)
     run_source: Callable[[Mapping[str, np.ndarray]], Arrays] | None = None
+    run_exact: ExactSource | None = None
     exported: str | None = None
     preprocessing: dict[str, dict[str, object]] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     calibration: tuple[Arrays, ...] = ()
+    ranges_from: str = "drawn inputs"
+    drawn: tuple[DrawnInput, ...] = ()
+    branches: Branches | None = None
     gates: dict[str, Gate] = dataclasses.field(default_factory=dict)
     open_sizes: dict[str, OpenSize] = dataclasses.field(default_factory=dict)
+
+    @property
+    def expected(self) -> Expected:
+        """What the source computed on the examples."""
+        exact = [self.run_exact(feeds) for feeds in self.examples] if self.run_exact is not None else []
+        return Expected(self.references, exact, self.ties)
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The outputs, in the graph's order."""
         return tuple(tensor_spec(value) for value in self.model.graph.outputs)
+
+    def with_examples(self, examples: list[Arrays]) -> Graph:
+        """The same graph with other examples and what the source, which must be there, computes on them."""
+        assert self.run_source is not None
+        references = [self.run_source(feeds) for feeds in examples]
+        return dataclasses.replace(self, examples=examples, references=references, ties=[])
 
     def with_model(self, model: ir.Model) -> Graph:
         """The same graph around another model."""

@@ -1,13 +1,39 @@
-"""Comparing what an engine computed with what the source computed."""
+"""Comparing what an engine computed with what the source computed.
+
+The unit of a difference is the output's own spread, never an absolute number: an output of a regression that
+varies by a thousandth around one is held to a part of that thousandth. What the source itself cannot know is
+taken off first: the source also runs in float64, and what its own fp32 differs from that is its rounding.
+
+This file and `ties.py` also ship with the programs that judge an engine on a device: they need numpy alone,
+and Python 3.8.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from typing import Mapping, Protocol, Sequence
 
 import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
+
+_FEW = 32
+"""An output of fewer elements tells its spread over samples, not within one: a single number has none."""
+
+_FEWEST_IN_SLICE = 64
+_MOST_SLICES = 4096
+
+_REORDERING = 4.0
+"""How much more an engine may round than the source did: sums in another order round as much again, kernels
+that transform or split them (Winograd, blocked softmax) up to twice that; and what the source shows is one
+draw of its rounding."""
+
+_LAST_ROUNDING = 2.0
+"""The output itself is rounded once by each side."""
+
+_LARGEST_ROUNDING = 0.1
+"""In spreads. Where float64 is further away than this, it is no rounding (the source decides, or loses what
+it adds to a mask of -1e9), and excuses no more: an engine must then follow the source's own fp32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,24 +42,56 @@ class Difference:
 
     Attributes:
         max_abs: largest absolute difference; inf where one side is not finite and the other is.
-        scaled: largest absolute difference over max(1, the reference output's standard deviation).
-        cosine: smallest cosine similarity of the flattened outputs.
-        output: name of the output with the largest `scaled`.
+        scaled: largest absolute difference over the output's spread.
+        rms: root mean square of the difference over the output's spread.
+        cosine: smallest cosine similarity of the flattened outputs; told, never judged: it says nothing
+            where the mean is large, and too much where nearly all is zero.
+        output: name of the output that is worst, by what its source's rounding does not explain.
+        rounding: how far the source's own fp32 is from its float64, as `rms`; 0 where float64 is not known.
+        beyond: `scaled` less what the source's rounding explains.
+        beyond_rms: `rms` less likewise.
+        slice_rms: the same of the worst slice along an axis (a channel, a token), over that slice's own
+            size: boxes in pixels do not hide scores between 0 and 1 beside them.
+        unequal: largest share of elements of an integer output that are not the source's, near-ties aside.
+        near_ties: elements and rows that differ because the source decides between nearly equal scores.
     """
 
-    max_abs: float
-    scaled: float
-    cosine: float
-    output: str
+    max_abs: float = 0.0
+    scaled: float = 0.0
+    rms: float = 0.0
+    cosine: float = 1.0
+    output: str = ""
+    rounding: float = 0.0
+    beyond: float = 0.0
+    beyond_rms: float = 0.0
+    slice_rms: float = 0.0
+    unequal: float = 0.0
+    near_ties: int = 0
+
+    @classmethod
+    def infinite(cls, output: str = "") -> Difference:
+        """Beyond every bound: the outputs cannot be compared."""
+        most = float("inf")
+        return cls(most, most, most, -1.0, output, 0.0, most, most, most)
 
     def worst(self, other: Difference) -> Difference:
         """The worse of both, field by field."""
         return Difference(
-            max(self.max_abs, other.max_abs),
-            max(self.scaled, other.scaled),
-            min(self.cosine, other.cosine),
-            self.output if self.scaled >= other.scaled else other.output,
+            max_abs=max(self.max_abs, other.max_abs),
+            scaled=max(self.scaled, other.scaled),
+            rms=max(self.rms, other.rms),
+            cosine=min(self.cosine, other.cosine),
+            output=self.output if self._badness() >= other._badness() else other.output,
+            rounding=max(self.rounding, other.rounding),
+            beyond=max(self.beyond, other.beyond),
+            beyond_rms=max(self.beyond_rms, other.beyond_rms),
+            slice_rms=max(self.slice_rms, other.slice_rms),
+            unequal=max(self.unequal, other.unequal),
+            near_ties=self.near_ties + other.near_ties,
         )
+
+    def _badness(self) -> tuple[float, float]:
+        return max(self.beyond, self.slice_rms, self.unequal), self.scaled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,87 +99,311 @@ class Gate:
     """What a difference must keep to.
 
     Attributes:
-        scaled: bound on `Difference.scaled`.
-        cosine: bound on `Difference.cosine`.
+        scaled: bound on `Difference.beyond`.
+        rms: bound on `Difference.beyond_rms`.
+        slice_rms: bound on `Difference.slice_rms`.
+        unequal: bound on `Difference.unequal`.
         why: the argument for the bounds, one sentence.
     """
 
     scaled: float
-    cosine: float
+    rms: float
+    slice_rms: float
+    unequal: float
     why: str
 
     def accepts(self, difference: Difference) -> bool:
-        """Whether the difference keeps both bounds."""
-        return difference.scaled <= self.scaled and difference.cosine >= self.cosine
+        """Whether the difference keeps every bound."""
+        return not self.broken(difference)
+
+    def broken(self, difference: Difference) -> str:
+        """What is beyond its bound, in words; empty where nothing is."""
+        checks = (
+            (difference.beyond, self.scaled, "off by {} of the output's spread (allowed {})"),
+            (difference.beyond_rms, self.rms, "off by {} of the output's spread on the whole (allowed {})"),
+            (difference.slice_rms, self.slice_rms, "a slice of it is off by {} of its own size (allowed {})"),
+            (difference.unequal, self.unequal, "{} of its elements are others (allowed {})"),
+        )
+        # Written so that a comparison with NaN breaks the gate.
+        for found, bound, words in checks:
+            if not found <= bound:
+                return words.format(f"{found:.2e}", f"{bound:.0e}")
+        return ""
 
 
 GATES: dict[str, Gate] = {
     "fp32": Gate(
         1e-4,
-        0.999_999,
+        3e-5,
+        1e-3,
+        0.0,
         "fp32 rounds at 6e-8; reordered sums over a thousand terms and some fifty layers stay under "
         "a thousand roundings, and a wrong GELU form or epsilon is ten times over it",
     ),
     "fp16": Gate(
         5e-2,
-        0.999,
+        2e-2,
+        0.25,
+        1e-2,
         "fp16 rounds at 4.9e-4; a hundred roundings that do not cancel reach 5e-2 of the output's "
-        "spread; semantics are gated in fp32 before",
+        "spread, and 2e-2 over all elements; semantics are gated in fp32 before",
     ),
     "bf16": Gate(
         2.5e-1,
-        0.99,
+        1e-1,
+        1.0,
+        2e-2,
         "bf16 rounds at 3.9e-3, eight times coarser than fp16, and its sums of a hundred roundings "
         "grow likewise; semantics are gated in fp32 before",
     ),
 }
-"""Gates by precision, for outputs of unit spread. Lossy steps use the user's own budget instead."""
+"""Gates by precision. Lossy steps use the user's own budget instead."""
 
 
-def compare_arrays(reference: np.ndarray, actual: np.ndarray, name: str = "") -> Difference:
-    """Compare one output, in float64.
+def guarding(shown: Difference) -> Gate:
+    """Bounds made from what a lossy engine itself showed, where the user's budget judges what it loses.
 
-    Non-finite values must agree in kind and place (masked logits are legitimately -inf).
-
-    Raises:
-        ValueError: the shapes differ.
+    They serve whoever opens it later: another processor may round differently, twice the difference allows
+    for that; a broken engine is far beyond.
     """
-    if reference.shape != actual.shape:
-        raise ValueError(f"output {name!r}: shape {actual.shape}, the source's is {reference.shape}")
-    expected = np.asarray(reference, dtype=np.float64).ravel()
-    found = np.asarray(actual, dtype=np.float64).ravel()
-    if expected.size == 0:
-        return Difference(0.0, 0.0, 1.0, name)
-    finite = np.isfinite(expected)
-    if not np.array_equal(finite, np.isfinite(found)) or not np.array_equal(
-        expected[~finite], found[~finite], equal_nan=True
-    ):
-        return Difference(float("inf"), float("inf"), -1.0, name)
-    expected, found = expected[finite], found[finite]
-    if expected.size == 0:
-        return Difference(0.0, 0.0, 1.0, name)
-    max_abs = float(np.max(np.abs(expected - found)))
-    scaled = max_abs / max(1.0, float(np.std(expected)))
-    norms = float(np.linalg.norm(expected) * np.linalg.norm(found))
-    if norms == 0.0:
-        cosine = 1.0 if max_abs == 0.0 else 0.0
-    else:
-        cosine = float(np.clip(expected @ found / norms, -1.0, 1.0))
-    return Difference(max_abs, scaled, cosine, name)
+    rest = GATES["bf16"]
+    return Gate(
+        2 * shown.beyond + rest.scaled,
+        2 * shown.beyond_rms + rest.rms,
+        2 * shown.slice_rms + rest.slice_rms,
+        min(1.0, 2 * shown.unequal + rest.unequal),
+        "twice what this engine showed when it was compiled, and bf16's rounding: it guards against damage "
+        "to the engine; what quantisation costs is measured on data",
+    )
 
 
-def compare(references: Sequence[Arrays], actuals: Sequence[Arrays]) -> Difference:
+class Settles(Protocol):
+    """What a sample's decisions rest on (`edgec.core.ties.Ties`)."""
+
+    def settled(
+        self, reference: Arrays, actual: Arrays, tolerance: float
+    ) -> tuple[dict[str, np.ndarray], int]:
+        """The actual outputs with near-ties decided as the source did, and how many there were."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What a source computed on samples, and how surely.
+
+    Attributes:
+        references: its outputs, by name, a mapping a sample.
+        exact: its outputs in float64, likewise; empty where they are not known.
+        ties: where it decides, one a sample; empty where it decides nothing.
+    """
+
+    references: Sequence[Arrays]
+    exact: Sequence[Arrays] = ()
+    ties: Sequence[Settles] = ()
+
+    def difference(self, actuals: Sequence[Arrays], gate: Gate) -> Difference:
+        """How far outputs are from the source's, near-ties of the gate's precision aside.
+
+        Raises:
+            ValueError: a sample or an output is missing, or a shape differs.
+        """
+        if len(actuals) != len(self.references) or not self.ties:
+            return compare(self.references, actuals, self.exact)
+        settled, count = [], 0
+        for reference, actual, ties in zip(self.references, actuals, self.ties):
+            outputs, found = ties.settled(reference, actual, gate.scaled)
+            settled.append(outputs)
+            count += found
+        return dataclasses.replace(compare(self.references, settled, self.exact), near_ties=count)
+
+
+def compare(
+    references: Sequence[Arrays], actuals: Sequence[Arrays], exact: Sequence[Arrays] = ()
+) -> Difference:
     """Compare all outputs of all samples; the worst of them.
+
+    Args:
+        references: what the source computed, by output, a mapping a sample.
+        actuals: what is judged, likewise.
+        exact: what the source computes in float64, likewise; empty where that is not known.
 
     Raises:
         ValueError: a sample or an output is missing, or a shape differs.
     """
     if not references or len(references) != len(actuals):
         raise ValueError(f"{len(actuals)} samples, the source has {len(references)}")
-    worst = Difference(0.0, 0.0, 1.0, next(iter(references[0]), ""))
-    for reference, actual in zip(references, actuals, strict=True):
+    units = spreads(references)
+    worst = Difference(output=next(iter(references[0]), ""))
+    for index, (reference, actual) in enumerate(zip(references, actuals)):
         for name, expected in reference.items():
             if name not in actual:
                 raise ValueError(f"output {name!r} is missing")
-            worst = worst.worst(compare_arrays(expected, actual[name], name))
+            true = exact[index].get(name) if exact else None
+            found = compare_arrays(expected, actual[name], name, spread=units[index][name], exact=true)
+            worst = worst.worst(found)
     return worst
+
+
+def compare_arrays(
+    reference: np.ndarray,
+    actual: np.ndarray,
+    name: str = "",
+    *,
+    spread: float | None = None,
+    exact: np.ndarray | None = None,
+) -> Difference:
+    """Compare one output, in float64.
+
+    Non-finite values must agree in kind and place (masked logits are legitimately -inf).
+
+    Args:
+        reference: what the source computed.
+        actual: what is judged, of the same shape.
+        name: the output's name.
+        spread: the unit, as `spreads` tells it; the reference's own spread where not given.
+        exact: what the source computes in float64.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if reference.shape != actual.shape:
+        raise ValueError(f"output {name!r}: shape {actual.shape}, the source's is {reference.shape}")
+    if reference.size == 0:
+        return Difference(output=name)
+    if reference.dtype.kind not in "fc":
+        return Difference(output=name, unequal=float(np.mean(reference != actual)))
+    expected, found = reference.astype(np.float64), actual.astype(np.float64)
+    finite = np.isfinite(expected)
+    if not np.array_equal(finite, np.isfinite(found)) or not np.array_equal(
+        expected[~finite], found[~finite], equal_nan=True
+    ):
+        return Difference.infinite(name)
+    if not finite.any():
+        return Difference(output=name)
+    unit = _unit([expected], 0) if spread is None else spread
+    expected, found = np.where(finite, expected, 0.0), np.where(finite, found, 0.0)
+    error = np.abs(expected - found)
+    own = _own_rounding(expected, exact, finite)
+    last = np.spacing(np.abs(expected).astype(np.float32)).astype(np.float64)
+    most = float(error.max())
+    rms = _rms(error, finite)
+    return Difference(
+        max_abs=most,
+        scaled=most / unit,
+        rms=rms / unit,
+        cosine=_cosine(expected, found, most),
+        output=name,
+        rounding=0.0 if own is None else _rms(own, finite) / unit,
+        beyond=max(0.0, most - _most_explained(own, last, unit)) / unit,
+        beyond_rms=max(0.0, rms - _rms_explained(own, last, finite, unit)) / unit,
+        slice_rms=_worst_slice(expected, error, own, last, finite, unit),
+    )
+
+
+def rounding_of(reference: Arrays, exact: Arrays) -> dict[str, np.ndarray]:
+    """What a sample's outputs lack to their float64, in float32; outputs of whole numbers lack nothing."""
+    return {
+        name: np.where(np.isfinite(array) & np.isfinite(exact[name]), array - exact[name], 0.0).astype(
+            np.float32
+        )
+        for name, array in reference.items()
+        if name in exact and array.dtype.kind == "f" and exact[name].shape == array.shape
+    }
+
+
+def spreads(references: Sequence[Arrays]) -> list[dict[str, float]]:
+    """The unit of each output's differences, a mapping a sample; always above 0.
+
+    It is the standard deviation of the sample's own finite values. An output of few elements tells it over
+    the samples instead: the standard deviation of each element over them, together by their mean square.
+    """
+    return [
+        {
+            name: _unit([np.asarray(other[name]) for other in references if name in other], index)
+            for name in reference
+        }
+        for index, reference in enumerate(references)
+    ]
+
+
+def _unit(samples: Sequence[np.ndarray], index: int) -> float:
+    own = samples[index] if index < len(samples) else samples[-1]
+    if own.dtype.kind not in "fc":
+        return 1.0
+    values = own[np.isfinite(own)].astype(np.float64)
+    within = float(np.std(values)) if values.size else 0.0
+    alike = [sample for sample in samples if sample.shape == own.shape and np.isfinite(sample).all()]
+    over = float(np.sqrt(np.mean(np.var(np.stack(alike).astype(np.float64), axis=0)))) if alike else 0.0
+    # A sample on which the output is nearly the same everywhere is not held to less than its rounding.
+    candidates = [max(within, 1e-3 * over), over] if own.size >= _FEW else [over, within]
+    size = float(np.sqrt(np.mean(values**2))) if values.size else 0.0
+    return next((value for value in [*candidates, size] if value > 1e-12 * size), size or 1.0)
+
+
+def _own_rounding(expected: np.ndarray, exact: np.ndarray | None, finite: np.ndarray) -> np.ndarray | None:
+    """What the source's fp32 differs from its float64, by element; None where that is not known."""
+    if exact is None or exact.shape != expected.shape:
+        return None
+    known = finite & np.isfinite(exact)
+    return np.where(known, np.abs(expected - np.where(known, exact, 0.0)), 0.0)
+
+
+def _inner(
+    own: np.ndarray | None, last: np.ndarray, axes: tuple[int, ...] | None = None
+) -> np.ndarray | float:
+    """Mean square of the source's rounding before its last one, as far as it clearly exceeds that.
+
+    A number is rounded by at most half of its last place, evenly: a mean square of its twelfth.
+    """
+    if own is None:
+        return 0.0
+    squares = np.mean(own**2, axis=axes) - 2.0 * np.mean(last**2, axis=axes) / 12.0
+    return np.maximum(squares, 0.0)
+
+
+def _rms_explained(own: np.ndarray | None, last: np.ndarray, finite: np.ndarray, unit: float) -> float:
+    inner = min(_REORDERING * float(np.sqrt(_inner(own, last))), _LARGEST_ROUNDING * unit)
+    return float(np.hypot(inner, _LAST_ROUNDING * _rms(last, finite) / np.sqrt(12.0)))
+
+
+def _most_explained(own: np.ndarray | None, last: np.ndarray, unit: float) -> float:
+    inner = 0.0
+    if own is not None and _inner(own, last):
+        inner = min(_REORDERING * float(own.max()), 3.0 * _LARGEST_ROUNDING * unit)
+    return inner + _LAST_ROUNDING / 2.0 * float(last.max())
+
+
+def _worst_slice(
+    expected: np.ndarray,
+    error: np.ndarray,
+    own: np.ndarray | None,
+    last: np.ndarray,
+    finite: np.ndarray,
+    unit: float,
+) -> float:
+    """The largest root mean square error of a slice along one axis, over the slice's own size."""
+    worst = 0.0
+    if not finite.all():
+        return worst
+    for axis in range(1, expected.ndim):
+        count = expected.shape[axis]
+        if not 1 < count <= _MOST_SLICES or expected.size // count < _FEWEST_IN_SLICE:
+            continue
+        rest = tuple(other for other in range(expected.ndim) if other != axis)
+        sizes = np.sqrt(np.mean(expected**2, axis=rest))
+        units = np.maximum.reduce([np.std(expected, axis=rest), sizes / 4.0, np.full(count, 1e-4 * unit)])
+        rounding = np.mean(last**2, axis=rest) / 12.0 * _LAST_ROUNDING**2
+        inner = np.minimum(_REORDERING * np.sqrt(_inner(own, last, rest)), _LARGEST_ROUNDING * units)
+        off = np.sqrt(np.mean(error**2, axis=rest)) - np.hypot(inner, np.sqrt(rounding))
+        worst = max(worst, float(np.max(off / units)))
+    return worst
+
+
+def _rms(values: np.ndarray, finite: np.ndarray) -> float:
+    return float(np.sqrt(np.sum(values**2, where=finite) / np.count_nonzero(finite)))
+
+
+def _cosine(expected: np.ndarray, found: np.ndarray, most: float) -> float:
+    norms = float(np.linalg.norm(expected.ravel()) * np.linalg.norm(found.ravel()))
+    if norms == 0.0:
+        return 1.0 if most == 0.0 else 0.0
+    return float(np.clip(expected.ravel() @ found.ravel() / norms, -1.0, 1.0))

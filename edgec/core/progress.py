@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import Protocol
 
+from edgec.core.quoting import printable
+
 
 class Progress(Protocol):
     """Where long steps say what they are doing."""
@@ -38,10 +40,12 @@ class _Terminal:
         self._status = status
 
     def step(self, text: str) -> None:
-        self._status.update(text)
+        from rich.markup import escape
+
+        self._status.update(escape(printable(text)))
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(printable(text), highlight=False, markup=False)
 
 
 class _Pipe:
@@ -49,7 +53,7 @@ class _Pipe:
         """Nothing: a log of a pipe keeps only what matters."""
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr)
+        print(printable(text), file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ requirements.txt  wheels/     (x86 only: the runtime, and the engine's version)
 from __future__ import annotations
 
 import functools
-import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,8 +16,11 @@ from typing import Any
 
 import jinja2
 
-from edgec.core.bundle import Bundle
-from edgec.core.errors import JobError, RequestError
+from edgec.core import appearing
+from edgec.core.bundle import RECOMPILE, Bundle, check_writable_folder, copy_bundle
+from edgec.core.errors import IntegrityError, JobError
+from edgec.core.json_file import Record, read_object
+from edgec.core.quoting import one_line, requirement
 from edgec.packaging import wheel
 from edgec.targets.jetson.docker import images as jetson
 
@@ -39,33 +42,19 @@ def write_context(bundle: Bundle, folder: Path) -> Path:
         RequestError: something else is at the folder.
         JobError: no image is known for the bundle's target.
     """
-    if folder.exists() and not (folder / "Dockerfile").is_file():
-        raise RequestError(
-            "exists and is no Docker context, so it is not overwritten",
-            where=str(folder),
-            fix="choose another path with -o",
-        )
-    if not folder.absolute().parent.is_dir():
-        raise RequestError("no such folder", where=str(folder.absolute().parent), fix="make it first")
-    scratch = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        scratch.mkdir()
+    check_writable_folder(folder, "Dockerfile", "Docker context")
+    with appearing.folder(folder) as scratch:
         if (bundle.path / _PLAN).is_file():
             _write_jetson(bundle, scratch)
         else:
             _write_x86(bundle, scratch)
-        shutil.copytree(bundle.path, scratch / "bundle")
+        copy_bundle(bundle, scratch / "bundle")
         (scratch / ".dockerignore").write_text("**/__pycache__\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 
 def _write_jetson(bundle: Bundle, folder: Path) -> None:
-    plan = json.loads((bundle.path / _PLAN).read_text(encoding="utf-8"))
+    plan = _plan(bundle.path / _PLAN)
     if not plan.get("jetpack"):
         raise JobError(
             f"there is no image for {plan.get('device') or 'this device'}, which is no Jetson",
@@ -81,7 +70,7 @@ def _write_jetson(bundle: Bundle, folder: Path) -> None:
         device=plan["device"],
         images=images,
         plugins=(bundle.path / "plugins" / "CMakeLists.txt").is_file(),
-        capability=plan["compute_capability"].replace(".", ""),
+        capability=_capability(plan["compute_capability"], bundle.path / _PLAN),
     )
     shutil.copyfile(jetson.FOLDER / "entrypoint.sh", folder / "entrypoint.sh")
 
@@ -92,7 +81,10 @@ def _write_x86(bundle: Bundle, folder: Path) -> None:
     (folder / "wheels").mkdir()
     wheel.write_runtime_wheel(folder / "wheels")
     numpy = bundle.manifest.get("tools", {}).get("numpy")
-    requirements = [wheel.engine_requirement(bundle, kind), f"numpy=={numpy}" if numpy else "numpy>=2.0"]
+    requirements = [
+        wheel.engine_requirement(bundle, kind),
+        requirement("numpy", numpy) if numpy else "numpy>=2.0",
+    ]
     (folder / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
     _render(
         _TEMPLATES / "x86.Dockerfile.j2",
@@ -107,19 +99,32 @@ def _write_x86(bundle: Bundle, folder: Path) -> None:
 
 
 def _render(template: Path, folder: Path, **fields: Any) -> None:
-    lines = {key: _line(value) for key, value in fields.items()}
-    text = _environment(template.parent).get_template(template.name).render(**lines)
+    text = _environment(template.parent).get_template(template.name).render(**fields)
     (folder / "Dockerfile").write_text(text, encoding="utf-8")
 
 
-def _line(value: Any) -> Any:
-    """Names come from other people's models: no line break of theirs may become an instruction."""
-    return " ".join(value.split()) if isinstance(value, str) else value
+def _plan(path: Path) -> Record:
+    try:
+        plan = Record(read_object(path))
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"cannot be read ({error})", where=str(path), fix=RECOMPILE) from error
+    plan.where = str(path)
+    for key in ("device", "tensorrt", "compute_capability"):
+        if not isinstance(plan[key], str):
+            raise IntegrityError(f"its field {key!r} is no text", where=str(path), fix=RECOMPILE)
+    return plan
+
+
+def _capability(text: str, path: Path) -> str:
+    """`8.7` as CMake writes it, `87`."""
+    if not re.fullmatch(r"[0-9]+\.[0-9]+", text, re.ASCII):
+        raise IntegrityError(f"{text!r} is no compute capability", where=str(path), fix=RECOMPILE)
+    return text.replace(".", "")
 
 
 @functools.cache
 def _environment(templates: Path) -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -127,3 +132,5 @@ def _environment(templates: Path) -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
+    environment.filters["comment"] = one_line
+    return environment

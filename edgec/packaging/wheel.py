@@ -11,24 +11,33 @@ They are written here, member by member, in the format of the binary distributio
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
+import io
+import keyword
 import re
+import sys
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import edgec
-from edgec.core.bundle import Bundle
+from edgec.core.bundle import Bundle, recorded_files, writing_file
 from edgec.core.errors import JobError, RequestError
+from edgec.core.plain_files import read_plain
+from edgec.core.quoting import one_line, python_string, requirement
 from edgec.version import __version__
 
 RUNTIME = "edgec_runtime"
 ENGINES = {"ort": "onnxruntime", "openvino": "openvino"}
 """The package that runs an engine of each kind."""
 
+_TAKEN = frozenset({"numpy", *ENGINES.values(), *sys.stdlib_module_names})
+"""Packages that a bundle of this name would write over, or hide."""
+
 _TOP = ("__init__.py", "version.py", "py.typed")
 _ROOMS = ("core", "runtime")
-_MODULE = '''"""The compiled model {name}: `load()` opens it for running."""
+_MODULE = '''{doc}
 
 from pathlib import Path
 
@@ -88,17 +97,20 @@ def write_runtime_wheel(folder: Path) -> Path:
 def write_bundle_wheel(bundle: Bundle, folder: Path) -> Path:
     """Write a bundle as a package that carries it and opens it."""
     name = package_name(bundle)
-    files = {f"{name}/__init__.py": _MODULE.format(name=bundle.manifest["model"]["name"]).encode()}
-    for path in sorted(bundle.path.rglob("*")):
-        if path.is_file():
-            files[f"{name}/bundle/{path.relative_to(bundle.path).as_posix()}"] = path.read_bytes()
+    model = one_line(str(bundle.manifest["model"]["name"]))
+    doc = python_string(f"The compiled model {model}: `load()` opens it for running.")
+    files = {f"{name}/__init__.py": _MODULE.format(doc=doc).encode()}
+    for file, digest in recorded_files(bundle).items():
+        content = io.BytesIO()
+        read_plain(bundle.path, file, digest, content.write)
+        files[f"{name}/bundle/{file}"] = content.getvalue()
     kind = bundle.manifest["engine"]
     native = any(path.endswith(".so") for path in files)
     return _write(
         folder,
         name,
         files,
-        summary=f"{bundle.manifest['model']['name']}, compiled by edgec for {bundle.manifest['target']}.",
+        summary=f"{model}, compiled by edgec for {bundle.manifest['target']}.",
         requires=[f"edgec_runtime=={__version__}", engine_requirement(bundle, kind)],
         extras={},
         platform="linux_x86_64" if native else "any",
@@ -108,8 +120,7 @@ def write_bundle_wheel(bundle: Bundle, folder: Path) -> Path:
 def engine_requirement(bundle: Bundle, kind: str) -> str:
     """The engine's package in the version that the bundle was compiled and verified with."""
     package = ENGINES[kind]
-    version = bundle.manifest.get("tools", {}).get(package)
-    return f"{package}=={version}" if version else package
+    return requirement(package, bundle.manifest.get("tools", {}).get(package))
 
 
 def package_name(bundle: Bundle) -> str:
@@ -120,7 +131,7 @@ def package_name(bundle: Bundle) -> str:
     """
     stem = bundle.path.name.removesuffix(".edgec")
     name = re.sub(r"\W+", "_", stem, flags=re.ASCII).strip("_").lower()
-    if not name.isidentifier():
+    if not name.isidentifier() or keyword.iskeyword(name) or name in _TAKEN:
         name = f"model_{name}"
     if not name.strip("_") or name in ("edgec", RUNTIME, "model_"):
         raise RequestError(
@@ -144,7 +155,7 @@ def _write(
         "Metadata-Version: 2.1",
         f"Name: {name.replace('_', '-')}",
         f"Version: {__version__}",
-        f"Summary: {summary}",
+        f"Summary: {one_line(summary)}",
         "Requires-Python: >=3.11",
         *(f"Requires-Dist: {requirement}" for requirement in requires),
     ]
@@ -159,20 +170,21 @@ def _write(
         f"{info}/METADATA": ("\n".join(metadata) + "\n").encode(),
         f"{info}/WHEEL": wheel.encode(),
     }
-    record = [f"{path},{_digest(data)},{len(data)}" for path, data in members.items()]
-    members[f"{info}/RECORD"] = ("\n".join([*record, f"{info}/RECORD,,"]) + "\n").encode()
+    record = io.StringIO(newline="")
+    rows = csv.writer(record, lineterminator="\n")
+    rows.writerows((path, _digest(data), len(data)) for path, data in members.items())
+    rows.writerow((f"{info}/RECORD", "", ""))
+    members[f"{info}/RECORD"] = record.getvalue().encode()
     path = folder / f"{name}-{__version__}-{tag}.whl"
-    scratch = path.with_name(f".{path.name}.partial")
-    try:
-        with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as archive:
-            for member, data in members.items():
-                entry = zipfile.ZipInfo(member)  # without a date: the same bytes each time
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                entry.external_attr = 0o644 << 16
-                archive.writestr(entry, data)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with (
+        writing_file(path) as scratch,
+        zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for member, data in members.items():
+            entry = zipfile.ZipInfo(member)  # without a date: the same bytes each time
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, data)
     return path
 
 

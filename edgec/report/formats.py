@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 NONE = "–"
 
@@ -20,6 +21,11 @@ def microseconds(value: float) -> str:
 def ratio(value: float | None) -> str:
     """A ratio of latencies: `0.69`."""
     return NONE if value is None else f"{value:.2f}"
+
+
+def between(interval: Sequence[float] | None) -> str:
+    """Where a median lies: `12.1 to 12.4`, without its unit."""
+    return NONE if interval is None else " to ".join(_digits(end) for end in interval)
 
 
 def share(value: float | None) -> str:

@@ -4,14 +4,13 @@ The shape, whatever kind of device it comes from; latencies are milliseconds, la
 
     {"schema": 1, "model_sha256": …, "measured": "2026-11-22T21:00:00Z",
      "device": {"name": …, …}, "latency": {"p50": …, "p90": …, "blocks": […]},
-     "layers": [{"layer", "source", "op", "microseconds"}], "verified": {"max_abs", "scaled", "cosine", …}}
+     "layers": [{"layer", "source", "op", "microseconds"}], "verified": {"max_abs", "scaled", "rms", …}}
 
 `model_sha256` is that of the file in the bundle that was measured. Further keys are kept as they are.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -21,6 +20,9 @@ from typing import Any
 from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle
 from edgec.core.errors import RequestError
+from edgec.core.json_file import read_object, to_bytes
+from edgec.core.timing import median_interval
+from edgec.report.schema import LATENCY_FIGURES
 
 SCHEMA = 1
 
@@ -32,7 +34,7 @@ def read(path: Path) -> dict[str, Any]:
         RequestError: there is no such file, or it is not of this shape.
     """
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_object(path)
     except (OSError, ValueError) as error:
         raise RequestError(
             f"cannot be read ({error})", where=str(path), fix="give the JSON file that the device wrote"
@@ -114,7 +116,7 @@ def merge(bundle: Bundle, measured: Mapping[str, Any]) -> Bundle:
     with bundles.writing(bundle.path) as scratch:
         _link_files(bundle.path, scratch)
         bundles.write_json(scratch / bundles.REPORT_JSON, report)
-        (scratch / bundles.REPORT_HTML).write_text(render(report), encoding="utf-8")
+        (scratch / bundles.REPORT_HTML).write_bytes(to_bytes(render(report)))
         bundles.seal(scratch, manifest)
     return Bundle.open(bundle.path, check=False)
 
@@ -139,7 +141,10 @@ def merged(report: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, 
         p90=latency["p90"],
         spread=(max(blocks) - min(blocks)) / latency["p50"] if blocks and latency["p50"] else None,
         blocks=blocks,
+        interval=median_interval(blocks).to_json(),
         ratio_to_best_baseline=None,
+        ratio_interval=None,
+        verdict=None,
         why="",
     )
     # Not measured beside this engine: only what no device ran may stay, without figures.
@@ -164,8 +169,7 @@ def merged(report: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, 
 
 
 def _short(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    keys = ("name", "role", "p50", "p90", "spread", "ratio_to_best_baseline")
-    return [{key: entry.get(key) for key in keys} for entry in entries]
+    return [{key: entry.get(key) for key in LATENCY_FIGURES} for entry in entries]
 
 
 def _link_files(source: Path, target: Path) -> None:

@@ -14,8 +14,9 @@ import jinja2
 
 from edgec.core.bundle import Bundle
 from edgec.core.errors import RequestError
-from edgec.report import charts, formats, layers, summary
+from edgec.report import charts, formats, gates, layers, summary
 from edgec.report.schema import SCHEMA, LatencyEntry, Report
+from edgec.runtime.engines import kind_of, what_runs
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -31,11 +32,15 @@ _EMPTY: dict[str, Any] = {
     "precision": "",
     "form": "",
     "seed": 0,
+    "inputs_drawn": [],
+    "ranges_from": "",
+    "branches": None,
     "accuracy": None,
     "layers": [],
     "passes": [],
     "attention": [],
     "fallbacks": [],
+    "known_wrong": [],
     "tokens": None,
     "slim": None,
     "tools": {},
@@ -57,6 +62,8 @@ _EMPTY_MODEL: dict[str, Any] = {
 }
 _EMPTY_LATENCY: dict[str, Any] = {"measured": True, "device": "", "blocks": 0, "entries": [], "predicted": []}
 
+_EMPTY_ENTRY: dict[str, Any] = dict.fromkeys(("interval", "ratio_interval", "verdict"))
+
 
 def report_data(source: str | Path | Mapping[str, Any]) -> Report:
     """A report, from a bundle or as a dict, with every section it leaves out present and empty.
@@ -77,9 +84,19 @@ def report_data(source: str | Path | Mapping[str, Any]) -> Report:
             f"the report has schema {schema}, this edgec reads up to {SCHEMA}", fix="upgrade edgec"
         )
     whole = {**_EMPTY, **fields}
+    engine = whole["engine"]
+    kind = kind_of(engine)
     whole["model"] = {**_EMPTY_MODEL, **fields["model"]}
-    whole["numerics"] = {"gates": [], **(fields.get("numerics") or {})}
+    whole["numerics"] = {
+        "gates": [],
+        "kind": kind,
+        "ran": what_runs(engine),
+        **(fields.get("numerics") or {}),
+    }
+    if whole["accuracy"]:
+        whole["accuracy"] = {"kind": kind, **whole["accuracy"]}
     whole["latency"] = {**_EMPTY_LATENCY, **(fields.get("latency") or {})}
+    whole["latency"]["entries"] = [{**_EMPTY_ENTRY, **entry} for entry in whole["latency"]["entries"]]
     return cast(Report, whole)
 
 
@@ -154,6 +171,7 @@ def _environment() -> jinja2.Environment:
         "milliseconds",
         "microseconds",
         "ratio",
+        "between",
         "share",
         "score",
         "drop",
@@ -163,5 +181,5 @@ def _environment() -> jinja2.Environment:
         "shape",
     )
     environment.filters.update({name: getattr(formats, name) for name in names})
-    environment.globals.update(charts=charts, kind=layers.kind, plural=formats.plural)
+    environment.globals.update(charts=charts, gates=gates, kind=layers.kind, plural=formats.plural)
     return environment

@@ -8,8 +8,17 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from edgec.runtime.engines import Kind
+
 SCHEMA = 1
 """The schema that this edgec writes, and the newest that it reads."""
+
+
+LATENCY_FIGURES = (
+    *("name", "role", "p50", "p90", "spread", "interval"),
+    *("ratio_to_best_baseline", "ratio_interval", "verdict"),
+)
+"""What the manifest keeps of a `LatencyEntry`."""
 
 
 class Tensor(TypedDict):
@@ -42,8 +51,22 @@ class Gate(TypedDict):
     """The bounds of a gate, as `edgec.core.numerics.Gate`."""
 
     scaled: float
-    cosine: float
+    rms: float
+    slice_rms: float
+    unequal: float
     why: str
+
+
+class Blame(TypedDict):
+    """Where a gate that failed goes wrong first, as `edgec.verification.Blame`."""
+
+    pass_name: str
+    source: str
+    node: str
+    value: str
+    scaled: float
+    fix: str
+    before: str
 
 
 class SampleDifference(TypedDict):
@@ -65,25 +88,40 @@ class GateResult(TypedDict):
     stage: str
     max_abs: float
     scaled: float
+    rms: float
     cosine: float
     output: str
+    rounding: float
+    beyond: float
+    beyond_rms: float
+    slice_rms: float
+    unequal: float
+    near_ties: int
     gate: Gate
     passed: bool
     samples: int
+    blame: Blame | None
     details: NotRequired[list[SampleDifference]]
 
 
 class Numerics(TypedDict):
-    """Every gate, in the order they ran: fp32 first, the shipped precision last."""
+    """Every gate, in the order they ran: fp32 first, the shipped precision last.
 
+    `kind` is what the engine's own gates are, `ran` what computed in them.
+    """
+
+    kind: Kind
+    ran: str
     gates: list[GateResult]
 
 
 class LatencyEntry(TypedDict):
     """One measured engine. All figures are null where it was not measured; `why` says why.
 
-    `blocks` are the medians of the blocks, in milliseconds; `spread` is their range over `p50`;
-    `ratio_to_best_baseline` is this latency over the best baseline's (below 1 is faster). `drop` is what
+    `blocks` are the medians of the blocks, in milliseconds; `spread` is their range over `p50`; `interval`
+    is where the median lies (`edgec.core.timing.median_interval`), null where there were too few blocks.
+    `ratio_to_best_baseline` is this latency over the best baseline's (below 1 is faster), `ratio_interval`
+    where it lies, and `verdict` what that says of this engine. `drop` is what
     the engine lost on the data that a search looked at, null where it was not scored.
     """
 
@@ -96,7 +134,10 @@ class LatencyEntry(TypedDict):
     p90: float | None
     spread: float | None
     blocks: list[float]
+    interval: list[float] | None
     ratio_to_best_baseline: float | None
+    ratio_interval: list[float] | None
+    verdict: Literal["faster", "slower", "cannot be told apart"] | None
     passed: bool
     why: str
     drop: NotRequired[float | None]
@@ -127,8 +168,12 @@ class Latency(TypedDict):
 
 
 class Accuracy(TypedDict):
-    """One score of the source and of the engine on the same held-out data; `drop` is their difference."""
+    """One score of the source and of the engine on the same held-out data; `drop` is their difference.
 
+    `kind` is what the engine's score is; the source ran itself.
+    """
+
+    kind: Kind
     metric: str
     source: float
     engine: float
@@ -231,13 +276,50 @@ class Tokens(TypedDict):
     gated: bool
 
 
+class Drawn(TypedDict):
+    """What the samples of one input are, as `edgec.core.graph.DrawnInput`."""
+
+    name: str
+    what: str
+
+
+class BranchSite(TypedDict):
+    """A place that decides by values: what the samples take there, and the sides that none takes."""
+
+    name: str
+    kind: Literal["If", "Loop"]
+    taken: list[str]
+    missed: list[str]
+
+
+class BranchPath(TypedDict):
+    """One way through all places in words; `share` is that of the inputs which `Branches.shares_of` names."""
+
+    path: str
+    share: float
+    p50: float | None
+    p90: float | None
+
+
+class Branches(TypedDict):
+    """Where the network decides by values, from the fastest path to the slowest (`edgec.branch_latency`)."""
+
+    sites: list[BranchSite]
+    tried: int
+    shares_of: str
+    paths: list[BranchPath]
+
+
 class Report(TypedDict):
     """`report.json`, whole.
 
     `device` is the profile of the machine (`edgec.devices.host.HostProfile.to_dict`); `fallbacks`
     are objects that say what was not used, why, what ran instead and what that cost
-    (`edgec.targets.base.Fallback`), or sentences; `tokens` and `slim` describe lossy
-    steps and are null where none was asked for; `files` is path to sha256 of the bundle's files. Once
+    (`edgec.targets.base.Fallback`), or sentences; `known_wrong` are
+    `edgec.devices.known_wrong.Finding`, each with its `text`; `tokens` and `slim` describe lossy
+    steps and are null where none was asked for; `inputs_drawn` says what the samples are, `ranges_from` where
+    the ranges that decide precision come from; `branches` is null for a network that never decides by
+    values; `files` is path to sha256 of the bundle's files. Once
     another device measured the bundle (`edgec.report.measured`), `device` is that one, `compiled_on` the
     machine that compiled, and `measurements` all that the devices said. `neural_engine` is what is
     predicted of a Core ML package (`edgec.targets.coreml.neural_engine.placement.section`).
@@ -254,6 +336,9 @@ class Report(TypedDict):
     precision: str
     form: str
     seed: int
+    inputs_drawn: list[Drawn]
+    ranges_from: str
+    branches: Branches | None
     numerics: Numerics
     latency: Latency
     accuracy: Accuracy | None
@@ -261,6 +346,7 @@ class Report(TypedDict):
     passes: list[PassStep]
     attention: NotRequired[list[Attention]]
     fallbacks: list[Any]
+    known_wrong: list[dict[str, Any]]
     tokens: Tokens | None
     slim: dict[str, Any] | None
     tools: dict[str, str]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from edgec.core.timing import SAME
 from edgec.report import formats
-from edgec.report.schema import GateResult, LatencyEntry, Report
+from edgec.report.schema import LatencyEntry, Report
 
 Mood = Literal["good", "bad", "plain"]
-
-LEVEL = 0.02
-"""Ratios within this much of 1, where the blocks spread as far, are called level."""
 
 LONG_INPUTS = 0.99
 """Agreement on inputs without padding below which the reader is told before the figures."""
@@ -55,8 +53,11 @@ def best_baseline(report: Report) -> LatencyEntry | None:
 
 
 def warnings(report: Report) -> list[str]:
-    """What must be read before the figures: the model's notes, fallbacks, a busy machine."""
-    found = list(report["model"]["notes"])
+    """What must be read before the figures: what the runtime is known to get wrong, the model's notes,
+    fallbacks, a busy machine.
+    """
+    found = [finding["text"] for finding in report["known_wrong"]]
+    found += report["model"]["notes"]
     if report["fallbacks"]:
         number = formats.plural(len(report["fallbacks"]), "fallback")
         found.append(f"{number}: part of the model does not run the way it was meant to, see Origin.")
@@ -85,7 +86,7 @@ def verdicts(report: Report) -> list[Verdict]:
     return [
         _latency(report),
         _against_peer(report),
-        _numerics(report["numerics"]["gates"]),
+        _numerics(report),
         _accuracy(report),
     ]
 
@@ -97,7 +98,13 @@ def _latency(report: Report) -> Verdict:
     figure = formats.milliseconds(entry["p50"])
     if not report["latency"]["measured"]:
         return Verdict("Latency, predicted", figure, "ms", "A prediction: nothing was measured.", "plain")
-    text = f"Median of one run, 90 % within {formats.milliseconds(entry['p90'])} ms. Measured on {device}."
+    within = ""
+    if entry["interval"]:
+        within = f", within {formats.between(entry['interval'])} ms by {len(entry['blocks'])} blocks"
+    text = (
+        f"Median of one run{within}; 90 % of the runs within {formats.milliseconds(entry['p90'])} ms. "
+        f"Measured on {device}."
+    )
     return Verdict("Latency", figure, "ms", text, "plain")
 
 
@@ -109,28 +116,39 @@ def _against_peer(report: Report) -> Verdict:
     beside = f"the best peer, {peer['name']}, takes {formats.milliseconds(peer['p50'])} ms"
     if peer["precision"] != entry["precision"]:
         beside += f" in {peer['precision']}; this engine runs {entry['precision']}"
-    noise = min(max(entry["spread"] or 0.0, peer["spread"] or 0.0), LEVEL)
-    figure = formats.ratio(1 / ratio)
-    if abs(ratio - 1) <= noise:
-        return Verdict(title, figure, "× its speed", f"Level: {beside}.", "plain")
-    if ratio < 1:
-        return Verdict(title, figure, "× its speed", f"Faster: {beside}.", "good")
-    return Verdict(title, figure, "× its speed", f"Slower: {beside}.", "bad")
+    interval = entry["ratio_interval"]
+    speeds = (
+        f" The blocks say {formats.between([1 / end for end in reversed(interval)])} ×." if interval else ""
+    )
+    if entry["verdict"] not in ("faster", "slower"):
+        text = f"{SAME[:1].upper()}{SAME[1:]}: {beside}.{speeds}"
+        return Verdict(title, "level", "", text, "plain")
+    figure, good = formats.ratio(1 / ratio), entry["verdict"] == "faster"
+    text = f"{'Faster' if good else 'Slower'}: {beside}.{speeds}"
+    return Verdict(title, figure, "× its speed", text, "good" if good else "bad")
 
 
-def _numerics(gates: list[GateResult]) -> Verdict:
+def _numerics(report: Report) -> Verdict:
+    gates, kind = report["numerics"]["gates"], report["numerics"]["kind"]
+    title = "Numerics" if kind == "measured" else f"Numerics, {kind}"
     if not gates:
         return Verdict("Numerics", formats.NONE, "", "Nothing was compared with the source.", "plain")
     shipped, failed = gates[-1], [gate for gate in gates if not gate["passed"]]
     if failed:
         names = ", ".join(gate["stage"] for gate in failed)
-        return Verdict("Numerics", "failed", "", f"Beyond the gate: {names}.", "bad")
+        return Verdict(title, "failed", "", f"Beyond the gate: {names}.", "bad")
     off, allowed = formats.small(shipped["scaled"]), formats.small(shipped["gate"]["scaled"])
     text = (
         f"{formats.plural(len(gates), 'gate')} kept. What ships is off by {off} of the output's spread; "
         f"{allowed} is allowed."
     )
-    return Verdict("Numerics", "passed", "", text, "good")
+    if kind != "measured":
+        text += f" The engine did not run: {report['numerics']['ran']}."
+    for measurement in report.get("measurements", []):
+        if verified := measurement.get("verified"):
+            off = formats.small(verified["scaled"])
+            text += f" Measured on {measurement['device']['name']}: off by {off} of it."
+    return Verdict(title, "passed", "", text, "good")
 
 
 def _accuracy(report: Report) -> Verdict:
@@ -145,4 +163,8 @@ def _accuracy(report: Report) -> Verdict:
         f"of the source: {'no drop' if kept else change} on {formats.plural(scores['samples'], 'sample')}."
     )
     figure, _, unit = formats.score(scores["engine"], metric).partition(" ")
-    return Verdict("Accuracy", figure, unit, text, "good" if kept or drop < 0 else "plain")
+    title = "Accuracy"
+    if scores["kind"] != "measured":
+        title += f", {scores['kind']}"
+        text += f" The engine did not run: {report['numerics']['ran']}."
+    return Verdict(title, figure, unit, text, "good" if kept or drop < 0 else "plain")

@@ -10,10 +10,14 @@ from typing import Protocol
 
 import numpy as np
 
-from edgec.core.errors import IntegrityError
+from edgec.core.errors import IntegrityError, RequestError
 from edgec.core.graph import Arrays
+from edgec.core.json_file import read_object
+from edgec.core.plain_files import is_inside
 
 DESCRIPTION = "engine.json"
+
+_MOST_THREADS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,7 @@ class EngineDescription:
         inputs: names of the model's inputs, in its own order; empty where the model file tells them.
         outputs: names of the model's outputs, likewise.
         rest: of an int8 engine, what it computes in where nothing is quantised; else empty.
+        settings: the engine's own configuration entries, by their own names.
     """
 
     kind: str
@@ -43,6 +48,7 @@ class EngineDescription:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     rest: str = ""
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write `engine.json` into the folder."""
@@ -58,15 +64,46 @@ class EngineDescription:
         """
         path = folder / DESCRIPTION
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_object(path)
             lists = {name: tuple(fields.get(name, ())) for name in ("extensions", "inputs", "outputs")}
-            return cls(**{**fields, **lists})
+            description = cls(**{**fields, **lists})
         except (OSError, ValueError, TypeError) as error:
             raise IntegrityError(
                 f"the engine's description cannot be read ({error})",
                 where=str(path),
                 fix="compile the model again",
             ) from error
+        description._check(path)
+        return description
+
+    def _check(self, path: Path) -> None:
+        """See that the fields are of their kinds, and that what it names lies in its folder.
+
+        Raises:
+            IntegrityError: names what does not.
+        """
+        texts = (self.kind, self.model, self.precision, self.form, self.rest, *self.inputs, *self.outputs)
+        layers = self.layers.items() if isinstance(self.layers, dict) else ((None, None),)
+        texts = (*texts, *(text for pair in layers for text in pair))
+        is_count = type(self.threads) is int and 0 <= self.threads <= _MOST_THREADS
+        if not is_count or not all(isinstance(text, str) for text in texts):
+            raise IntegrityError(
+                "the engine's description is malformed", where=str(path), fix="compile the model again"
+            )
+        if self.kind == "openvino" and not self.model.endswith(".xml"):
+            # OpenVINO reads other formats too, some of which name files of their own.
+            raise IntegrityError(
+                f"it names {self.model!r}, which is no OpenVINO IR",
+                where=str(path),
+                fix="compile the model again",
+            )
+        for name in (self.model, *self.extensions):
+            if not is_inside(name):
+                raise IntegrityError(
+                    f"it names {name!r}, which is not a file of its own folder",
+                    where=str(path),
+                    fix="do not run this bundle; compile the model again",
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,18 +124,28 @@ class LayerTime:
 
 
 class Engine(Protocol):
-    """A model ready to run in one process.
+    """A model ready to run in the process that opened it, from any number of threads.
 
-    Inputs and outputs keep the source's names and dtypes whatever the precision inside.
+    Inputs and outputs keep the source's names and dtypes whatever the precision inside. Runs that are under
+    way at once do not see each other; an engine with states keeps one of its own for every thread.
     """
 
     description: EngineDescription
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
-        """Run once. Feeds are not checked here; `Session.run` does that."""
+        """Run once. Feeds are not checked here; `Session.run` does that.
+
+        Raises:
+            RequestError: the engine is closed.
+        """
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
         """Run with the engine's own per-layer timers; in execution order."""
 
     def close(self) -> None:
-        """Free the engine and its threads."""
+        """Free the engine and its threads; runs that are under way end first, later ones are refused."""
+
+
+def closed() -> RequestError:
+    """What a run of a closed engine says."""
+    return RequestError("the session is closed", fix="load the bundle again")

@@ -10,9 +10,10 @@ import numpy as np
 
 from edgec.core.errors import IntegrityError
 from edgec.core.graph import Arrays
-from edgec.runtime.engine import EngineDescription, LayerTime
+from edgec.runtime.engine import EngineDescription, LayerTime, closed
 from edgec.runtime.layer_times import summarize
 from edgec.runtime.openvino_core import import_openvino, new_core, said
+from edgec.runtime.openvino_requests import Requests, plain_infer, shared_tensors
 from edgec.runtime.threads import worker_threads
 
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -32,51 +33,40 @@ class OpenVinoEngine:
     def __init__(self, folder: Path) -> None:
         self.description = EngineDescription.read(folder)
         openvino = import_openvino()
-        self._core = new_core()
+        self._core: Any = new_core()
         model = folder / self.description.model
         try:
             for extension in self.description.extensions:
                 self._core.add_extension(str((folder / extension).resolve()))
-            self._model = self._core.read_model(str(model))
-            self._compiled = self._compile({})
+            self._model: Any = self._core.read_model(str(model))
+            self._compiled: Any = self._compile({})
         except RuntimeError as error:
             raise IntegrityError(
                 f"OpenVINO {openvino.__version__} cannot open it ({said(error)[-1]})",
                 where=str(model),
                 fix="compile the model again with this version of edgec",
             ) from error
-        self._tensor = openvino.Tensor
-        self._request = self._compiled.create_infer_request()
-        self._infer = _plain_infer()
         # By place, where the description has the names: OpenVINO lets a tensor have several.
         inputs = self.description.inputs or [port.get_any_name() for port in self._compiled.inputs]
         outputs = self.description.outputs or [port.get_any_name() for port in self._compiled.outputs]
-        self._inputs = {name: index for index, name in enumerate(inputs)}
-        self._outputs = list(outputs)
-        self._buffers = self._own_buffers()
+        self._inputs, self._outputs = tuple(inputs), tuple(outputs)
+        self._requests = Requests(self._core, self._compiled, self._inputs)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Run once; the outputs are fresh arrays."""
-        if self._buffers:
-            for name, buffer in self._buffers.items():
-                np.copyto(buffer, feeds[name])
-            tensors = {}
-        else:
-            tensors = self._shared(feeds)
-        # Not shared: the request writes its next results over its own tensors.
-        results = self._infer(self._request, tensors, share_outputs=False, decode_strings=True)
-        return dict(zip(self._outputs, results.values(), strict=True))
+        return dict(zip(self._outputs, self._requests.run(feeds), strict=True))
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
         """Run with OpenVINO's own counters, compiled once more with them on; in execution order."""
         compiled = self._compile({"PERF_COUNT": True})
-        request = compiled.create_infer_request()
-        tensors = self._shared(feeds)
+        request, infer = compiled.create_infer_request(), plain_infer()
+        arrays = {name: np.array(feeds[name], order="C") for name in self._inputs}
+        tensors = shared_tensors(arrays, self._inputs)
         calls: dict[str, list[float]] = {}
         ops: dict[str, str] = {}
         warmup = 2
         for _ in range(warmup + runs):
-            self._infer(request, tensors, share_outputs=True, decode_strings=True)
+            infer(request, tensors, share_outputs=True, decode_strings=True)
             for layer in request.get_profiling_info():
                 if layer.status.name != "EXECUTED":
                     continue
@@ -85,41 +75,17 @@ class OpenVinoEngine:
         return summarize(calls, ops, _sources(compiled, self.description.layers), warmup)
 
     def close(self) -> None:
-        """Free the compiled model and its threads."""
-        self._request = self._compiled = self._model = self._core = None
-        self._buffers = {}
-
-    def _own_buffers(self) -> dict[str, np.ndarray]:
-        """Arrays that the request reads its inputs from; empty where a size is open.
-
-        Copying a feed there is faster than giving the request another tensor for every run.
-        """
-        ports = self._compiled.inputs
-        if any(port.get_partial_shape().is_dynamic for port in ports):
-            return {}
-        buffers = {}
-        for name, index in self._inputs.items():
-            port = ports[index]
-            buffer = np.zeros(tuple(port.get_shape()), dtype=port.get_element_type().to_dtype())
-            self._request.set_input_tensor(index, self._tensor(buffer, shared_memory=True))
-            buffers[name] = buffer
-        return buffers
-
-    def _shared(self, feeds: Mapping[str, np.ndarray]) -> dict[int, Any]:
-        """The feeds as the request's tensors, read in place where that is possible."""
-        tensors = {}
-        for name, index in self._inputs.items():
-            array = feeds[name]
-            # The binding refuses to share a read-only array.
-            if not array.flags.c_contiguous or not array.flags.writeable:
-                array = np.array(array, order="C")
-            tensors[index] = self._tensor(array, shared_memory=True)
-        return tensors
+        """Free the compiled model and its threads, once the runs under way have ended."""
+        self._requests.close()
+        self._compiled = self._model = self._core = None
 
     def _compile(self, more: Mapping[str, object]) -> Any:
+        core, model = self._core, self._model
+        if core is None or model is None:
+            raise closed()
         precision = self.description.rest or self.description.precision
         config = configuration(precision, worker_threads(self.description.threads))
-        return self._core.compile_model(self._model, "CPU", {**config, **more})
+        return core.compile_model(model, "CPU", {**config, **more})
 
 
 def configuration(precision: str, threads: int) -> dict[str, object]:
@@ -156,10 +122,3 @@ def _sources(compiled: Any, layers: Mapping[str, str]) -> dict[str, str]:
         if source is not None:
             sources[name] = source
     return sources
-
-
-def _plain_infer() -> Any:
-    """`InferRequest.infer` of the binding itself: the class over it looks at every feed's type first."""
-    from openvino._pyopenvino import InferRequest
-
-    return InferRequest.infer

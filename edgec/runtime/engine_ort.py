@@ -6,13 +6,14 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from edgec.core.errors import IntegrityError
+from edgec.core.errors import IntegrityError, MissingExtraError
 from edgec.core.graph import Arrays
-from edgec.runtime.engine import EngineDescription, LayerTime
+from edgec.runtime.engine import EngineDescription, LayerTime, closed
 from edgec.runtime.layer_times import summarize
 from edgec.runtime.threads import worker_threads
 
@@ -24,6 +25,7 @@ class OrtEngine:
         folder: the engine's folder, with its `engine.json`.
 
     Raises:
+        MissingExtraError: ONNX Runtime is not installed.
         IntegrityError: the description or the model cannot be read.
     """
 
@@ -31,18 +33,21 @@ class OrtEngine:
         self.description = EngineDescription.read(folder)
         self._model = folder / self.description.model
         self._threads = worker_threads(self.description.threads)
-        self._session: Any = _open(self._model, session_options(self._threads))
+        self._session: Any = _open(self._model, session_options(self._threads, self.description.settings))
         self._outputs = [output.name for output in self._session.get_outputs()]
         # The inner session: the outer `run` walks all feeds three times before it calls this.
-        self._inner = self._session._sess
+        self._inner: Any = self._session._sess
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Run once; the outputs are fresh arrays."""
-        return dict(zip(self._outputs, self._inner.run(self._outputs, feeds, None), strict=True))
+        inner = self._inner
+        if inner is None:
+            raise closed()
+        return dict(zip(self._outputs, inner.run(self._outputs, feeds, None), strict=True))
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
         """Run with ONNX Runtime's own timers, in a session of its own; in execution order."""
-        options = session_options(self._threads)
+        options = session_options(self._threads, self.description.settings)
         options.enable_profiling = True
         with tempfile.TemporaryDirectory(prefix="edgec-profile-") as folder:
             options.profile_file_prefix = str(Path(folder) / "ort")
@@ -63,30 +68,38 @@ class OrtEngine:
         return summarize(calls, ops, self.description.layers, warmup)
 
     def close(self) -> None:
-        """Free the session and its threads."""
+        """Free the session and its threads, once the runs under way have ended."""
         self._session = self._inner = None
 
 
-def session_options(threads: int) -> Any:
+def session_options(threads: int, settings: Mapping[str, str] = MappingProxyType({})) -> Any:
     """ONNX Runtime's options for one stream of runs with the lowest latency.
 
     The threads of the pool keep spinning for a moment after a run (ONNX Runtime's default): waking
     them costs more than the small layers of these models take.
     """
-    import onnxruntime
-
+    onnxruntime = _import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
+    for key, value in settings.items():
+        options.add_session_config_entry(key, value)
     return options
 
 
-def _open(model: Path, options: Any) -> Any:
-    import onnxruntime
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "ort") from error
+    return onnxruntime
 
+
+def _open(model: Path, options: Any) -> Any:
+    onnxruntime = _import_onnxruntime()
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:

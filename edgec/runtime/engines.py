@@ -2,17 +2,58 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from edgec.core.errors import IntegrityError, RequestError
 from edgec.runtime.engine import DESCRIPTION, Engine, EngineDescription
 
-_ELSEWHERE = {
-    "coreml": "a Core ML package runs on Apple devices only",
-    "tensorrt": "this bundle's engine is built and run on its Jetson",
-    "tensorrt-rtx": "a TensorRT-RTX engine runs on an RTX GPU only",
+Kind = Literal["measured", "emulated", "predicted"]
+"""What a figure is: measured on the device that the engine is for, emulated on another machine by something
+that stands in for that device, or predicted where nothing ran. Never in one column."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Elsewhere:
+    """A kind of engine that this machine only checks.
+
+    Attributes:
+        why: why it does not run here.
+        stand_in: what runs here in its place.
+        not_run: files of the engine's folder that the stand-in leaves alone.
+    """
+
+    why: str
+    stand_in: str
+    not_run: tuple[str, ...] = ()
+
+
+ELSEWHERE = {
+    "coreml": Elsewhere(
+        "a Core ML package runs on Apple devices only", "edgec's interpreter of the saved Core ML program"
+    ),
+    "tensorrt": Elsewhere(
+        "this bundle's engine is built and run on its Jetson",
+        "ONNX Runtime standing in for TensorRT, on the graph that the device builds its engine from",
+    ),
+    "tensorrt-rtx": Elsewhere(
+        "a TensorRT-RTX engine runs on an RTX GPU only",
+        "ONNX Runtime standing in for TensorRT-RTX, on the graph that the engine was built from",
+        ("model.engine",),
+    ),
 }
-"""Kinds of engines that this machine only checks."""
+"""By the engine's kind."""
+
+
+def kind_of(engine: str) -> Kind:
+    """What the figures are that this machine gets of an engine, by the engine's kind."""
+    return "emulated" if engine in ELSEWHERE else "measured"
+
+
+def what_runs(engine: str) -> str:
+    """What computes here, by the engine's kind."""
+    return ELSEWHERE[engine].stand_in if engine in ELSEWHERE else "the engine itself"
 
 
 def open_engine(folder: Path) -> Engine:
@@ -32,9 +73,9 @@ def open_engine(folder: Path) -> Engine:
         from edgec.runtime.engine_openvino import OpenVinoEngine
 
         return OpenVinoEngine(folder)
-    if kind in _ELSEWHERE:
+    if kind in ELSEWHERE:
         raise RequestError(
-            _ELSEWHERE[kind],
+            ELSEWHERE[kind].why,
             where=str(folder),
             fix="prove it here with edgec verify, run it on the device",
         )

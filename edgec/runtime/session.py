@@ -6,7 +6,7 @@ with edgec.load("deit.x86.edgec") as session:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,12 +16,17 @@ import numpy as np
 from edgec.core.bundle import Bundle
 from edgec.core.errors import RequestError
 from edgec.core.graph import Arrays, TensorSpec
+from edgec.runtime import forks
 from edgec.runtime.engine import Engine, LayerTime
 from edgec.runtime.engines import open_engine
 
 
 class Session:
-    """A bundle that is open for running, for one thread at a time.
+    """A bundle that is open for running, from any number of threads of the process that opened it.
+
+    A run reads its feeds and gives arrays of its own; those that are under way at once do not see each
+    other. `close` may be called at any time: runs under way end undisturbed, later ones are refused. A
+    forked child has none of the threads that its engine computes with, so it is refused too, and says so.
 
     Feeds are checked by name, shape and dtype. An array of another dtype is converted where the input's
     dtype can hold its kind of value: any float for a float input (float64 images are what numpy makes,
@@ -36,14 +41,14 @@ class Session:
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle = bundle
-        self.engine = engine
+        self.engine: Engine = engine
         # What a good feed looks like, made ready once: a run then compares and goes.
         self._expected = tuple(
             (spec.name, np.dtype(spec.dtype), spec.shape if spec.is_fixed else None)
             for spec in bundle.io.inputs
         )
         self._specs = {spec.name: spec for spec in bundle.io.inputs}
-        self._run: Callable[[Mapping[str, np.ndarray]], Arrays] = engine.run
+        forks.remember(self)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -70,15 +75,16 @@ class Session:
             the outputs by name, in arrays that no later run writes to.
 
         Raises:
-            RequestError: an input is missing or unknown, or has another shape or dtype.
+            RequestError: an input is missing or unknown, or has another shape or dtype; or the session is
+                closed, or another process opened it.
         """
         if len(feeds) != len(self._expected):
             raise self._wrong_names(feeds)
         for name, dtype, shape in self._expected:
             array = feeds.get(name)
             if type(array) is not np.ndarray or array.dtype != dtype or array.shape != shape:
-                return self._run(self._fitted(feeds))
-        return self._run(feeds)
+                return self.engine.run(self._fitted(feeds))
+        return self.engine.run(feeds)
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
         """Time every layer with the engine's own timers, under the user's layer names.
@@ -94,7 +100,6 @@ class Session:
     def close(self) -> None:
         """Free the engine; a closed session runs no more."""
         self.engine.close()
-        self._run = _closed
 
     def __enter__(self) -> Session:
         return self
@@ -151,10 +156,6 @@ def load(path: str | Path, *, check: bool = True) -> Session:
     """
     bundle = Bundle.open(path, check=check)
     return Session(bundle, open_engine(bundle.engine_folder))
-
-
-def _closed(_: Mapping[str, np.ndarray]) -> Arrays:
-    raise RequestError("the session is closed", fix="load the bundle again")
 
 
 def _fit(value: Any, spec: TensorSpec) -> np.ndarray:

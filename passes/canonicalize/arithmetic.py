@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from edgec.core.dialect import is_op
 from edgec.passes.editing import Editor, attribute, constant, producer, rank, scalar, sole_consumer
+from edgec.passes.fuse.matching import tolerance
 from edgec.passes.rules import Rules
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -148,7 +149,8 @@ def hard_sigmoid(editor: Editor, node: ir.Node) -> bool:
                 return True
     by = scalar(node.inputs[1])
     wanted = 6.0 if is_op(node, "Div") else 1 / 6
-    if by is None or abs(by - wanted) > 1e-3 * wanted or rank(node.inputs[0]) != rank(node.outputs[0]):
+    near = tolerance(node.outputs[0].dtype)
+    if by is None or abs(by - wanted) > near * wanted or rank(node.inputs[0]) != rank(node.outputs[0]):
         return False
     relu6 = _relu6_of_shifted(node.inputs[0])
     if relu6 is not None:
@@ -175,7 +177,8 @@ def hard_sigmoid(editor: Editor, node: ir.Node) -> bool:
 
 def _is_sixth(node: ir.Node) -> bool:
     alpha, beta = float(attribute(node, "alpha", 0.2)), float(attribute(node, "beta", 0.5))
-    return abs(alpha - 1 / 6) < 1e-4 and beta == 0.5
+    near = tolerance(node.outputs[0].dtype)
+    return abs(alpha - 1 / 6) <= near / 6 and abs(beta - 0.5) <= 0.5 * near
 
 
 def _relu6_of_shifted(value: ir.Value | None) -> ir.Value | None:

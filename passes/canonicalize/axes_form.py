@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
+from edgec.core.op_traits import REDUCTION
 from edgec.passes.editing import Editor, attribute, constant, consumers, rank, sizes
 from edgec.passes.rules import Rules
 
@@ -152,11 +153,9 @@ def _part(node: ir.Node) -> tuple[int, int, int] | None:
     return (axis, start, end) if start < end else None
 
 
-_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
-
 RULES: Rules = {
     **{op_type: [positive_axis] for op_type in _DEFAULT_AXIS},
-    **{f"Reduce{kind}": [positive_axes] for kind in _REDUCTIONS},
+    **{op_type: [positive_axes] for op_type in REDUCTION - {"ArgMax", "ArgMin"}},
     "Split": [positive_axis, split_sizes],
     "Slice": [parts_to_split],
     "Gather": [positive_axis, parts_to_split],

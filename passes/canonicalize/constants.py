@@ -8,15 +8,16 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import SOURCE_KEY, is_op, source_layer
-from edgec.passes.canonicalize.duplicates import DRAWS
+from edgec.core.op_traits import CREATION, DRAWS, QUANTIZATION
 from edgec.passes.canonicalize.evaluate import evaluate
 from edgec.passes.canonicalize.shapes import infer_node
 from edgec.passes.editing import Editor, attribute, constant, constant_tensor
 from edgec.passes.infra import MatchLog, Pass, register
 
-_STORED = frozenset(["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"])
-"""What says how a weight is stored: folded, the quantisation would be lost."""
-_REPLICATES = frozenset(["Expand", "ConstantOfShape", "Tile", "EyeLike", "OneHot", "Range"])
+_KEPT = DRAWS | QUANTIZATION | {"Dropout"}
+"""Another result each time; or says how a weight is stored, which would be lost."""
+_REPLICATES = CREATION | {"Expand", "Tile"}
+"""Ops that make much of little: `_REPLICATED_BYTES` bounds them."""
 _REPLICATED_BYTES = 2**20
 """A causal mask of 512 tokens in fp32 still folds; a broadcast weight does not."""
 _GROWN_BYTES = 32 * 2**20
@@ -79,7 +80,7 @@ class _Folding:
                 self.editor.prune(node)
 
     def _fold(self, node: ir.Node) -> bool:
-        if node.op_type in DRAWS | _STORED:
+        if node.op_type in _KEPT:
             return False
         self._follow(node)
         if node.op_type == "Reshape" and self._open_reshape(node):

@@ -6,20 +6,9 @@ from collections.abc import Hashable
 
 import onnx_ir as ir
 
+from edgec.core.op_traits import DRAWS
 from edgec.passes.editing import Editor, constant_tensor
 
-DRAWS = frozenset(
-    [
-        "Bernoulli",
-        "Dropout",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-    ]
-)
-"""Ops whose result is another one each time."""
 _COMPARED_BYTES = 4096
 """Constants up to this size are compared by content; larger ones are the same only if shared."""
 
@@ -49,7 +38,7 @@ def merge_duplicates(editor: Editor) -> int:
 
 
 def _key(node: ir.Node) -> Hashable | None:
-    if node.op_type in DRAWS:
+    if node.op_type in DRAWS or node.op_type == "Dropout":
         return None
     attributes = []
     for name, attribute in sorted(node.attributes.items()):

@@ -10,28 +10,9 @@ import onnx
 import onnx_ir as ir
 
 from edgec.core.dialect import IR_VERSION
+from edgec.core.op_traits import MOVEMENT
 
-_MOVES = frozenset(
-    [
-        "Concat",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "Identity",
-        "Reshape",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Tile",
-        "Transpose",
-        "Unsqueeze",
-        "Where",
-        "Range",
-        "ConstantOfShape",
-    ]
-)
+_MOVES = MOVEMENT | {"ConstantOfShape", "Range", "Where"}
 """Ops that only move values: numpy gives the same bits as any engine, without a session."""
 
 

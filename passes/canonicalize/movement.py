@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
-from edgec.passes.canonicalize.elementwise import BINARY, UNARY
+from edgec.core.op_traits import BROADCASTING, UNARY
 from edgec.passes.canonicalize.identity import hand_on
 from edgec.passes.editing import Editor, attribute, constant, producer, same_shape, sole_consumer
 
@@ -232,7 +232,7 @@ def transpose_over_elementwise(editor: Editor, node: ir.Node) -> bool:
     chain: list[ir.Node] = []
     value = node.inputs[0]
     while value is not None:
-        step = producer(value, *UNARY, *BINARY)
+        step = producer(value, *UNARY, *BROADCASTING)
         if step is None or sole_consumer(value) is not _next(chain, node):
             break
         source = _carried(step)
@@ -283,7 +283,7 @@ def _carried(step: ir.Node) -> ir.Value | None:
 
 def _moved(editor: Editor, operand: ir.Value | None, perm: Sequence[int], step: ir.Node) -> ir.Value | None:
     array = constant(operand)
-    if array is None or array.ndim == 0 or operand is None or not is_op(step, *BINARY):
+    if array is None or array.ndim == 0 or operand is None or not is_op(step, *BROADCASTING):
         return operand
     full = array.reshape([1] * (len(perm) - array.ndim) + list(array.shape))
     return editor.initializer(full.transpose(list(perm)), f"{operand.name}_moved")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from edgec.core.dialect import EDGEC_DOMAIN, is_op
-from edgec.passes.canonicalize.rows import WORK, Needs, Rows, index_array, is_few, joined, needs, taken
+from edgec.core.dialect import is_op
+from edgec.passes.canonicalize.rows import Needs, Rows, index_array, is_few, joined, needs, taken, works
 from edgec.passes.editing import Editor, attribute, constant, sizes
 from edgec.passes.fuse.linear import Linear, linear
 from edgec.passes.fuse.matching import other_readers
-from edgec.passes.infra import MatchLog, Pass, register
+from edgec.passes.infra import MatchLog, Pass, Refusal, register
 
 
 @register
@@ -88,17 +89,9 @@ class _Sinking:
         for node in reversed(graph):
             if not any(value in self.demand for value in node.outputs):
                 continue  # nobody needs it
-            rows = self.demand.get(node.outputs[0]) if len(node.outputs) == 1 or _rest_unread(node) else None
-            found = None if rows is None else needs(node, rows)
-            if isinstance(found, str):
-                self.editor.log.missed(
-                    node, f"only {len(rows.index) if rows else 0} of its rows are read; {found}"
-                )
-            elif found is None and rows is not None and node.domain == EDGEC_DOMAIN:
-                self.editor.log.missed(
-                    node, f"only {len(rows.index)} of its rows are read; it is a custom op"
-                )
-            if isinstance(found, list):
+            rows = self._read_of(node)
+            found = None if rows is None else self._needs(node, rows)
+            if found is not None:
                 carried[node] = found
                 for operand, need in zip(node.inputs, found, strict=True):
                     self._want(operand, need)
@@ -107,6 +100,32 @@ class _Sinking:
             for position, operand in enumerate(node.inputs):
                 self._want(operand, selection if position == 0 else None)
         return carried
+
+    def _read_of(self, node: ir.Node) -> Rows | None:
+        """The rows that are read of a node's outputs: of a Split the same of all parts. None for all."""
+        if not is_op(node, "Split"):
+            rows = self.demand.get(node.outputs[0])
+            if rows is not None and not _rest_unread(node):
+                self._refused(node, rows, "another of its outputs is read")
+                return None
+            return rows
+        read = [value for value in node.outputs if value in self.demand]
+        rows = functools.reduce(joined, [self.demand[value] for value in read])
+        if rows is None or not all(is_few(value, rows) for value in read):
+            return None
+        self.demand.update(dict.fromkeys(read, rows))
+        return rows
+
+    def _needs(self, node: ir.Node, rows: Rows) -> Needs | None:
+        try:
+            return needs(node, rows)
+        except Refusal as refusal:
+            self._refused(node, rows, refusal.reason)
+            return None
+
+    def _refused(self, node: ir.Node, rows: Rows, reason: str) -> None:
+        read = f"only {len(rows.index)} of its {_size(node.outputs[0], rows)} rows are read"
+        self.editor.log.missed(node, f"{read}; {reason}")
 
     def _gainful(self, carried: dict[ir.Node, Needs]) -> set[ir.Node]:
         """The carried nodes that work, that skip an operand, or that move what such a node made."""
@@ -117,7 +136,7 @@ class _Sinking:
                 if layer is not None:
                     self.parts[node] = layer
                     gainful.add(node)
-            if node not in carried or self.demand.get(node.outputs[0]) is None:
+            if node not in carried or not self._few(node):
                 continue
             makers = [
                 value.producer()
@@ -125,11 +144,7 @@ class _Sinking:
                 if value is not None and need is not None
             ]
             skips = any(need is not None and not need.index for need in carried[node])
-            if (
-                skips
-                or node.op_type in WORK
-                or any(maker in gainful for maker in makers if maker is not None)
-            ):
+            if skips or works(node) or any(maker in gainful for maker in makers if maker is not None):
                 gainful.add(node)
         return gainful
 
@@ -171,7 +186,7 @@ class _Sinking:
 
     def _narrow(self, node: ir.Node, found: Needs) -> None:
         """Make the node again for the rows that are read."""
-        out = node.outputs[0]
+        out = node.outputs[self._few(node)[0]]
         rows = self.demand[out]
         assert rows is not None
         assert out.shape is not None
@@ -197,15 +212,24 @@ class _Sinking:
         elif is_op(node, "Attention"):
             attributes.pop("is_causal", None)
         made = self.editor.node(
-            node.op_type, operands, like=node, attributes=attributes, shape=shape, dtype=out.dtype
+            node.op_type,
+            operands,
+            like=node,
+            attributes=attributes,
+            shape=shape,
+            dtype=out.dtype,
+            outputs=len(node.outputs) if is_op(node, "Split") else 1,
         )
         maker = made.producer()
         assert maker is not None
         # What other passes noted on the node holds for fewer rows as well.
         for key, note in node.metadata_props.items():
             maker.metadata_props.setdefault(key, note)
-        self.narrow[out] = made
-        if node.op_type in WORK:
+        for old, new in zip(node.outputs, maker.outputs, strict=False):
+            if old.shape is not None:
+                new.shape, new.type = ir.Shape(_resized(old.shape, rows)), old.type
+                self.narrow[old] = new
+        if works(node):
             self.editor.log.matched(node)
 
     def _few(self, node: ir.Node) -> list[int]:
@@ -319,6 +343,12 @@ def _order(node: ir.Node, own: Rows, shape: tuple[int | None, ...] | None) -> li
         assert size is not None
         return [int(number) % size for number in index.reshape(-1)]
     return list(own.index)
+
+
+def _size(value: ir.Value, rows: Rows) -> int | str:
+    """How many rows there are; a name where that is open."""
+    size = None if value.shape is None else value.shape[rows.axis]
+    return size if isinstance(size, int) else str(size)
 
 
 def _rest_unread(node: ir.Node) -> bool:

@@ -11,6 +11,7 @@ def load_passes() -> None:
         layer_norm,
         norm_affine,
         plugins,
+        quantised,
         rms_norm,
         rotary_embedding,
     )

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from edgec.core.dialect import is_op
 from edgec.passes.editing import attribute, constant
+from edgec.passes.infra import Refusal
 
 Size = int | str
 Dim = tuple[int, ...]
@@ -24,7 +25,7 @@ MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 """Ops that only rename or reorder axes."""
 
 
-class AxesError(Exception):
+class AxesError(Refusal):
     """Data movement that cannot be followed; the message says which."""
 
 

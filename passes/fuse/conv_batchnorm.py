@@ -17,8 +17,8 @@ from edgec.passes.fuse.linear import (
     scale_linear_inputs,
     weight_of,
 )
-from edgec.passes.fuse.matching import as_vector, other_readers, with_constant
-from edgec.passes.infra import MatchLog, Pass, register
+from edgec.passes.fuse.matching import as_vector, refuse_other_readers, with_constant
+from edgec.passes.infra import MatchLog, Pass, Refusal, register
 
 
 @register
@@ -51,18 +51,16 @@ class ConvBatchNorm(Pass):
         for node in editor.graph:
             if node.graph is None:
                 continue
-            if is_op(node, "BatchNormalization"):
-                folded = _batch_norm(editor, node)
-            elif is_op(node, "Mul", "Add"):
-                folded = _per_channel(editor, node)
-            else:
+            try:
+                if is_op(node, "BatchNormalization"):
+                    folded = _batch_norm(editor, node)
+                else:
+                    folded = is_op(node, "Mul", "Add") and _per_channel(editor, node)
+            except Refusal as refusal:
+                log.missed(node, refusal)
                 continue
             if folded:
                 log.matched(node)
-
-
-DONE = ""
-"""What a fold returns where it folded; else the reason why not, or None where it does not apply."""
 
 
 def normalisation(node: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
@@ -80,83 +78,76 @@ def normalisation(node: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
 def _batch_norm(editor: Editor, node: ir.Node) -> bool:
     affine, source = normalisation(node), node.inputs[0]
     if affine is None or source is None:
-        editor.log.missed(node, "its statistics are not constants, or it normalises by the batch")
-        return False
-    reason = _into_convolution(editor, node, source, *affine)
-    if reason is None:
-        reason = _into_linear(editor, node, source, *affine)
-    if reason is None:
-        reason = _into_reader(editor, node, *affine)
-    if reason:
-        editor.log.missed(node, reason)
-    return reason == DONE
+        raise Refusal("its statistics are not constants, or it normalises by the batch")
+    return (
+        _into_convolution(editor, node, source, *affine)
+        or _into_linear(editor, node, source, *affine)
+        or _into_reader(editor, node, *affine)
+    )
 
 
 def _into_convolution(
     editor: Editor, node: ir.Node, source: ir.Value, scale: np.ndarray, shift: np.ndarray | None
-) -> str | None:
+) -> bool:
+    """Into the convolution that makes the value, if one does."""
     made_by = producer(source, "Conv", "ConvTranspose")
     weight = None if made_by is None else weight_of(made_by)
     if made_by is None:
-        return None
+        return False
     if weight is None:
-        return f"the weight of {made_by.name} is not a constant"
+        raise Refusal(f"the weight of {made_by.name} is not a constant")
     if output_channels(made_by, weight) != scale.size:
-        return f"{made_by.name} has {output_channels(made_by, weight)} channels, not {scale.size}"
-    reason = other_readers(source, node)
-    if reason is not None:
-        return reason
+        raise Refusal(f"{made_by.name} has {output_channels(made_by, weight)} channels, not {scale.size}")
+    refuse_other_readers(source, node)
     scale_convolution(editor, made_by, scale, shift)
     _drop(editor, node, list(node.inputs).index(source))
-    return DONE
+    return True
 
 
 def _into_linear(
     editor: Editor, node: ir.Node, source: ir.Value, scale: np.ndarray, shift: np.ndarray | None
-) -> str | None:
+) -> bool:
     """Into a linear layer, also through a Reshape that only flattens the rows (LeViT)."""
     layer, moved = linear(source), None
     if layer is None:
         moved = producer(source, "Reshape")
         layer = None if moved is None else linear(moved.inputs[0])
     if layer is None or len(source.shape or ()) != 2:
-        return None
+        return False
     columns = sizes(source)
     if columns is None or columns[-1] != scale.size or layer.weight.shape[1] != scale.size:
-        return None
+        return False
     steps = [*layer.nodes, *([] if moved is None else [moved]), node]
     for value_of, reader in itertools.pairwise(steps):
-        reason = other_readers(value_of.outputs[0], reader)
-        if reason is not None:
-            return reason
+        refuse_other_readers(value_of.outputs[0], reader)
     scale_linear(editor, layer, scale, shift)
     _drop(editor, node, 0)
-    return DONE
+    return True
 
 
-def _into_reader(editor: Editor, node: ir.Node, scale: np.ndarray, shift: np.ndarray) -> str | None:
+def _into_reader(editor: Editor, node: ir.Node, scale: np.ndarray, shift: np.ndarray) -> bool:
     """Into the layer that alone reads the normalised value, by scaling the layer's inputs."""
     out = node.outputs[0]
     reader = sole_consumer(out)
     if is_op(reader, "Conv") and reader is not None and reader.inputs[0] is out:
         weight = weight_of(reader)
         if weight is None:
-            return f"the weight of {reader.name} is not a constant"
+            raise Refusal(f"the weight of {reader.name} is not a constant")
         if _is_padded(reader):
-            return f"{reader.name} pads its input with zeros, which the normalisation would shift"
+            raise Refusal(f"{reader.name} pads its input with zeros, which the normalisation would shift")
         _scale_convolution_inputs(editor, reader, weight, scale, shift)
         _drop(editor, node, 0)
-        return DONE
+        return True
     if is_op(reader, "MatMul") and reader is not None and len(out.shape or ()) == 2:
         add = sole_consumer(reader.outputs[0])
         layer = linear(add.outputs[0]) if add is not None and is_op(add, "Add") else None
         layer = layer or linear(reader.outputs[0])
         if layer is None or reader.inputs[0] is not out:
-            return f"the weight of {reader.name} is not a constant"
+            raise Refusal(f"the weight of {reader.name} is not a constant")
         scale_linear_inputs(editor, layer, scale, shift)
         _drop(editor, node, 0)
-        return DONE
-    return f"no convolution or linear layer with constant weights stands beside {out.name}"
+        return True
+    raise Refusal(f"no convolution or linear layer with constant weights stands beside {out.name}")
 
 
 def _is_padded(node: ir.Node) -> bool:
@@ -197,10 +188,7 @@ def _per_channel(editor: Editor, node: ir.Node) -> bool:
         return False
     wide = vector.astype(np.float64)
     scale, shift = (wide, None) if is_op(node, "Mul") else (np.ones(channels), wide)
-    reason = _into_convolution(editor, node, found[0], scale, shift)
-    if reason:
-        editor.log.missed(node, reason)
-    return reason == DONE
+    return _into_convolution(editor, node, found[0], scale, shift)
 
 
 def _drop(editor: Editor, node: ir.Node, index: int) -> None:

@@ -18,7 +18,7 @@ from edgec.passes.fuse.convolution_map import (
     work_of_sum,
 )
 from edgec.passes.fuse.matching import as_vector, with_constant
-from edgec.passes.infra import MatchLog, Pass, register
+from edgec.passes.infra import MatchLog, Pass, Refusal, register
 
 
 @register
@@ -155,19 +155,15 @@ _Branch = tuple[_Term, ConvolutionMap]
 def _branches(editor: Editor, terms: list[_Term], source: ir.Value) -> list[_Branch]:
     """The terms over one input as maps, factors included, the one with most work first."""
     found: list[_Branch] = []
-    reasons: list[tuple[ir.Node, str]] = []
     for term in terms:
         if term.conv is None:
-            mapped: ConvolutionMap | str = identity_map(term.factor.size, len(source.shape or ()) - 2)
-        else:
-            mapped = convolution_map(term.conv)
-        if isinstance(mapped, str):
-            assert term.conv is not None
-            reasons.append((term.conv, mapped))
-        else:
-            found.append((term, mapped.scaled(term.factor)))
-    for conv, reason in reasons:
-        editor.log.missed(conv, reason)
+            unchanged = identity_map(term.factor.size, len(source.shape or ()) - 2)
+            found.append((term, unchanged.scaled(term.factor)))
+            continue
+        try:
+            found.append((term, convolution_map(term.conv).scaled(term.factor)))
+        except Refusal as refusal:
+            editor.log.missed(term.conv, refusal)
     return sorted(found, key=lambda branch: -branch[1].work)
 
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from edgec.passes.editing import attribute
 from edgec.passes.fuse.linear import weight_of
+from edgec.passes.infra import Refusal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,13 +57,17 @@ class ConvolutionMap:
         }
 
 
-def convolution_map(node: ir.Node) -> ConvolutionMap | str:
-    """What a Conv computes, without its bias; why that is not known otherwise."""
+def convolution_map(node: ir.Node) -> ConvolutionMap:
+    """What a Conv computes, without its bias.
+
+    Raises:
+        Refusal: that is not known.
+    """
     weight = weight_of(node)
     if weight is None:
-        return f"the weight of {node.name} is not a constant"
+        raise Refusal(f"the weight of {node.name} is not a constant")
     if attribute(node, "auto_pad", "NOTSET") != "NOTSET":
-        return f"{node.name} pads by {attribute(node, 'auto_pad')}"
+        raise Refusal(f"{node.name} pads by {attribute(node, 'auto_pad')}")
     axes = weight.ndim - 2
     strides = attribute(node, "strides") or [1] * axes
     dilations = attribute(node, "dilations") or [1] * axes

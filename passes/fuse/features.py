@@ -11,50 +11,12 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
+from edgec.core.op_traits import BROADCASTING, NORMALIZATION, UNARY
 from edgec.passes.editing import attribute, constant, sizes
 from edgec.passes.fuse.movement import MOVING, move
 
-_MAPS = [
-    "Abs",
-    "Cast",
-    "Ceil",
-    "Clip",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Floor",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "LeakyRelu",
-    "Log",
-    "Mish",
-    "Neg",
-    "Reciprocal",
-    "Relu",
-    "Round",
-    "Selu",
-    "Sigmoid",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Tanh",
-    "ThresholdedRelu",
-    "Dropout",
-    "LayerNormalization",
-    "RMSNormalization",
-    "SimplifiedLayerNormalization",
-    "BatchNormalization",
-    "InstanceNormalization",
-    "GroupNormalization",
-    "LpNormalization",
-    "Softmax",
-    "RotaryEmbedding",
-]
+_MAPS = UNARY | NORMALIZATION | {"Dropout", "Identity", "RotaryEmbedding", "SimplifiedLayerNormalization"}
 """Ops whose output has the axes of their first input."""
-
-_PAIRS = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "PRelu")
 
 _PLANES = [
     "Conv",
@@ -111,7 +73,7 @@ def _follow(node: ir.Node, value: ir.Value, shape: tuple[int, ...], depth: int) 
     if is_op(node, *_MAPS):
         assert node.inputs[0] is not None
         return feature_index(node.inputs[0], depth)
-    if is_op(node, *_PAIRS):
+    if is_op(node, *BROADCASTING):
         for operand in node.inputs:
             if operand is None or constant(operand) is not None or sizes(operand) != shape:
                 continue

@@ -11,15 +11,12 @@ import onnx_ir as ir
 from edgec.core.dialect import is_op
 from edgec.passes.editing import attribute, constant, sizes
 from edgec.passes.fuse.movement import MOVING, move
+from edgec.passes.infra import Refusal
 
 _LINEAR = (*MOVING, "Neg", "Mul", "Div", "Add", "Sub", "Concat")
 _MOST_NODES = 40
 _MOST_TERMS = 4
 _MOST_ELEMENTS = 1 << 22
-
-
-class NotLinearError(Exception):
-    """There is no sparse linear map."""
 
 
 @dataclasses.dataclass
@@ -74,11 +71,11 @@ def linear_map(result: ir.Value, source: ir.Value) -> Map:
     """The map from `source` to `result`.
 
     Raises:
-        NotLinearError: an op in between is not linear, or moves elements by what is known at run time.
+        Refusal: an op in between is not linear, or moves elements by what is known at run time.
     """
     shape = _fixed(source)
     if int(np.prod(shape)) > _MOST_ELEMENTS:
-        raise NotLinearError
+        raise Refusal("the source has too many elements")
     dtype = np.dtype(np.float32) if source.dtype is None else source.dtype.numpy()
     index = np.arange(int(np.prod(shape))).reshape(shape)
     known = {source: Map([index], [np.ones(shape, dtype)])}
@@ -88,7 +85,7 @@ def linear_map(result: ir.Value, source: ir.Value) -> Map:
 def _fixed(value: ir.Value) -> tuple[int, ...]:
     shape = sizes(value)
     if shape is None or None in shape:
-        raise NotLinearError
+        raise Refusal("a size is open")
     return tuple(size for size in shape if size is not None)
 
 
@@ -96,7 +93,7 @@ def _evaluate(value: ir.Value, known: dict[ir.Value, Map]) -> Map:
     if value not in known:
         node = value.producer()
         if node is None:
-            raise NotLinearError
+            raise Refusal("its way leads past the source")
         known[value] = _apply(node, value, known)
     return known[value]
 
@@ -108,7 +105,7 @@ def _apply(node: ir.Node, value: ir.Value, known: dict[ir.Value, Map]) -> Map:
         indices = [move(node, value, index) for index in term.indices]
         weights = [move(node, value, weight) for weight in term.weights]
         if any(item is None for item in (*indices, *weights)):
-            raise NotLinearError
+            raise Refusal("the movement is known at run time only")
         return Map([i for i in indices if i is not None], [w for w in weights if w is not None])
     if is_op(node, "Neg"):
         term = _evaluate(inputs[0], known)
@@ -118,14 +115,14 @@ def _apply(node: ir.Node, value: ir.Value, known: dict[ir.Value, Map]) -> Map:
     if is_op(node, "Add", "Sub"):
         sign = -1 if is_op(node, "Sub") else 1
         if any(constant(operand) is not None for operand in inputs):
-            raise NotLinearError
+            raise Refusal("an offset is added")
         left, right = (_evaluate(operand, known) for operand in inputs)
         if left.shape != right.shape or len(left.indices) + len(right.indices) > _MOST_TERMS:
-            raise NotLinearError
+            raise Refusal("its terms are too many, or of two shapes")
         return Map(left.indices + right.indices, left.weights + [sign * weight for weight in right.weights])
     if is_op(node, "Concat"):
         return _joined([_evaluate(operand, known) for operand in inputs], int(attribute(node, "axis", 0)))
-    raise NotLinearError
+    raise Refusal(f"{node.op_type} is no linear op")
 
 
 def _scaled(node: ir.Node, inputs: list[ir.Value], shape: tuple[int, ...], known: dict[ir.Value, Map]) -> Map:
@@ -134,11 +131,11 @@ def _scaled(node: ir.Node, inputs: list[ir.Value], shape: tuple[int, ...], known
     if by is None and is_op(node, "Mul"):
         by, data = constant(left), right
     if by is None:
-        raise NotLinearError
+        raise Refusal("both factors are computed")
     factor = by if is_op(node, "Mul") else 1 / by
     term = _evaluate(data, known)
     if term.shape != shape:
-        raise NotLinearError
+        raise Refusal("it is broadcast")
     return Map(term.indices, [(weight * factor).astype(weight.dtype) for weight in term.weights])
 
 

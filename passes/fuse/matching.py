@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from edgec.core.dialect import is_op
 from edgec.passes.editing import attribute, constant, consumers, rank, scalar
+from edgec.passes.infra import Refusal
 
 Polynomial = dict[int, float]
 """Coefficients by power."""
@@ -161,3 +162,14 @@ def other_readers(value: ir.Value, *known: ir.Node) -> str | None:
     if not others:
         return None
     return f"{value.name} is read by {others[0].op_type} {others[0].name or ''}".rstrip() + " as well"
+
+
+def refuse_other_readers(value: ir.Value, *known: ir.Node) -> None:
+    """Refuse where somebody else reads the value besides the known nodes.
+
+    Raises:
+        Refusal: somebody does; says who.
+    """
+    reason = other_readers(value, *known)
+    if reason is not None:
+        raise Refusal(reason)

@@ -11,14 +11,10 @@ from edgec.core.dialect import is_op
 from edgec.passes.editing import Editor, constant, producer, sizes, sole_consumer
 from edgec.passes.fuse.attention_views import ancestry, best_view, emit, plan, replace_forward
 from edgec.passes.fuse.axes import Axes, AxesError, Layout
-from edgec.passes.fuse.linear_map import Map, NotLinearError, dominators, linear_map
-from edgec.passes.infra import MatchLog, Pass, register
+from edgec.passes.fuse.linear_map import Map, dominators, linear_map
+from edgec.passes.infra import MatchLog, Pass, Refusal, register
 
 _GROWTH = ("Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity")
-
-
-class NoRotationError(Exception):
-    """A linear map that is almost a rotary embedding; the message says what is missing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +87,8 @@ class FuseRope(Pass):
                     log.matched(_fuse(editor, node, found))
                     if old is not None:
                         editor.prune(old)
-            except (NoRotationError, AxesError) as error:
-                log.missed(node, str(error))
+            except (Refusal, AxesError) as refusal:
+                log.missed(node, refusal)
         editor.remove_dead()
 
 
@@ -112,12 +108,12 @@ def _is_anchor(node: ir.Node) -> bool:
 def _grow(node: ir.Node, place: dict[ir.Node, int]) -> Rotation | None:
     """The largest rotation that begins at an anchor: on with what puts unrotated parts back."""
     found: Rotation | None = None
-    failure: NoRotationError | None = None
+    failure: Refusal | None = None
     result: ir.Value = node.outputs[0]
     while True:
         try:
             found = _rotation(result, place) or found
-        except NoRotationError as error:
+        except Refusal as error:
             failure = failure or error
         after = sole_consumer(result)
         if after is None or not is_op(after, *_GROWTH):
@@ -138,7 +134,7 @@ def _check_angles(node: ir.Node) -> None:
         product = producer(factor, "Mul")
         for rotated, angle in (product.inputs, product.inputs[::-1]) if product is not None else ():
             if _is_turned(rotated) and angle is not None and constant(angle) is None:
-                raise NoRotationError(f"the angles {angle.name!r} are computed at run time")
+                raise Refusal(f"the angles {angle.name!r} are computed at run time")
 
 
 def _is_turned(value: ir.Value | None) -> bool:
@@ -169,16 +165,21 @@ def _rotation(result: ir.Value, place: dict[ir.Node, int]) -> Rotation | None:
         if np.prod([size or 0 for size in before]) != np.prod([size or 0 for size in shape]):
             continue
         try:
-            found = _read(source, result, linear_map(result, source))
-        except NotLinearError:
+            mapped = linear_map(result, source)
+        except Refusal:
             return None
+        found = _read(source, result, mapped)
         if found is not None:
             return found
     return None
 
 
 def _read(source: ir.Value, result: ir.Value, found: Map) -> Rotation | None:
-    """The rotation that a sparse matrix is; None where it is no rotation at all."""
+    """The rotation that a sparse matrix is; None where it is no rotation at all.
+
+    Raises:
+        Refusal: it is almost one; says what is missing.
+    """
     shape = found.shape
     size, columns = int(np.prod(shape)), shape[-1]
     own = np.arange(size).reshape(shape)
@@ -213,7 +214,7 @@ def _read(source: ir.Value, result: ir.Value, found: Map) -> Rotation | None:
         np.array_equal(cos[..., first], cos[..., second])
         and np.array_equal(sin[..., first], -sin[..., second])
     ):
-        raise NoRotationError("the two elements of a pair are turned by different angles")
+        raise Refusal("the two elements of a pair are turned by different angles")
     cos, sin = cos[..., first], sin[..., second]
     axis = _token_axis(cos, sin)
     keep = tuple(slice(None) if a in (axis, cos.ndim - 1) else slice(0, 1) for a in range(cos.ndim))
@@ -230,7 +231,7 @@ def _token_axis(cos: np.ndarray, sin: np.ndarray) -> int:
         if (cos != cos.take([0], axis)).any() or (sin != sin.take([0], axis)).any()
     ]
     if len(varying) > 1:
-        raise NoRotationError(
+        raise Refusal(
             f"the angles differ along axes {varying}, not along the tokens alone (from head to head, say)"
         )
     return varying[0] if varying else max(cos.ndim - 2, 0)
@@ -244,6 +245,8 @@ def _fuse(editor: Editor, node: ir.Node, rotation: Rotation) -> ir.Node:
     fixed = [size for size in sizes(rotation.result) or () if size is not None]
     layout: Layout = tuple(axes.fresh(size) for size in fixed)
     others = [dim for axis, dim in enumerate(layout[:-1]) if axis != rotation.axis]
+    while len(others) > 2 and not others[-1]:
+        others.pop()  # an axis of size one behind the heads, along which shared keys are then repeated
     batch = tuple(atom for dim in others[:-1] for atom in dim)
     heads = others[-1] if others else ()
     target: Layout = (batch, heads, layout[rotation.axis], layout[-1])

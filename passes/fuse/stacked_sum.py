@@ -6,8 +6,8 @@ import onnx_ir as ir
 
 from edgec.core.dialect import is_op
 from edgec.passes.editing import Editor, attribute, producer, same_shape, sizes
-from edgec.passes.fuse.matching import other_readers, reduced_axes
-from edgec.passes.infra import MatchLog, Pass, register
+from edgec.passes.fuse.matching import reduced_axes, refuse_other_readers
+from edgec.passes.infra import MatchLog, Pass, Refusal, register
 
 _MOST = 4
 """Tensors that are added one by one; more of them are read in fewer passes by the reduction."""
@@ -37,9 +37,10 @@ class StackedSum(Pass):
             stack = producer(node.inputs[0], "Concat") if is_op(node, "ReduceSum") else None
             if stack is None or not _is_over_the_stack(node, stack):
                 continue
-            reason = _rewrite(editor, node, stack)
-            if reason:
-                log.missed(node, reason)
+            try:
+                _rewrite(editor, node, stack)
+            except Refusal as refusal:
+                log.missed(node, refusal)
             else:
                 log.matched(node)
 
@@ -54,13 +55,10 @@ def _is_over_the_stack(node: ir.Node, stack: ir.Node) -> bool:
     return reduced_axes(node) == (axis,) and all(part is not None and part[axis] == 1 for part in parts)
 
 
-def _rewrite(editor: Editor, node: ir.Node, stack: ir.Node) -> str | None:
-    """Why not; None where it did."""
+def _rewrite(editor: Editor, node: ir.Node, stack: ir.Node) -> None:
     if len(stack.inputs) > _MOST:
-        return f"it sums {len(stack.inputs)} tensors, more than {_MOST}"
-    reason = other_readers(stack.outputs[0], node)
-    if reason is not None:
-        return reason
+        raise Refusal(f"it sums {len(stack.inputs)} tensors, more than {_MOST}")
+    refuse_other_readers(stack.outputs[0], node)
     out = node.outputs[0]
     values: list[ir.Value] = []
     for part in stack.inputs:
@@ -69,11 +67,10 @@ def _rewrite(editor: Editor, node: ir.Node, stack: ir.Node) -> str | None:
         inner = part if view is None else view.inputs[0]
         flat = next((each for each in (part, inner) if each is not None and same_shape(each, out)), None)
         if flat is None:
-            return f"{part.name} is no view of a tensor of the sum's shape"
+            raise Refusal(f"{part.name} is no view of a tensor of the sum's shape")
         values.append(flat)
     total = values[0]
     for value in values[1:]:
         total = editor.node("Add", [total, value], like=node, shape=out.shape)
     editor.replace(out, total)
     editor.prune(node)
-    return None

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from edgec.core.dialect import is_op
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Arrays
-from edgec.passes.editing import constant, consumers, sizes
+from edgec.passes.editing import attribute, constant, consumers, sizes
 from edgec.passes.manager import Pipeline
 from edgec.passes.precision.errors import mean_error, nudged
 from edgec.passes.precision.half import FULL, LARGEST, HalfPrecision, moves, takes_half
@@ -19,6 +19,8 @@ from edgec.passes.precision.judge import evaluable, spelled_out
 from edgec.passes.precision.plain import plain_half
 from edgec.passes.precision.ranges import Range, calibrate
 from edgec.passes.precision.roundings import FIXED, Between, costs
+from edgec.passes.precision.structure import norm_parts, stays_full
+from edgec.passes.precision.walks import Reach, makers, numbers_in
 from edgec.passes.precision.weights import Constants, RoundWeights, input_keeping_weights
 
 HEADROOM = 2.0
@@ -38,16 +40,24 @@ SMALL = 2e-4
 
 _SENSITIVE = frozenset(
     {
-        "BatchNormalization", "CumSum", "GroupNormalization", "InstanceNormalization", "LayerNormalization",
-        "LogSoftmax", "LpNormalization", "LRN", "MeanVarianceNormalization", "Pow", "RMSNormalization",
-        "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum",
-        "ReduceSumSquare", "Softmax", "Log", "Reciprocal",
+        "BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization",
+        "LogSoftmax", "LRN", "MeanVarianceNormalization", "RMSNormalization", "ReduceMean", "ReduceProd",
+        "ReduceSum", "Softmax", "Reciprocal",
     }
 )  # fmt: skip
-"""Ops that sum many squares or exponentials, or divide by what may be small."""
+"""Ops that sum many squares or exponentials, or divide by what may be small; others are `structure`'s."""
 
-_STATISTICS = frozenset({"Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "Pow", "Max", "Min", "Clip"})
-"""What a norm in parts is made of besides its means."""
+_SUMS = frozenset(
+    {
+        "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum",
+        "ReduceSumSquare",
+    }
+)  # fmt: skip
+
+_MEANS = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+
+NEARLY_CONSTANT = 8.0
+"""An output so many times as large as all that it varies by keeps too few of fp16's eleven bits."""
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention")
 
@@ -93,7 +103,7 @@ def decide(
 ) -> Decision:
     """Decide what stays in fp32.
 
-    1. Norms, softmax and sums of squares, with the primitives of norms in parts.
+    1. What `structure` argues for, norms and softmax, with the primitives of norms in parts.
     2. Whatever makes or reads a tensor that leaves fp16's range, or sinks under its precision.
     3. Then the kinds of cheap nodes between which rounding costs most, measured one by one, until the error
        is at most `SHARE` of plain fp16's.
@@ -106,7 +116,8 @@ def decide(
         full: names of nodes that are fp32 whatever is decided, with the reason: they are not weighed.
         measure: whether to do the third step.
     """
-    keep = {**_by_kind(model, fused), **_by_range(model, calibrate(model, feeds)), **(full or {})}
+    ranges = calibrate(model, feeds)
+    keep = {**_by_kind(model, fused), **_by_range(model, ranges), **stays_full(model, fused), **(full or {})}
     if not measure:
         return Decision(keep, {}, math.nan, math.nan, {})
     return _Measured(model, feeds).extended(keep, fused)
@@ -124,6 +135,56 @@ def hot_attentions(model: ir.Model, feeds: Sequence[Arrays]) -> list[ir.Node]:
         return []
     ranges = calibrate(model, feeds, only=nodes)
     return [node for name, node in nodes.items() if name in ranges and _beyond(ranges[name])]
+
+
+def islands(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, str]:
+    """What stays in fp32 on an engine that is made for fp16, where every node in fp32 costs a way out of it.
+
+    1. What `structure` argues for, but for means whose sums fp16 would hold as well. Norms and softmax as one
+       op stay fp16: such an engine has kernels for them.
+    2. Whatever makes or reads a tensor that leaves fp16's range, or sinks under its precision.
+    3. What makes an output that is nearly constant, back to the last product.
+
+    Args:
+        model: the lowered fp32 model, masks clamped.
+        feeds: inputs as the model will meet them.
+
+    Returns:
+        the reason by node name.
+    """
+    ranges = calibrate(model, feeds)
+    keep = {**stays_full(model, _harmless_means(model, ranges)), **_by_range(model, ranges)}
+    for node in model.graph:
+        scores = ranges.get(f"{node.name}/MatMul_out") if is_op(node, "Attention") else None
+        if scores is not None and (why := _beyond(scores)):
+            keep.setdefault(node.name or "", f"a score {why}")
+    for value in model.graph.outputs:
+        found = ranges.get(value.name or "")
+        if found is not None and found.largest > NEARLY_CONSTANT * (found.high - found.low) > 0:
+            why = f"{value.name!r} varies by {found.high - found.low:.2g} only, around {found.largest:.3g}"
+            keep = {**dict.fromkeys((node.name or "" for node in makers(value, Reach.PRODUCT)), why), **keep}
+    return keep
+
+
+def _harmless_means(model: ir.Model, ranges: Mapping[str, Range]) -> set[str]:
+    """Means, none of powers, whose sums fp16 would hold as well: those of feature maps."""
+    found = set()
+    for node in model.graph:
+        source = node.inputs[0] if is_op(node, *_MEANS) else None
+        if source is None or source.name not in ranges:
+            continue
+        if is_op(node, "AveragePool"):
+            summed: float = math.prod(attribute(node, "kernel_shape", ()))
+        else:
+            count, left = numbers_in(source), numbers_in(node.outputs[0])
+            summed = math.inf if count is None or not left else count / left
+        powers = any(
+            is_op(one, "Pow", "Exp") or (is_op(one, "Mul") and one.inputs[0] is one.inputs[1])
+            for one in makers(source, Reach.ARITHMETIC)
+        )
+        if not powers and summed * ranges[source.name].typical <= LARGEST / HEADROOM:
+            found.add(node.name or "")
+    return found
 
 
 def beyond_half(model: ir.Model, feeds: Sequence[Arrays], names: Collection[str]) -> dict[str, str]:
@@ -145,34 +206,9 @@ def _by_kind(model: ir.Model, fused: Collection[str]) -> dict[str, str]:
             continue
         if node.op_type in _SENSITIVE:
             keep[node.name or ""] = "norms, softmax and sums of squares lose most in fp16"
-            if node.op_type.startswith("Reduce"):
-                keep |= dict.fromkeys(_norm_parts(node, fused), "part of a norm")
+        if node.op_type in _SUMS:
+            keep |= dict.fromkeys((part.name or "" for part in norm_parts(node, fused)), "part of a norm")
     return keep
-
-
-def _norm_parts(reduction: ir.Node, fused: Collection[str]) -> list[str]:
-    """The primitives around a reduction: the square in front, and what leads from its result to full size."""
-    found = []
-    source = reduction.inputs[0]
-    maker = None if source is None else source.producer()
-    if maker is not None and len(consumers(source)) == 1 and _is_square(maker):  # type: ignore[arg-type]
-        found.append(maker)
-    full = _count(source)
-    pending = [reduction.outputs[0]]
-    while pending:
-        value = pending.pop()
-        for reader in consumers(value):
-            if reader.op_type not in _STATISTICS or reader in found or reader.name in fused:
-                continue
-            found.append(reader)
-            count = _count(reader.outputs[0])
-            if count is not None and full is not None and count < full:
-                pending.append(reader.outputs[0])
-    return [node.name or "" for node in found]
-
-
-def _is_square(node: ir.Node) -> bool:
-    return is_op(node, "Pow", "Abs") or (is_op(node, "Mul") and node.inputs[0] is node.inputs[1])
 
 
 def _by_range(model: ir.Model, ranges: Mapping[str, Range]) -> dict[str, str]:
@@ -327,7 +363,7 @@ def _kind(node: ir.Node) -> str:
 
 def _work(node: ir.Node) -> int:
     """Multiply-accumulates; 0 where a size is open."""
-    count = _count(node.outputs[0]) or 0
+    count = numbers_in(node.outputs[0]) or 0
     if is_op(node, "Conv", "ConvTranspose"):
         shape = sizes(node.inputs[1])
         inner = None if shape is None or None in shape else math.prod(size or 0 for size in shape[1:])
@@ -335,11 +371,6 @@ def _work(node: ir.Node) -> int:
         shape = sizes(node.inputs[0])
         inner = None if shape is None else shape[-1]
     return count * (inner or 0)
-
-
-def _count(value: ir.Value | None) -> int | None:
-    shape = sizes(value)
-    return None if shape is None or None in shape else math.prod(size or 0 for size in shape)
 
 
 def _computes_floats(node: ir.Node) -> bool:

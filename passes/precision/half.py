@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN
+from edgec.core.op_traits import MOVEMENT
 from edgec.passes.editing import Editor, constant
 from edgec.passes.infra import MatchLog, Pass, register
 from edgec.plugins.infra import plugins
@@ -17,14 +18,6 @@ HALF, FULL = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 LARGEST = 65504.0
 """The largest finite fp16."""
-
-MOVEMENT = frozenset(
-    {
-        "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity",
-        "Pad", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-    }
-)  # fmt: skip
-"""Ops that move values and compute none: they round nothing, and take the type of what they move."""
 
 MASKED = -3e4
 """What stands for minus infinity where fp16 has no such number: far under every score, and finite when

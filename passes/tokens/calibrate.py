@@ -12,9 +12,9 @@ from edgec.core.evaluation import Evaluator
 from edgec.passes.decompose import load_passes
 from edgec.passes.editing import Editor
 from edgec.passes.manager import Pipeline
-from edgec.passes.tokens.importance import attention_received, scoring_obstacle
+from edgec.passes.tokens.importance import attention_received
 from edgec.passes.tokens.reduce import Sweep
-from edgec.passes.tokens.schedule import Schedule
+from edgec.passes.tokens.schedule import Schedule, before
 from edgec.passes.tokens.sites import find_sites
 
 QUANTILE = 0.9
@@ -30,11 +30,12 @@ def calibrate(
 ) -> Schedule:
     """The schedule for `tokens.prune` that a threshold on the importance comes to.
 
-    A token is important at a layer if the attention it gets (from the class token, or from all) is at least
-    a fraction of what real tokens get on average there: the fraction rises linearly over the layers, up to
-    `threshold` at the last, and who once fell below it is gone (Learned Token Pruning, arXiv 2107.00910,
-    which learns the thresholds; here they are given). Engines want fixed shapes, so one of each layer's
-    counts over the inputs is taken, their quantile. Padding never counts.
+    A token is important at a layer if the attention it gets from all tokens, class tokens and registers
+    among them, is at least a fraction of what real tokens get on average there: the fraction rises linearly
+    over the layers of its sequence, up to `threshold` at the last, and who once fell below it is gone
+    (Learned Token Pruning, arXiv 2107.00910, which learns the thresholds; here they are given). Engines want
+    fixed shapes, so one of each layer's counts over the inputs is taken, their quantile. Padding never
+    counts. Which tokens leave is then for the pass to say.
 
     Args:
         model: the neutral graph; left as it is.
@@ -44,7 +45,7 @@ def calibrate(
 
     Raises:
         RequestError: the threshold or the quantile is out of range, there are no samples, or no layer can be
-            scored.
+            reduced.
     """
     if not threshold > 0.0 or not 0.0 <= quantile <= 1.0:
         raise RequestError(
@@ -53,34 +54,37 @@ def calibrate(
         )
     if not samples:
         raise RequestError("there are no calibration inputs", fix="give some with --calib")
+    neutral_sites = find_sites(model)
     probe = model.clone()
     editor = Editor(probe, "tokens.calibrate")
     sites = find_sites(probe)
-    scored = [site for site in sites if scoring_obstacle(site) is None]
-    if not scored:
-        raise RequestError("the graph has no layer whose attention can be scored", fix="leave --tokens off")
+    if not sites:
+        raise RequestError("the graph has no layer whose tokens can be reduced", fix="leave --tokens off")
     sweep = Sweep(editor, [], lambda *_: probe.graph.outputs[0])
     wanted = []
-    for site in scored:
+    for site in sites:
         anchor = site.stream.producer()
         assert anchor is not None
         sweep.stand_behind(anchor)
-        wanted += [attention_received(sweep, site), sweep.sizes(site)]
+        wanted += [attention_received(sweep, site, row=None), sweep.sizes(site)]
     probe.graph.outputs[:] = [_output(editor, value) for value in wanted]
     editor.remove_dead()
     load_passes()
     Pipeline.named(["decompose.attention"]).run(probe)
-    kept: list[list[int]] = [[] for _ in scored]
+    kept: list[list[int]] = [[] for _ in sites]
     with Evaluator(probe) as evaluator:
         for feeds in samples:
             found = list(evaluator.run(feeds).values())
-            for counts, counted in zip(kept, _kept(found, scored[0].protected, threshold), strict=True):
-                counts += counted
-    rates, left = {}, scored[0].length - scored[0].protected
-    for site, counts in zip(scored, kept, strict=True):
+            for sequence in {site.sequence for site in sites}:
+                mine = [site for site in sites if site.sequence == sequence]
+                scores = [(found[2 * site.index], found[2 * site.index + 1]) for site in mine]
+                for site, counted in zip(mine, _kept(scores, mine[0].protected, threshold), strict=True):
+                    kept[site.index] += counted
+    rates: dict[int, int] = {}
+    for site, counts in zip(sites, kept, strict=True):
         count = max(1, int(np.ceil(np.quantile(counts, quantile))))
+        left = before(neutral_sites, rates, neutral_sites[site.index]) - site.protected
         rates[site.index] = max(0, left - count)
-        left = min(left, count)
     return Schedule(rates)
 
 
@@ -90,15 +94,21 @@ def _output(editor: Editor, value: ir.Value) -> ir.Value:
     return editor.node("Identity", [value], like=anchor, after=anchor, shape=value.shape)
 
 
-def _kept(found: Sequence[np.ndarray], protected: int, threshold: float) -> list[list[int]]:
-    """By site: how many free tokens of each sample are still above the threshold."""
-    layers = len(found) // 2
-    real = found[1][:, protected:, 0] > 0
-    alive = real
+def _kept(
+    found: Sequence[tuple[np.ndarray, np.ndarray]], protected: int, threshold: float
+) -> list[list[int]]:
+    """By layer of one sequence: how many free tokens of each sample are still above the threshold.
+
+    Args:
+        found: by layer the scores (B, N) and the sizes (B, N, 1).
+        protected: leading tokens that do not count.
+        threshold: at the last layer, of the mean score of real tokens.
+    """
+    alive = real = found[0][1][:, protected:, 0] > 0
     counts = []
-    for layer in range(layers):
-        score = found[2 * layer][:, protected:]
+    for layer, (scores, _) in enumerate(found):
+        score = scores[:, protected:]
         mean = (score * real).sum(1, keepdims=True) / np.maximum(real.sum(1, keepdims=True), 1)
-        alive = alive & (score >= threshold * (layer + 1) / layers * mean)
+        alive = alive & (score >= threshold * (layer + 1) / len(found) * mean)
         counts.append(alive.sum(1).tolist())
     return counts

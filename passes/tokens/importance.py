@@ -52,20 +52,17 @@ def initial_sizes(sweep: Sweep, site: Site) -> ir.Value:
     return sweep.insert("Expand", [column, sweep.ints(shape, "shape")], like=like, shape=shape)
 
 
-def scoring_obstacle(site: Site) -> str | None:
-    """Why a site's attention cannot be scored; None where it can: each query head needs keys of its own."""
-    query, key = sizes(site.attention.inputs[0]), sizes(site.attention.inputs[1])
-    if query is not None and key is not None and query[1] == key[1]:
-        return None
-    return "its queries share keys; its attention is not scored"
+def attention_received(sweep: Sweep, site: Site, *, row: int | None) -> ir.Value:
+    """(B, N): the attention that each token gets, mean over heads, from one token or from all.
 
+    From all, queries are summed (Learned Token Pruning, arXiv 2107.00910), each as often as its size says, so
+    that padding asks nothing and a merged token asks for all of its own. Queries that share keys (grouped
+    heads) stand one group behind the other in the product with them.
 
-def attention_received(sweep: Sweep, site: Site) -> ir.Value:
-    """(B, N): the attention that each token gets, mean over heads, from the class token or from all.
-
-    The class token is token 0 where any token is protected. Without one all queries are summed (Learned
-    Token Pruning, arXiv 2107.00910), each as often as its size says, so that padding asks nothing and a
-    merged token asks for all of its own.
+    Args:
+        sweep: inserts the nodes.
+        site: whose attention.
+        row: the token that asks, a class token; None for all.
     """
     node = site.attention
     query, key = node.inputs[0], node.inputs[1]
@@ -74,22 +71,35 @@ def attention_received(sweep: Sweep, site: Site) -> ir.Value:
     assert query.shape is not None
     assert key is not None
     batch, heads, _, depth = query.shape
+    groups = sizes(key)[1]  # type: ignore[index]
     length = sweep.length(site)
     rows = length
-    if site.protected:
+    if row is not None:
         rows = 1
         query = sweep.insert(
             "Slice",
-            [query, sweep.ints([0], "start"), sweep.ints([1], "end"), sweep.ints([2], "axis")],
+            [query, sweep.ints([row], "start"), sweep.ints([row + 1], "end"), sweep.ints([2], "axis")],
             like=node,
             shape=[batch, heads, 1, depth],
         )
+    assert isinstance(heads, int)
+    assert isinstance(depth, int)
+    if groups != heads:
+        together = [batch, groups, heads // groups * rows, depth]
+        query = sweep.insert(
+            "Reshape", [query, sweep.ints([0, *together[1:]], "groups")], like=node, shape=together
+        )
     turned = sweep.insert(
-        "Transpose", [key], like=node, attributes={"perm": [0, 1, 3, 2]}, shape=[batch, heads, depth, length]
+        "Transpose", [key], like=node, attributes={"perm": [0, 1, 3, 2]}, shape=[batch, groups, depth, length]
     )
     shape = [batch, heads, rows, length]
-    logits = sweep.insert("MatMul", [query, turned], like=node, shape=shape)
-    assert isinstance(depth, int)
+    logits = sweep.insert(
+        "MatMul", [query, turned], like=node, shape=[batch, groups, heads // groups * rows, length]
+    )
+    if groups != heads:
+        logits = sweep.insert(
+            "Reshape", [logits, sweep.ints([0, *shape[1:]], "heads")], like=node, shape=shape
+        )
     scale = attribute(node, "scale") or depth**-0.5
     numpy_type = logits.dtype.numpy() if logits.dtype else np.float32
     factor = sweep.editor.initializer(np.array(scale, numpy_type), "scale")
@@ -107,7 +117,7 @@ def attention_received(sweep: Sweep, site: Site) -> ir.Value:
         attributes={"keepdims": 0},
         shape=[batch, rows, length],
     )
-    if rows == length:
+    if row is None:
         asked = sweep.insert(
             "Transpose",
             [sweep.sizes(site)],

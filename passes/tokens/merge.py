@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from edgec.core.errors import RequestError
 from edgec.passes.infra import register
-from edgec.passes.tokens.importance import attention_received, scoring_obstacle
+from edgec.passes.tokens.importance import attention_received
 from edgec.passes.tokens.reduce import Sweep
 from edgec.passes.tokens.reduction import TokenReduction
 from edgec.passes.tokens.schedule import Schedule
@@ -79,15 +79,12 @@ class MergeTokens(TokenReduction):
         """Pairs, but for many-to-many."""
         return 1 if self.matching == "many-to-many" else 2
 
-    def obstacle(self, site: Site) -> str | None:
-        """Many-to-many weights need the attention's scores."""
-        return scoring_obstacle(site) if self.matching == "many-to-many" else None
-
     def reducing_op(self, sweep: Sweep, site: Site) -> tuple[str, list[ir.Value], dict[str, object]]:
         """The matching's op on the attention's keys."""
         key = site.attention.inputs[1]
         assert key is not None
         op_type = MATCHINGS[self.matching]
         if self.matching == "many-to-many":
-            return op_type, [attention_received(sweep, site), key], {"temperature": self.temperature}
+            score = attention_received(sweep, site, row=site.class_token)
+            return op_type, [score, key], {"temperature": self.temperature}
         return op_type, [key], {"margin": self.margin} if self.matching == "energy" else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgec.passes.infra import register
-from edgec.passes.tokens.importance import attention_received, scoring_obstacle
+from edgec.passes.tokens.importance import attention_received
 from edgec.passes.tokens.reduce import Sweep
 from edgec.passes.tokens.reduction import TokenReduction
 from edgec.passes.tokens.schedule import Schedule
@@ -22,14 +22,15 @@ class PruneTokens(TokenReduction):
 
     After::
 
-        Q[class] ─┐
+        Q[class] ─┐   (Q of all, weighed by their sizes, where there is no class token)
         K ────────┴─ MatMul ─ Softmax ─ ReduceMean ── score ─┐
         … Attention ─ proj ── Add ─────────────────── TokenPrune(r) ─┬─ norm ─ MLP ── Add ── …
                                                       (B,N-r,C)
 
-    - Importance is the class token's attention, mean over heads (EViT, arXiv 2202.07800); where no
-      token is protected, the attention received from all tokens (Learned Token Pruning, arXiv 2107.00910),
-      each as often as its size: padding asks nothing.
+    - Importance is the class token's attention, mean over heads (EViT, arXiv 2202.07800). A class token is
+      the first whose row the network's outputs read, alone or with others; learned tokens that nothing reads
+      are registers. Where there is none, importance is the attention received from all tokens (Learned Token
+      Pruning, arXiv 2107.00910), each as often as its size: padding asks nothing.
     - Padding leaves first. With `merge` the leaving tokens are averaged into the kept ones
       (Multi-Scale And Token Mergence, arXiv 2306.04897) and attention weighs by size as in
       `tokens.merge`; without, they are dropped.
@@ -55,12 +56,9 @@ class PruneTokens(TokenReduction):
         """All but one."""
         return 1
 
-    def obstacle(self, site: Site) -> str | None:
-        """The attention must be scored."""
-        return scoring_obstacle(site)
-
     def reducing_op(self, sweep: Sweep, site: Site) -> tuple[str, list[ir.Value], dict[str, object]]:
         """TokenPrune by the attention received."""
         key = site.attention.inputs[1]
         assert key is not None
-        return "TokenPrune", [attention_received(sweep, site), key], {"merge": int(self.merge)}
+        score = attention_received(sweep, site, row=site.class_token)
+        return "TokenPrune", [score, key], {"merge": int(self.merge)}

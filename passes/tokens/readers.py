@@ -13,22 +13,14 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from edgec.core import op_traits
 from edgec.core.dialect import is_op
 from edgec.passes.editing import Editor, attribute, constant, rank, sizes
+from edgec.passes.fuse.axes import MOVES, Axes, AxesError, Layout
 from edgec.passes.tokens.masks import key_mask
 
-# fmt: off
-UNARY = frozenset([
-    "Abs", "Cast", "Ceil", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
-    "HardSwish", "Identity", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "QuickGelu", "Reciprocal",
-    "Relu", "Round", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh",
-    "ThresholdedRelu",
-])
-BINARY = frozenset([
-    "Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow",
-    "Sub", "Sum", "Where",
-])
-# fmt: on
+UNARY = op_traits.UNARY | {"Dropout", "Identity"}
+"""Each token by itself; an export's Dropout changes nothing."""
 NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 SPECIAL = 16
 """More leading tokens than any model singles out; a higher index is an ordinary token's."""
@@ -36,6 +28,19 @@ SPECIAL = 16
 
 class Obstacle(Exception):  # noqa: N818 - it is a finding, not an error
     """Why a node needs all tokens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pick:
+    """Leading tokens that a node takes out of the sequence.
+
+    Attributes:
+        value: the tokens.
+        rows: their places in the sequence.
+    """
+
+    value: ir.Value
+    rows: tuple[int, ...]
 
 
 @dataclasses.dataclass
@@ -46,11 +51,13 @@ class Step:
         carries: the axis in each output that has it.
         edits: what to change in the node so that it takes another number of tokens.
         singled: how many leading tokens must keep their place for this node.
+        picks: those of them that it takes out.
     """
 
     carries: dict[ir.Value, int] = dataclasses.field(default_factory=dict)
     edits: list[Callable[[Editor, int], None]] = dataclasses.field(default_factory=list)
     singled: int = 0
+    picks: tuple[Pick, ...] = ()
 
 
 def read(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
@@ -111,13 +118,47 @@ def _rotary(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
     value, axis = _main(node, carries)
     if axis != _known_rank(value) - 2:
         raise Obstacle("its tokens are not in the axis before the last")
-    batch = sizes(value)[0]  # type: ignore[index]
+    count = samples(value, sizes(value)[axis])  # type: ignore[index]
+    if count is None:
+        raise Obstacle("it is not known which sample each of its rows is of")
     positions = node.inputs[3] if len(node.inputs) > 3 else None
-    for cache in node.inputs[1:3]:
-        if positions is not None or (rank(cache) == 3 and batch is not None and one_sequence(cache)):
-            continue
+    if positions is None and not all(rank(cache) == 3 and one_sequence(cache) for cache in node.inputs[1:3]):
         raise Obstacle("its angles belong to the tokens' places and differ from sample to sample")
+    if positions is not None and (sizes(positions) or (None,))[0] != count:
+        raise Obstacle("its positions are not one row a sample")
     return Step({node.outputs[0]: axis})
+
+
+def samples(value: ir.Value, tokens: int | None) -> int | None:
+    """How many samples the rows and heads of (rows, heads, tokens, depth) are of, one sample after the other.
+
+    Heads may stand among the rows, or samples among the heads. None where the way back to (samples, tokens,
+    channels) does not tell.
+    """
+    axes = Axes()
+    own: Layout = tuple(axes.fresh(size or f"open {place}") for place, size in enumerate(sizes(value) or ()))
+    layout: Layout | None = own
+    source = value
+    while len(shape := sizes(source) or ()) != 3 or shape[1] != tokens:
+        node = source.producer()
+        before = None if node is None else next((v for v in node.inputs if constant(v) is None), None)
+        if node is None or before is None:
+            return None
+        try:
+            if is_op(node, *MOVES):
+                layout = None if layout is None else axes.backward(node, layout)
+            elif sizes(before) != sizes(source):
+                layout = None
+        except AxesError:
+            layout = None
+        source = before
+    count = shape[0]
+    if count == 1 or (sizes(value) or (None,))[0] == count:
+        return count
+    if layout is None:
+        return None
+    outermost = axes.resolve((*own[0], *own[1]))[: len(axes.resolve(layout[0]))]
+    return count if outermost == axes.resolve(layout[0]) else None
 
 
 def one_sequence(cache: ir.Value | None) -> bool:
@@ -240,7 +281,8 @@ def _gather(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
         moved = axis + (indices.ndim - 1 if along < axis else 0)
         return Step({node.outputs[0]: moved})
     if indices.size and indices.min() >= 0 and indices.max() < SPECIAL:
-        return Step(singled=int(indices.max()) + 1)
+        rows = tuple(int(row) for row in indices.flat)
+        return Step(singled=max(rows) + 1, picks=(Pick(node.outputs[0], rows),))
     raise Obstacle("it picks tokens by their place")
 
 
@@ -273,7 +315,7 @@ def _slice(node: ir.Node, carries: dict[ir.Value, int]) -> Step:
     if bounds == (0, length):
         return Step({node.outputs[0]: axis})
     if bounds[1] <= min(SPECIAL, length // 2):  # type: ignore[operator]
-        return Step(singled=bounds[1])
+        return Step(singled=bounds[1], picks=(Pick(node.outputs[0], tuple(range(*bounds))),))
     raise Obstacle("it cuts the tokens")
 
 
@@ -341,15 +383,31 @@ def leading_cut(node: ir.Node, carries: dict[ir.Value, int]) -> int:
     if source not in carries:
         return 0
     if is_op(node, "Split"):
-        counts = [(sizes(output) or ())[carries[source] : carries[source] + 1] for output in node.outputs]
-        leading = [count[0] if count else None for count in counts[:-1]]
-        if None in leading or not leading:
-            return 0
-        return sum(leading) if sum(leading) <= SPECIAL else 0  # type: ignore[arg-type]
+        return sum(len(pick.rows) for pick in split_picks(node, carries))
     if not is_op(node, "Slice"):
         return 0
     start = slice_bounds(node, carries[source])
     return start[0] if start is not None and 0 < start[0] <= SPECIAL else 0
+
+
+def split_picks(node: ir.Node, carries: dict[ir.Value, int]) -> list[Pick]:
+    """The leading tokens that a Split of the token axis takes out, one pick a part; none of other nodes."""
+    source = node.inputs[0]
+    if not is_op(node, "Split") or source is None or source not in carries:
+        return []
+    axis = carries[source]
+    if attribute(node, "axis", 0) % _known_rank(source) != axis:
+        return []
+    picks: list[Pick] = []
+    first = 0
+    for output in node.outputs[:-1]:
+        shape = sizes(output)
+        count = None if shape is None else shape[axis]
+        if count is None or first + count > SPECIAL:
+            return []
+        picks.append(Pick(output, tuple(range(first, first + count))))
+        first += count
+    return picks
 
 
 def _known_rank(value: ir.Value | None) -> int:
@@ -370,7 +428,7 @@ def _axes(node: ir.Node, total: int, *, grown: bool = False) -> list[int]:
 
 _READERS: dict[str, Callable[[ir.Node, dict[ir.Value, int]], Step]] = {
     **dict.fromkeys(UNARY, _unary),
-    **dict.fromkeys(BINARY, _binary),
+    **dict.fromkeys(op_traits.BROADCASTING, _binary),
     **dict.fromkeys(NORMS, _norm),
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"), _reduce),
     "Softmax": _softmax,

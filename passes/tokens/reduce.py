@@ -15,16 +15,16 @@ import edgec.plugins.token_transform.op  # noqa: F401 - registers the ops that a
 from edgec.core.dialect import EDGEC_DOMAIN, is_op
 from edgec.passes.editing import Editor, constant, sizes
 from edgec.passes.infra import MatchLog
-from edgec.passes.tokens.flow import restorable
+from edgec.passes.tokens.flow import pass_on, restorable
 from edgec.passes.tokens.importance import initial_sizes
-from edgec.passes.tokens.readers import Obstacle, read
+from edgec.passes.tokens.readers import Obstacle
 from edgec.passes.tokens.sites import Site
 
 LARGEST_EMPTY = 1.0e-20
 """What a size of 0 counts as in the attention's bias: its logarithm, -46, leaves nothing of a softmax."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Level:
     """The tokens between one reduction and the next.
 
@@ -210,25 +210,22 @@ class Sweep:
 
     def _visit(self, node: ir.Node) -> None:
         mine = {value: self._carries[value] for value in node.inputs if value in self._carries}  # type: ignore[index]
-        levels = {id(level): level for _, level in mine.values()}
         try:
-            if len(levels) > 1:
-                raise Obstacle("its inputs have different tokens")
-            step = read(node, {value: axis for value, (axis, _) in mine.items()})  # type: ignore[misc]
+            step, made = pass_on(node, self._carries)
         except Obstacle:
             for value in mine:
                 assert value is not None
                 self._replace_input(node, value, self._restore(value))
             return
-        level = next(iter(levels.values()))
+        level = next(iter(mine.values()))[1]
         for edit in step.edits:
             edit(self.editor, level.length)
         if is_op(node, "Attention") and node.inputs[1] in mine:
-            self._weigh(node, level)
+            self._weigh(node, mine[node.inputs[1]][1])
         if is_op(node, "RotaryEmbedding"):
             self._turn(node, level)
-        for value, axis in step.carries.items():
-            self._carries[value] = (axis, level)
+            made = {self._by_sample(node, level): each for each in made.values()}
+        self._carries.update(made)
 
     def _weigh(self, attention: ir.Node, level: Level) -> None:
         has_mask = len(attention.inputs) > 3 and attention.inputs[3] is not None
@@ -278,6 +275,30 @@ class Sweep:
             shape = [batch, level.length, width or ir.SymbolicDim(None)]
             turned = self.insert("Gather", [table, places], like=rotary, attributes={"axis": 0}, shape=shape)
             rotary.replace_input_with(index, turned)
+
+    def _by_sample(self, rotary: ir.Node, level: Level) -> ir.Value:
+        """Give a rotation whose rows are more or fewer than its samples one row a sample, and its result back."""
+        given, turned = rotary.inputs[0], rotary.outputs[0]
+        batch = level.sizes.shape[0]  # type: ignore[index]
+        shape = sizes(given)
+        assert given is not None
+        assert isinstance(batch, int)
+        if shape is None or shape[0] == batch:
+            return turned
+        rows, heads, _, depth = (int(size or 0) for size in shape)
+        grouped = [batch, rows * heads // batch, level.length, depth]
+        maker = given.producer()
+        self._behind = maker if maker is not None else level.anchor
+        parted = self.insert("Reshape", [given, self.ints(grouped, "samples")], like=rotary, shape=grouped)
+        rotary.replace_input_with(0, parted)
+        uses = list(turned.uses())
+        turned.shape = ir.Shape(grouped)
+        self._behind = rotary
+        whole = [rows, heads, level.length, depth]
+        joined = self.insert("Reshape", [turned, self.ints(whole, "rows")], like=rotary, shape=whole)
+        for use in uses:
+            use.node.replace_input_with(use.idx, joined)
+        return joined
 
     def places(self, level: Level, like: ir.Node) -> ir.Value:
         """(B, length) int64: where among all tokens each has its place.

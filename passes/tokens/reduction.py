@@ -42,21 +42,11 @@ class TokenReduction(Pass):
     def reducing_op(self, sweep: Sweep, site: Site) -> tuple[str, list[ir.Value], dict[str, object]]:
         """The op for a site: its type, its inputs between the tokens and their sizes, its own attributes."""
 
-    @abc.abstractmethod
-    def obstacle(self, site: Site) -> str | None:
-        """Why this pass cannot reduce at a site; None where it can."""
-
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Reduce in place."""
         sites = find_sites(model, log)
         schedule = even(sites, DEFAULT_R, most=self.most) if self.schedule is None else self.schedule
-        reductions = []
-        for site, r in schedule.reductions(sites, most=self.most):
-            reason = self.obstacle(site)
-            if reason is None:
-                reductions.append((site, r))
-            else:
-                log.missed(site.attention, reason)
+        reductions = schedule.reductions(sites, most=self.most)
         if reductions:
             Sweep(
                 Editor(model, self.name, log),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
 from edgec.passes.editing import attribute, constant, consumers, rank, sizes, sole_consumer
 from edgec.passes.infra import MatchLog
-from edgec.passes.tokens.flow import Survey, survey
+from edgec.passes.tokens.flow import Flow, Survey
 from edgec.passes.tokens.masks import attention_mask
 from edgec.passes.tokens.readers import NORMS, UNARY, slice_bounds
 
@@ -30,6 +31,9 @@ class Site:
         protected: leading tokens that must stay: learned ones and those that are singled out later.
         mask: the attention's padding mask, (B or 1, 1, 1, N) or (1, N) shaped, None where there is none.
         found: what lies behind it.
+        sequence: which of the graph's sequences of tokens it is in, from 0: two towers, or the stages of a
+            pyramid, have one each.
+        flow: the token axis in the graph.
     """
 
     index: int
@@ -39,11 +43,21 @@ class Site:
     protected: int
     mask: ir.Value | None
     found: Survey
+    sequence: int
+    flow: Flow = dataclasses.field(compare=False, repr=False)
 
     @property
     def layer(self) -> str:
         """The user's name of the attention's layer."""
         return source_layer(self.attention)
+
+    @property
+    def class_token(self) -> int | None:
+        """The place of the first token whose row alone is read for what the network gives.
+
+        None where there is none: learned tokens that nothing reads are registers.
+        """
+        return min(self.found.heard, default=None)
 
 
 class _Refused(Exception):  # noqa: N818 - a reason, not an error
@@ -54,6 +68,7 @@ def find_sites(model: ir.Model, log: MatchLog | None = None) -> list[Site]:
     """The sites of a neutral graph in order; the attentions that are none go to the log, with reasons."""
     log = MatchLog() if log is None else log
     found: list[Site] = []
+    flow = Flow(model.graph)
     nodes = list(model.graph)
     on_grid = not any(is_op(node, "Attention") for node in nodes)
     for node in nodes:
@@ -63,19 +78,17 @@ def find_sites(model: ir.Model, log: MatchLog | None = None) -> list[Site]:
                 log.missed(node, reason)
             continue
         try:
-            found.append(_read(model.graph, node, len(found)))
+            found.append(_read(flow, node, found))
         except _Refused as refused:
             log.missed(node, str(refused))
-    if not found:
-        return []
     # What one site or anything behind it singles out is special in every block of the same sequence.
     protected: dict[int, int] = {}
     for site in found:
-        protected[site.length] = max(protected.get(site.length, 0), site.protected)
-    return [dataclasses.replace(site, protected=protected[site.length]) for site in found]
+        protected[site.sequence] = max(protected.get(site.sequence, 0), site.protected)
+    return [dataclasses.replace(site, protected=protected[site.sequence]) for site in found]
 
 
-def _read(graph: ir.Graph, node: ir.Node, index: int) -> Site:
+def _read(flow: Flow, node: ir.Node, earlier: list[Site]) -> Site:
     query, key = node.inputs[0], node.inputs[1]
     if node.metadata_props.get(AXIS_KEY, "tokens") != "tokens":
         raise _Refused("nothing tells that its softmax runs over tokens")
@@ -85,6 +98,8 @@ def _read(graph: ir.Graph, node: ir.Node, index: int) -> Site:
     length = query_sizes[2]
     if length is None or key_sizes[2] is None:
         raise _Refused("its number of tokens is open; give the model a fixed shape")
+    if None in (query_sizes[1], query_sizes[3], key_sizes[1]):
+        raise _Refused("its numbers of heads or their size are open; give the model a fixed shape")
     if key_sizes[2] != length:
         raise _Refused(
             f"{length} queries attend to {key_sizes[2]} keys: it is a cross-attention, or the layers behind "
@@ -98,8 +113,10 @@ def _read(graph: ir.Graph, node: ir.Node, index: int) -> Site:
     padding = attention_mask(node)
     if mask is not None and padding is None:
         raise _Refused(f"its bias {mask.name!r} has a value for each pair of tokens")
-    stream = _stream(node, query_sizes[0], length)
-    found = survey(graph, stream)
+    before, stream = _stream(node, query_sizes[0], length)
+    if not _same_tokens(key, before):
+        raise _Refused("its keys are of other tokens than its queries: it is a cross-attention")
+    found = flow.survey(stream)
     if found.refusal is not None:
         raise _Refused(found.refusal)
     for behind in found.attentions:
@@ -111,7 +128,8 @@ def _read(graph: ir.Graph, node: ir.Node, index: int) -> Site:
     protected = max(found.singled, _learned(stream, length))
     if length - protected < 2:
         raise _Refused(f"of its {length} tokens {protected} must stay")
-    return Site(index, node, stream, length, protected, padding, found)
+    sequence = _sequence(stream, earlier)
+    return Site(len(earlier), node, stream, length, protected, padding, found, sequence, flow)
 
 
 def _mixer(node: ir.Node) -> str | None:
@@ -156,8 +174,8 @@ def _behind_views(value: ir.Value) -> list[ir.Node]:
 _WITHIN = UNARY | NORMS | {"Transpose", "Reshape", "MatMul", "Gemm", "Mul", "Squeeze"}
 
 
-def _stream(attention: ir.Node, batch: int | None, length: int) -> ir.Value:
-    """The sum of the block's input and the attention's output.
+def _stream(attention: ir.Node, batch: int | None, length: int) -> tuple[ir.Value, ir.Value]:
+    """The block's input, and its sum with the attention's output.
 
     From the attention forward through its projection, bias, layer scale and norms, to the first Add
     of something that is computed and has the tokens' shape.
@@ -171,6 +189,7 @@ def _stream(attention: ir.Node, batch: int | None, length: int) -> ir.Value:
         other = _other(node, value)
         output = node.outputs[0]
         if is_op(node, "Add") and other is not None and constant(other) is None and not _from_weights(other):
+            before = other
             break
         known = node.op_type in _WITHIN or is_op(node, "Add") or _joins_channels(node)
         if not known or node.domain not in ("", "ai.onnx"):
@@ -188,8 +207,53 @@ def _stream(attention: ir.Node, batch: int | None, length: int) -> ir.Value:
     output = _behind_parallel(output, shape)
     after = sole_consumer(output)
     if after is not None and after.op_type in NORMS and after.inputs[0] is output:
-        return after.outputs[0]
-    return output
+        return before, after.outputs[0]
+    return before, output
+
+
+def _same_tokens(key: ir.Value | None, before: ir.Value) -> bool:
+    """Whether keys are computed from a block's input, or from what that is computed from token by token."""
+    origin = before
+    while (node := origin.producer()) is not None and (node.op_type in _WITHIN or is_op(node, "Add")):
+        computed = [value for value in node.inputs if value is not None and not _from_weights(value)]
+        if len(computed) != 1:
+            break
+        origin = computed[0]
+    return any(value is origin for value in _ancestors(key))
+
+
+def _ancestors(value: ir.Value | None) -> Iterator[ir.Value]:
+    """A value and all that it is computed from without another attention's keys in between."""
+    seen: set[ir.Value] = set()
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if each is None or each in seen:
+            continue
+        seen.add(each)
+        yield each
+        node = each.producer()
+        if node is not None:
+            waiting.extend(node.inputs[:1] if is_op(node, "Attention") else node.inputs)
+
+
+def _sequence(stream: ir.Value, earlier: list[Site]) -> int:
+    """The sequence of the nearest site in front, through tensors of the same tokens; a new one without."""
+    streams = {site.stream: site.sequence for site in earlier}
+    tokens = sizes(stream)[:2]  # type: ignore[index]
+    seen: set[ir.Value] = set()
+    waiting = [stream]
+    while waiting:
+        value = waiting.pop(0)
+        if value in streams:
+            return streams[value]
+        node = value.producer()
+        for each in () if node is None else node.inputs:
+            shape = sizes(each)
+            if each is not None and each not in seen and len(shape or ()) == 3 and shape[:2] == tokens:  # type: ignore[index]
+                seen.add(each)
+                waiting.append(each)
+    return len(set(streams.values()))
 
 
 def _behind_parallel(total: ir.Value, shape: tuple[int | None, ...]) -> ir.Value:
@@ -242,7 +306,8 @@ def _learned(stream: ir.Value, length: int) -> int:
             # A sequence that is only put together again from its parts says nothing; look further back.
             if learned:
                 return learned
-        waiting.extend(value.producer() for value in node.inputs if value is not None)
+        own = node.inputs[:1] if is_op(node, "Attention") else node.inputs
+        waiting.extend(value.producer() for value in own if value is not None)
     return 0
 
 

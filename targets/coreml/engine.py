@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from edgec.core.errors import IntegrityError
 from edgec.core.graph import Arrays
-from edgec.runtime.engine import EngineDescription, LayerTime
+from edgec.runtime.engine import EngineDescription, LayerTime, closed
 from edgec.targets.coreml.checker.interpreter import Interpreter
 from edgec.targets.coreml.checker.package import read
 from edgec.targets.coreml.features import Features
@@ -19,7 +20,7 @@ from edgec.targets.coreml.lowering.features import Feature
 
 
 class CheckedPackage:
-    """Runs a package's program op by op in numpy, at the precisions it declares.
+    """Runs a package's program op by op in numpy, at the precisions it declares, one thread after another.
 
     It says what the program computes, on any machine. It says nothing of speed: `profile` has no
     times to give, since an Apple device runs the package with other kernels.
@@ -33,22 +34,29 @@ class CheckedPackage:
         self.description = EngineDescription.read(folder)
         self.features = Features.read(folder)
         self.interpreter = Interpreter(read(folder / self.description.model))
+        self._lock = threading.Lock()
+        self._states = threading.local()
+        self._closed = False
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Run once, in the graph's own names, types and shapes.
 
-        States are kept from call to call; a call that is fed empty caches begins anew. A picture is
-        rounded to whole pixels, as a phone's are. Where the package names classes, label and
+        States are kept from call to call of a thread; a call that is fed empty caches begins anew. A picture
+        is rounded to whole pixels, as a phone's are. Where the package names classes, label and
         probabilities are held against the scores that they stand for.
 
         Raises:
             IntegrityError: the program is broken, or its label is not that of its best score.
         """
         pasts = [feeds[state.source] for state in self.features.states if state.source in feeds]
-        if pasts and not any(np.any(past) for past in pasts):
-            self.interpreter.reset()
         given = {feature.name: _entering(feature, feeds[feature.source]) for feature in self.features.inputs}
-        results = self.interpreter.run(given)
+        with self._lock:
+            if self._closed:
+                raise closed()
+            known = self.interpreter.states = self._states.__dict__
+            if not known or (pasts and not any(np.any(past) for past in pasts)):
+                self.interpreter.reset()
+            results = self.interpreter.run(given)
         found = {}
         for feature in self.features.outputs:
             array = np.asarray(results[feature.name])
@@ -79,7 +87,9 @@ class CheckedPackage:
 
     def close(self) -> None:
         """Free the weights."""
-        self.interpreter = None  # type: ignore[assignment]
+        with self._lock:
+            self._closed = True
+            self.interpreter = None  # type: ignore[assignment]
 
 
 def _entering(feature: Feature, array: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgec.core.errors import IntegrityError
 from edgec.core.graph import OpenSize
+from edgec.core.json_file import read_object
 from edgec.targets.coreml.images import ImageInput
 from edgec.targets.coreml.lowering.classes import Classifier
 from edgec.targets.coreml.lowering.features import Feature
@@ -55,7 +56,7 @@ class Features:
         """
         path = folder / FEATURES
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_object(path)
             inputs, outputs = ([_feature(item) for item in fields[key]] for key in ("inputs", "outputs"))
             sizes = {
                 name: OpenSize(**{**size, "choices": tuple(size["choices"])})
@@ -64,7 +65,7 @@ class Features:
             named = fields["classifier"]
             classifier = named and Classifier(**{**named, "labels": tuple(named["labels"])})
             states = [State(**{**item, "shape": tuple(item["shape"])}) for item in fields["states"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(
                 f"the package's features cannot be read ({error})",
                 where=str(path),

@@ -123,8 +123,7 @@ def with_pixel_examples(graph: Graph, images: Mapping[str, ImageInput]) -> Graph
             "the source cannot be run on whole pixels",
             fix="keep the tensor input: write :tensor behind the target",
         )
-    references = [graph.run_source(feeds) for feeds in examples]
-    return dataclasses.replace(graph, examples=examples, references=references)
+    return graph.with_examples(examples)
 
 
 def _rounded(feeds: Arrays, images: Mapping[str, ImageInput]) -> Arrays:

@@ -15,10 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgec.core.errors import JobError
 from edgec.targets.coreml.input_types import input_types
 from edgec.targets.coreml.lowering.classes import LABEL
+from edgec.targets.coreml.lowering.full import takes_half
 from edgec.targets.coreml.lowering.program import Lowered
+from edgec.targets.coreml.lowering.site import dtype_of
 from edgec.targets.coreml.versions import Release, coremltools
 
 MODEL_FILE = "Data/com.apple.CoreML/model.mlmodel"
@@ -51,7 +55,7 @@ def save(
         JobError: coremltools cannot convert the program.
     """
     ct = coremltools()
-    kinds = {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}
+    half = ct.transform.FP16ComputePrecision(op_selector=takes_half)
     try:
         with warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")
@@ -60,10 +64,10 @@ def save(
                 source="milinternal",
                 convert_to="mlprogram",
                 minimum_deployment_target=release.coremltools_target,
-                compute_precision=kinds[precision],
+                compute_precision=half if precision == "fp16" else ct.precision.FLOAT32,
                 inputs=input_types(lowered),
                 classifier_config=_classifier(ct, lowered),
-                pass_pipeline=_pipeline(ct),
+                pass_pipeline=_pipeline(ct, precision),
                 skip_model_load=True,
             )
             model.short_description = description
@@ -72,6 +76,20 @@ def save(
         raise JobError(f"coremltools could not convert the program ({words})", where=str(path)) from error
     write(model, path)
     return model
+
+
+def merged_outputs(lowered: Lowered, model: Any) -> list[str]:
+    """Names of outputs that a converted model lacks: they were one variable with another output.
+
+    coremltools leaves out what changes nothing (a transpose of one row, a sum with 0) and computes equal
+    operations once; of two outputs that thereby become one variable, the package keeps one.
+
+    Args:
+        lowered: the program as it was.
+        model: what `save` returned.
+    """
+    kept = {output.name for output in model.get_spec().description.output}
+    return [feature.name for feature in lowered.outputs if feature.name not in kept]
 
 
 def _classifier(ct: Any, lowered: Lowered) -> Any:
@@ -87,11 +105,30 @@ _INEXACT_PASSES = ("common::fuse_elementwise_to_batchnorm",)
 """It turns x · a + b into a batch_norm whose default epsilon of 1e-5 scales a by 1 - 5e-6."""
 
 
-def _pipeline(ct: Any) -> Any:
+def _pipeline(ct: Any, precision: str) -> Any:
     """Coremltools' passes, less those that change the numbers."""
     pipeline = ct.PassPipeline()
     pipeline.remove_passes(set(_INEXACT_PASSES))
+    if precision == "fp16":
+        pipeline.set_options("common::add_int16_cast", {"op_selector": _fits_16_bits})
     return pipeline
+
+
+def _fits_16_bits(operation: Any) -> bool:
+    """Whether an operation's integers may travel in 16 bits: those that count places on a short axis.
+
+    From iOS 17 on, coremltools' pass takes any integers that these operations read, token ids above 32,767 as
+    well, and the places that `topk` finds on any axis.
+    """
+    if dtype_of(operation.x).kind != "f":
+        return False
+    if operation.op_type == "topk":
+        sizes = [operation.x.shape[operation.axis.val]]
+    elif operation.op_type == "gather_nd":
+        sizes = list(operation.x.shape)
+    else:
+        return True
+    return all(isinstance(size, (int, np.integer)) and size <= np.iinfo(np.int16).max for size in sizes)
 
 
 def write(model: Any, path: Path) -> None:

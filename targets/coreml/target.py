@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgec.core.bundle import ENGINE as ENGINE_FOLDER
 from edgec.core.errors import JobError
 from edgec.core.graph import Arrays, Graph
+from edgec.passes.precision.decide import islands
 from edgec.runtime.engine import Engine, EngineDescription, LayerTime
 from edgec.targets.base import Candidate
 from edgec.targets.coreml.caches import caches_of, check_sizes, find_caches, with_steps
@@ -19,18 +21,28 @@ from edgec.targets.coreml.engine import CheckedPackage
 from edgec.targets.coreml.features import FEATURES, Features
 from edgec.targets.coreml.images import ImageInput, image_inputs, with_pixel_examples
 from edgec.targets.coreml.input_types import check_enumerated
-from edgec.targets.coreml.lowering.program import Lowered, check_size, expanded, lower
+from edgec.targets.coreml.lowering.definitions import expanded
+from edgec.targets.coreml.lowering.full import mark
+from edgec.targets.coreml.lowering.hidden_rows import keep_hidden_rows
+from edgec.targets.coreml.lowering.program import Lowered, check_size, lower
 from edgec.targets.coreml.neural_engine.channels_first import channels_first
 from edgec.targets.coreml.neural_engine.form import FORM, decide
 from edgec.targets.coreml.neural_engine.placement import section
 from edgec.targets.coreml.open_shapes import settled
-from edgec.targets.coreml.package import save
+from edgec.targets.coreml.package import merged_outputs, save
 from edgec.targets.coreml.shipping.swift import write as write_swift
 from edgec.targets.coreml.words import variant_named
 
 ENGINE = "coreml"
+FEEDS = 8
+"""Calibration inputs that decide what stays in fp32, beside the examples."""
 MODEL = "model.mlpackage"
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
+
+
+def decision_feeds(graph: Graph) -> list[Arrays]:
+    """Inputs to decide on: the examples, and the first of the calibration's."""
+    return [*graph.examples, *graph.calibration[:FEEDS]]
 
 
 class CoreML:
@@ -71,7 +83,9 @@ class CoreML:
     def _images(self, graph: Graph) -> dict[str, ImageInput]:
         return {} if self.variant.asks_for("tensor") else image_inputs(graph)
 
-    def _lowered(self, graph: Graph, *, half_inputs: bool = False) -> Lowered:
+    def _lowered(
+        self, graph: Graph, *, half_inputs: bool = False, apart: Mapping[str, int] | None = None
+    ) -> Lowered:
         return lower(
             graph.model,
             self.release,
@@ -80,6 +94,7 @@ class CoreML:
             images=self._images(graph),
             labels=() if self.variant.asks_for("tensor") else graph.labels,
             caches=caches_of(graph),
+            apart=apart,
         )
 
     def candidates(self, graph: Graph, precision: str) -> list[Candidate]:
@@ -138,9 +153,12 @@ class CoreML:
 
     def lower(self, graph: Graph, candidate: Candidate) -> Graph:
         """The graph with every op that Core ML knows only by its definition replaced by it, channels first
-        where the candidate's form says so.
+        where the candidate's form says so; masks clamped, and what stays in fp32 marked.
         """
         model = expanded(graph.model.clone())
+        keep_hidden_rows(model)
+        if candidate.precision != "fp32":
+            mark(model, islands(model, decision_feeds(graph)))
         return graph.with_model(channels_first(model).model if FORM in candidate.form else model)
 
     def build(self, graph: Graph, candidate: Candidate, folder: Path) -> None:
@@ -156,11 +174,24 @@ class CoreML:
                 self.build(graph, Candidate(ENGINE, "fp16", candidate.form), exact)
                 self.compress(exact, candidate, folder)
             return
-        lowered = self._lowered(graph, half_inputs=candidate.precision == "fp16")
-        path = folder / MODEL
-        save(lowered, path, self.release, candidate.precision, description=graph.source.name)
+        lowered = self._saved(graph, candidate.precision, folder / MODEL)
         Features.of(lowered).write(folder)
         EngineDescription(ENGINE, MODEL, candidate.precision, 0, candidate.form, lowered.layers).write(folder)
+
+    def _saved(self, graph: Graph, precision: str, path: Path) -> Lowered:
+        """The program whose package was written, with every output in it."""
+        apart: dict[str, int] = {}
+        while True:
+            lowered = self._lowered(graph, half_inputs=precision == "fp16", apart=apart)
+            model = save(lowered, path, self.release, precision, description=graph.source.name)
+            merged = merged_outputs(lowered, model)
+            if not merged:
+                return lowered
+            if apart.keys() & set(merged):
+                raise JobError(
+                    f"Core ML keeps one of the equal outputs {', '.join(merged)} only", where=str(path)
+                )
+            apart |= {name: number for number, name in enumerate(merged, len(apart) + 1)}
 
     def ship(self, bundle: Path) -> None:
         """Add the Swift package: a typed wrapper, and the tools that measure it on a Mac or a phone."""

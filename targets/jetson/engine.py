@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from edgec.core.errors import IntegrityError
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Arrays
 from edgec.passes.precision.judge import spelled_out
-from edgec.runtime.engine import EngineDescription, LayerTime
+from edgec.runtime.engine import EngineDescription, LayerTime, closed
 from edgec.targets.jetson.bodies import with_bodies
 
 KINDS = ("tensorrt", "tensorrt-rtx")
@@ -22,7 +23,7 @@ class CheckedGraph:
     """Runs the graph that TensorRT builds, in ONNX Runtime, each fp16 result rounded to fp16.
 
     It says what the engine computes up to the order of sums. It says nothing of speed: `profile` has no times
-    to give.
+    to give. Threads run one after another.
 
     Attributes:
         description: the folder's `engine.json`.
@@ -33,10 +34,11 @@ class CheckedGraph:
 
     def __init__(self, folder: Path) -> None:
         self.description = EngineDescription.read(folder)
+        self._lock = threading.Lock()
         path = folder / self.description.model
         try:
             model = ir.load(path)
-            self._evaluator = Evaluator(runnable(model))
+            self._evaluator: Evaluator | None = Evaluator(runnable(model))
         except Exception as error:
             # Protobuf, onnx-ir and ONNX Runtime share no class for a file they cannot read.
             raise IntegrityError(
@@ -45,7 +47,10 @@ class CheckedGraph:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Run once, in the model's own names, types and shapes."""
-        return self._evaluator.run(feeds)
+        with self._lock:
+            if self._evaluator is None:
+                raise closed()
+            return self._evaluator.run(feeds)
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:  # noqa: ARG002
         """No times: only the device can measure them."""
@@ -53,7 +58,10 @@ class CheckedGraph:
 
     def close(self) -> None:
         """Free the session."""
-        self._evaluator.close()
+        with self._lock:
+            if self._evaluator is not None:
+                self._evaluator.close()
+            self._evaluator = None
 
 
 def runnable(model: ir.Model) -> ir.Model:

@@ -10,12 +10,14 @@ from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
 from edgec.core.errors import UnsupportedError
 from edgec.passes.decompose.attention import DecomposeAttention
 from edgec.passes.decompose.plugins import DecomposePlugins
+from edgec.passes.decompose.quantised import DecomposeQuantised
 from edgec.passes.editing import Editor, attribute, constant, sizes
 from edgec.passes.infra import registered
 from edgec.passes.manager import Pipeline
 from edgec.plugins import tensorrt
 from edgec.plugins.infra import plugins
 from edgec.plugins.tensorrt import limits
+from edgec.targets.jetson.bytes import BytesAsFloats
 from edgec.targets.jetson.definitions import Definitions
 from edgec.targets.jetson.integers import FloatOnly
 from edgec.targets.jetson.one_query import OneQuery
@@ -45,6 +47,7 @@ def lower(
     native = native_attention and dialect.native_attention
     Pipeline(_passes(copy, dialect, native, keep)).run(copy)
     _infer(copy)
+    Pipeline([DecomposeQuantised(symmetric=True), BytesAsFloats()]).run(copy)
     steps = [OneQuery(wrong=not dialect.one_query), Definitions(dialect.ops), FloatOnly(dialect.float_only)]
     Pipeline(steps).run(copy)
     _name_plugins(copy)

@@ -7,13 +7,15 @@ it without any of the compiler's code. Paths in it are relative to the folder th
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgec.core.bundle import write_json
 from edgec.core.errors import IntegrityError
+from edgec.core.json_file import read_object
+from edgec.core.numerics import Gate
+from edgec.core.plain_files import is_inside
 
 SCHEMA = 1
 PLAN = "plan.json"
@@ -89,19 +91,6 @@ class PlanTensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tolerance:
-    """How far the engine's outputs may be from the samples' (`edgec.core.numerics.Gate`).
-
-    Attributes:
-        scaled: largest absolute difference over max(1, the reference's standard deviation).
-        cosine: smallest cosine similarity.
-    """
-
-    scaled: float
-    cosine: float
-
-
-@dataclasses.dataclass(frozen=True)
 class Plan:
     """A build plan.
 
@@ -121,7 +110,7 @@ class Plan:
         needs: what must be free on the device.
         inputs: the model's inputs, in its order.
         outputs: the model's outputs, in its order.
-        tolerance: the gate for the samples.
+        gate: what the samples are held to, on the device as in the compile.
         sources: per node name, the layer of the user's model.
         weights: the model's external data file; None where the weights are in the model file.
         weights_sha256: of that file.
@@ -145,7 +134,7 @@ class Plan:
     needs: Needs
     inputs: tuple[PlanTensor, ...]
     outputs: tuple[PlanTensor, ...]
-    tolerance: Tolerance
+    gate: Gate
     sources: dict[str, str]
     weights: str | None = None
     weights_sha256: str | None = None
@@ -171,8 +160,8 @@ class Plan:
         """
         path = folder / PLAN
         try:
-            return _from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return _from_json(read_object(path))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(
                 f"the build plan cannot be read ({error})", where=str(path), fix="compile the model again"
             ) from error
@@ -181,6 +170,9 @@ class Plan:
 def _from_json(fields: Mapping[str, Any]) -> Plan:
     if fields["schema"] != SCHEMA:
         raise ValueError(f"schema {fields['schema']}, this edgec reads {SCHEMA}")
+    for key in ("model", "weights", "timing_cache"):
+        if fields.get(key) is not None and not is_inside(fields[key]):
+            raise ValueError(f"{key} {fields[key]!r} is not a file of its own folder")
     known = {
         **fields,
         "flags": tuple(fields["flags"]),
@@ -195,7 +187,7 @@ def _from_json(fields: Mapping[str, Any]) -> Plan:
         ),
         "plugins": tuple(PluginUse(**plugin) for plugin in fields["plugins"]),
         "needs": Needs(**fields["needs"]),
-        "tolerance": Tolerance(**fields["tolerance"]),
+        "gate": Gate(**fields["gate"]),
         **{
             side: tuple(PlanTensor(one["name"], tuple(one["shape"]), one["dtype"]) for one in fields[side])
             for side in ("inputs", "outputs")

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ import onnx_ir as ir
 from edgec.core.dialect import source_layer
 from edgec.core.errors import MissingExtraError, UnsupportedError
 from edgec.core.evaluation import save_model
+from edgec.passes.editing import rank
+from edgec.targets.jetson.aside import around, with_new_inputs
 from edgec.targets.jetson.bodies import with_bodies
 from edgec.targets.jetson.crash import first_to_crash
 from edgec.targets.jetson.plan import ShapeProfile
@@ -33,7 +35,13 @@ CAPABILITIES = (75, 80, 86, 89, 120, 121)
 """What TensorRT-RTX builds for, times ten."""
 
 _WITHOUT_FP32_PRODUCTS = 75
-"""tensorrt-rtx 1.7.1 on SM75: "FP32 GEMM is not supported"; TensorRT itself has them there."""
+"""tensorrt-rtx 1.7.1 on SM75: "FP32 GEMM is not supported", "FP32 3D convolution is not supported"; TensorRT
+itself has them there."""
+
+_MATRIX_PRODUCTS = ("MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN")
+
+_MOST = 16
+"""So many refusals are listed: each costs a build without the nodes before."""
 
 _BLACKWELL = 100
 """From here on: Thor's 11.0 is of one generation with 12.x, and 8.9 is two before it."""
@@ -46,14 +54,16 @@ class Preview:
     Attributes:
         tool: the package and its version.
         engine: the engine's bytes.
-        layers: layers of the parsed network.
+        layers: layers of the parsed network; 0 where nothing was left to preview.
         seconds: how long all of it took.
+        aside: nodes that were previewed around, each as `RoiAlign 'roi' (layer head.roi)`, with the reason.
     """
 
     tool: str
     engine: bytes
     layers: int
     seconds: float
+    aside: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def nearest_capability(compute_capability: int, *, fp32_products: bool = False) -> int:
@@ -72,10 +82,15 @@ def nearest_capability(compute_capability: int, *, fp32_products: bool = False) 
 
 
 def has_fp32_products(model: ir.Model) -> bool:
-    """Whether a lowered model multiplies matrices in fp32, in the bodies of plugins too."""
+    """Whether a lowered model has products in fp32 that Turing lacks, in the bodies of plugins too."""
     return any(
-        node.op_type in ("MatMul", "Gemm") and node.outputs[0].dtype == ir.DataType.FLOAT
+        node.outputs[0].dtype == ir.DataType.FLOAT
+        and (
+            node.op_type in _MATRIX_PRODUCTS
+            or (node.op_type.startswith("Conv") and rank(node.inputs[0]) == 5)
+        )
         for node in with_bodies(model).graph
+        if node.outputs
     )
 
 
@@ -85,6 +100,7 @@ def preview(
     profiles: Sequence[ShapeProfile] = (),
     *,
     target: str,
+    lacking: Mapping[str, str] | None = None,
 ) -> Preview:
     """Parse a lowered model and build it, in a process of its own.
 
@@ -94,33 +110,54 @@ def preview(
         capabilities: compute capabilities to build for, times ten, of `CAPABILITIES`.
         profiles: shape profiles; none for a model whose shapes are all fixed.
         target: the target's name, for messages.
+        lacking: op types to preview around, with the reason: the target has them and TensorRT-RTX has not.
 
     Raises:
-        UnsupportedError: the parser or the builder refuses something; says node, source layer and reason.
+        UnsupportedError: the parser or the builder refuses something; lists every node that they refuse, each
+            with its source layer and the reason.
         MissingExtraError: tensorrt-rtx is not installed.
     """
-    rtx_version()
+    tool = f"tensorrt-rtx {rtx_version()}"
     model = with_bodies(model)
     start = time.perf_counter()
+    aside = {node.name or "": node for node in model.graph if node.op_type in (lacking or {})}
+    said = {_shown(node): (lacking or {})[node.op_type] for node in aside.values()}
+    reasons: list[str] = []
+    while True:
+        part = around(model, aside)
+        if not part.graph.num_nodes() or not part.graph.outputs:
+            built = _Built({"tool": tool, "layers": 0}, b"", "")
+            break
+        built = _build(part, capabilities, with_new_inputs(part, profiles) if aside else profiles)
+        refused, lines = _refusals(part, built, capabilities, profiles)
+        reasons += lines
+        # One refusal ends the builder: the next is found without what it names.
+        if not refused or len(reasons) >= _MOST:
+            break
+        aside |= {node.name or "": node for node in refused}
+    if reasons:
+        raise UnsupportedError(
+            target, list(dict.fromkeys(reasons)), fix="rewrite these layers in ops that TensorRT takes"
+        )
+    assert built.result is not None
+    return Preview(tool, built.engine, built.result["layers"], time.perf_counter() - start, said)
 
-    def build(tried: ir.Model) -> _Built:
-        return _build(tried, capabilities, profiles)
 
-    built = build(model)
+def _refusals(
+    model: ir.Model, built: _Built, capabilities: Sequence[int], profiles: Sequence[ShapeProfile]
+) -> tuple[list[ir.Node], list[str]]:
+    """The nodes that a build was refused for, as far as it names any, and a line for each reason."""
     result = built.result
     if result is None:
         # It dies in one of its own passes and names no node.
-        node = first_to_crash(model, lambda part: build(part).result is None)
-        where = f"{node.op_type} {node.name!r} (layer {source_layer(node)})"
-        raise UnsupportedError(target, [f"{where}: {built.ending}"], fix="report the model to NVIDIA")
-    if result["parser"] or result["builder"]:
-        reasons = _parser_errors(result["parser"], model) + _builder_errors(result["builder"], model)
-        raise UnsupportedError(
-            target,
-            reasons,
-            fix="rewrite these layers in ops that TensorRT takes, or try --precision fp32",
-        )
-    return Preview(result["tool"], built.engine, result["layers"], time.perf_counter() - start)
+        node = first_to_crash(model, lambda part: _build(part, capabilities, profiles).result is None)
+        return [node], [f"{_shown(node)}: {built.ending}"]
+    named = [*_parser_errors(result["parser"], model), *_builder_errors(result["builder"], model)]
+    return [node for nodes, _ in named for node in nodes], [line for _, line in named]
+
+
+def _shown(node: ir.Node) -> str:
+    return f"{node.op_type} {node.name!r} (layer {source_layer(node)})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,23 +218,33 @@ def _ending(done: subprocess.CompletedProcess[str]) -> str:
     return f"TensorRT-RTX ended without a result ({said[-1] if said else f'status {done.returncode}'})"
 
 
-def _parser_errors(errors: Sequence[Sequence[str]], model: ir.Model) -> list[str]:
-    nodes = {node.name: node for node in model.graph.all_nodes()}
-    found = []
+_Named = tuple[list[ir.Node], str]
+"""Nodes that a message is about, none where it names none, and the message with their source layers."""
+
+
+def _parser_errors(errors: Sequence[Sequence[str]], model: ir.Model) -> list[_Named]:
+    nodes = {node.name: node for node in model.graph}
+    found: list[_Named] = []
     for op_type, name, reason in errors:
         node = nodes.get(name)
-        layer = f" (layer {source_layer(node)})" if node is not None else ""
-        found.append(f"{op_type} {name!r}{layer}: {reason.strip()}" if name else reason.strip())
-    return list(dict.fromkeys(found))
+        shown = _shown(node) if node is not None else f"{op_type} {name!r}" if name else ""
+        said = " ".join(reason.split())
+        found.append(([] if node is None else [node], f"{shown}: {said}" if shown else said))
+    return found
 
 
-def _builder_errors(messages: Sequence[str], model: ir.Model) -> list[str]:
-    """The builder's messages, with the source layers of the nodes, or at least of the ops, that they name."""
+def _builder_errors(messages: Sequence[str], model: ir.Model) -> list[_Named]:
+    """The builder's messages, with the source layers of the nodes, or at least of the ops, that they name.
+
+    What names a node says what is wrong; beside it the others tell how the builder came to an end.
+    """
     nodes = sorted((node for node in model.graph if node.name), key=lambda node: -len(node.name or ""))
-    found = []
+    found: list[_Named] = []
     for message in messages:
         named = [node for node in nodes if (node.name or "") in message][:1]
         named = named or [node for node in nodes if re.search(rf"\b{node.op_type} operation", message)]
-        layers = ", ".join(f"{node.op_type} {node.name!r} (layer {source_layer(node)})" for node in named)
-        found.append(f"{layers}: {message.strip()}" if layers else message.strip())
-    return list(dict.fromkeys(found))
+        layers = ", ".join(_shown(node) for node in named)
+        said = " ".join(message.split())
+        found.append((named, f"{layers}: {said}" if layers else said))
+    telling = [one for one in found if one[0]]
+    return telling or found

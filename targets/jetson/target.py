@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
+from edgec.core.bundle import ENGINE as ENGINE_FOLDER
 from edgec.core.errors import JobError
 from edgec.core.graph import Arrays, Graph
 from edgec.plugins import tensorrt
@@ -12,6 +15,7 @@ from edgec.plugins.tensorrt import limits
 from edgec.runtime.engine import Engine, EngineDescription, LayerTime
 from edgec.targets.base import Candidate
 from edgec.targets.jetson import lowering, on_device, writing
+from edgec.targets.jetson.aside import LACKING
 from edgec.targets.jetson.devices import device
 from edgec.targets.jetson.engine import CheckedGraph
 from edgec.targets.jetson.plan import MODEL, Plan
@@ -113,6 +117,13 @@ class Jetson:
         if used:
             tensorrt.copy_sources(bundle / "plugins", used)
 
+    def annotate(self, report: dict[str, Any], bundle: Path) -> None:
+        """Say which nodes no builder here has tried."""
+        preview = json.loads((bundle / ENGINE_FOLDER / writing.PREVIEW).read_text(encoding="utf-8"))
+        has = f"by the versions' table TensorRT {self.device.tensorrt} has it"
+        said = [f"{node} was previewed around: {why}; {has}" for node, why in preview["around"].items()]
+        report["model"]["notes"] = [*report["model"]["notes"], *said]
+
     def profile(self, engine: Engine, feeds: Arrays) -> list[LayerTime]:
         """No times: they are measured on the device."""
         return engine.profile(feeds)
@@ -125,12 +136,13 @@ class Jetson:
             self.device.compute_capability, fp32_products=has_fp32_products(graph.model)
         )
         name = f"jetson ({self.device.title}, TensorRT {self.device.tensorrt})"
-        built = preview(graph.model, [capability], shape_profiles(graph), target=name)
+        built = preview(graph.model, [capability], shape_profiles(graph), target=name, lacking=LACKING)
         writing.write_preview(
             {
                 "tool": built.tool,
                 "compute_capability": f"{capability // 10}.{capability % 10}",
                 "layers": built.layers,
+                "around": built.aside,
                 "attention": writing.attention_summary(graph.model, self.device.compute_capability),
                 "kept_in_fp32": len(kept_nodes(graph.model)),
                 "plugins": writing.plugin_summary(graph.model),

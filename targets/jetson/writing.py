@@ -11,7 +11,7 @@ from edgec.core.bundle import file_sha256, write_json
 from edgec.core.dialect import EDGEC_DOMAIN, source_layer
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph
-from edgec.core.numerics import GATES, compare
+from edgec.core.numerics import GATES, Gate, guarding
 from edgec.plugins.tensorrt import LIBRARIES
 from edgec.targets.jetson.devices import Device
 from edgec.targets.jetson.engine import runnable
@@ -21,7 +21,6 @@ from edgec.targets.jetson.plan import (
     Plan,
     PlanTensor,
     PluginUse,
-    Tolerance,
 )
 from edgec.targets.jetson.precise import kept_nodes
 from edgec.targets.jetson.shapes import shape_profiles
@@ -77,7 +76,7 @@ def write_plan(graph: Graph, device: Device, precision: str, folder: Path, weigh
         needs=Needs(_BUILDER_BYTES + workspace + 3 * size, 3 * size + 64 * 2**20),
         inputs=_tensors(list(model.graph.inputs), narrow=dialect.narrow_integers),
         outputs=_tensors(list(model.graph.outputs), narrow=dialect.narrow_integers),
-        tolerance=tolerance(graph, precision),
+        gate=_gate(graph, precision),
         sources={node.name: source_layer(node) for node in model.graph if node.name},
     )
     plan.write(folder)
@@ -134,16 +133,10 @@ def _tensors(values: list[ir.Value], *, narrow: bool) -> tuple[PlanTensor, ...]:
     return tuple(found)
 
 
-def tolerance(graph: Graph, precision: str) -> Tolerance:
-    """What the device may be off by: the gate that the compile itself holds the graph to.
-
-    A reduced graph brings gates of its own, in which a choice between nearly equal tokens may fall otherwise.
-    int8 has none: what it shows here, twice, with as much again as bf16 may be off.
-    """
-    gate = graph.gates.get(precision) or GATES.get(precision)
-    if gate is not None:
-        return Tolerance(gate.scaled, gate.cosine)
+def _gate(graph: Graph, precision: str) -> Gate:
+    """The gate that the compile itself holds the engine to: the precision's own, or what int8 shows here."""
+    if precision in GATES:
+        return graph.gates.get(precision, GATES[precision])
     with Evaluator(runnable(graph.model)) as evaluator:
-        found = compare(graph.references, [evaluator.run(feeds) for feeds in graph.examples])
-    rest = GATES["bf16"]
-    return Tolerance(2 * found.scaled + rest.scaled, max(-1.0, 2 * found.cosine - 2 + rest.cosine))
+        found = [evaluator.run(feeds) for feeds in graph.examples]
+    return guarding(graph.expected.difference(found, GATES["bf16"]))

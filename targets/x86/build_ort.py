@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -11,6 +12,7 @@ from edgec.core.errors import JobError
 from edgec.core.evaluation import save_model
 from edgec.core.graph import Graph
 from edgec.core.older_kernels import for_onnxruntime
+from edgec.passes.decompose.quantised import has_pairs
 from edgec.runtime.engine import EngineDescription
 from edgec.runtime.engine_ort import session_options
 from edgec.targets.base import Candidate
@@ -18,6 +20,9 @@ from edgec.targets.x86.layers import LayerNames
 from edgec.targets.x86.quantize_ort import quantised
 
 _MODEL = "model.onnx"
+
+_EXACT = {"session.disable_quant_qdq": "1"}
+"""Of a file that is quantised already: its Q/DQ pairs round where it says, not inside integer kernels."""
 
 
 def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
@@ -31,7 +36,8 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
     """
     model = for_onnxruntime(quantised(graph, candidate) if candidate.scheme else graph.model)
     save_model(model, folder / _MODEL)
-    layers = _layers(folder / _MODEL, LayerNames(model))
+    settings = _EXACT if candidate.precision == "fp32" and has_pairs(model) else {}
+    layers = _layers(folder / _MODEL, LayerNames(model), settings)
     EngineDescription(
         kind="ort",
         model=_MODEL,
@@ -40,16 +46,17 @@ def build(graph: Graph, candidate: Candidate, folder: Path) -> None:
         form=candidate.form,
         layers=layers,
         rest=candidate.rest,
+        settings=settings,
     ).write(folder)
 
 
-def _layers(path: Path, names: LayerNames) -> dict[str, str]:
+def _layers(path: Path, names: LayerNames, settings: Mapping[str, str]) -> dict[str, str]:
     """ONNX Runtime's own layers, after its fusions, with the user's layer of each."""
     import onnxruntime
 
     with tempfile.TemporaryDirectory(prefix="edgec-ort-") as scratch:
         optimised = Path(scratch) / "optimised.onnx"
-        options = session_options(1)
+        options = session_options(1, settings)
         options.optimized_model_filepath = str(optimised)
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", "optimised.weights"

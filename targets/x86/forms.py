@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN, SOURCE_KEY
 from edgec.core.graph import Graph
+from edgec.passes.decompose.quantised import has_pairs
 from edgec.passes.infra import registered
 from edgec.passes.manager import Pipeline
 from edgec.plugins.native_build import OPENVINO_OPS
@@ -46,6 +47,7 @@ BY_KERNELS = {
 
 _OPENVINO = (
     "decompose.plugins",
+    "decompose.quantised",
     "decompose.attention",
     "decompose.norm_affine",
     "x86.flat_norm",
@@ -86,8 +88,10 @@ def forms(graph: Graph, engine: str, precision: str) -> list[str]:
         found.insert(0, PADDING_FREE)
     if engine == "openvino" and precision == "int8" and packed_projections(graph.model):
         found.append(PACKED)
+    # OpenVINO has no switch for its integer kernels, and in those a quantised file gives other answers.
+    fuses = engine == "openvino" and has_pairs(graph.model)
     # The exporter's graph computes with all tokens: it is no form of a graph that has fewer.
-    if graph.exported is not None and not kernel_ops(graph.model):
+    if graph.exported is not None and not kernel_ops(graph.model) and not fuses:
         found.append(EXPORTED)
     return found
 

@@ -158,7 +158,24 @@ def test_an_engine_for_other_machines_is_proved_here_and_not_measured(
     done = edgec("compile", model_file, "--target", "coreml", "-o", bundle)
     assert done.status == 0, done.err
     assert "latency   not measured" in done.out
-    assert edgec("verify", bundle, "--json").json["passed"] is True
+    assert "emulated: edgec's interpreter of the saved Core ML program" in done.out
+    assert Bundle.open(bundle).report()["numerics"]["kind"] == "emulated"
+    verified = edgec("verify", bundle, "--json").json
+    assert verified["passed"] is True
+    assert verified["kind"] == "emulated"
+    assert "not run   the engine on its device" in edgec("verify", bundle).out
     refused = edgec("run", bundle)
     assert refused.status == 2
     assert "Apple" in refused.err
+
+
+def test_an_engine_that_nothing_ran_is_not_verified(edgec: Command, model_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    bundle = tmp_path / "o.edgec"
+    assert edgec("compile", model_file, "--target", "rtx:sm86", "-o", bundle).status == 0
+    done = edgec("verify", bundle, "--json")
+    assert done.status == 1
+    assert done.json["passed"] is False
+    assert done.json["kind"] == "emulated"
+    assert done.json["not_run"] == ["engine/model.engine"]
+    assert "engine/model.engine did not run here" in edgec("verify", bundle).err

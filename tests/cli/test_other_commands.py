@@ -30,6 +30,11 @@ def test_verify_proves_a_copy_without_its_source(edgec: Command, shared_bundle: 
     assert done.status == 0, done.err
     assert done.json["passed"] is True
     assert done.json["samples"] == 3
+    assert (done.json["kind"], done.json["ran"], done.json["not_run"]) == (
+        "measured",
+        "the engine itself",
+        [],
+    )
 
 
 def test_verify_fails_where_the_samples_say_otherwise(

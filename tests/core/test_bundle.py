@@ -16,6 +16,8 @@ from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle, InputsOutputs
 from edgec.core.errors import IntegrityError, JobError, RequestError
 from edgec.core.graph import TensorSpec
+from edgec.core.numerics import Expected
+from edgec.core.ties import Ranking, Ties
 
 IO = InputsOutputs(
     (TensorSpec("pixels", (1, 3, "height", 4), "float32", "image"),),
@@ -30,18 +32,34 @@ def make(folder: Path) -> Bundle:
         (scratch / bundles.ENGINE).mkdir()
         (scratch / bundles.ENGINE / "model.bin").write_bytes(bytes(range(256)))
         feeds = [{"pixels": np.full((1, 2), index, np.float32)} for index in range(2)]
-        bundles.write_samples(scratch, feeds, [{"logits": feed["pixels"] * 2} for feed in feeds])
+        bundles.write_samples(scratch, feeds, Expected([{"logits": feed["pixels"] * 2} for feed in feeds]))
         bundles.write_json(scratch / bundles.IO, IO.to_json())
         bundles.seal(scratch, {"target": "x86", "samples": 2})
     return Bundle.open(folder)
 
 
+def test_rounding_and_ties_come_back(tmp_path: Path) -> None:
+    feeds = [{"pixels": np.zeros((1, 2), np.float32)}]
+    reference = {"logits": np.array([[0.25, 3.0]], np.float32), "label": np.array([1])}
+    exact = {"logits": reference["logits"] - np.array([[1e-9, -2e-7]]), "label": np.array([1])}
+    ties = Ties({"label": np.array([0.5], np.float32)}, (Ranking({"logits": 1}, np.array([[2.0, 1.0]])),))
+    with bundles.writing(tmp_path / "t.edgec") as scratch:
+        bundles.write_samples(scratch, feeds, Expected([reference], [exact], [ties]))
+        bundles.write_json(scratch / bundles.IO, IO.to_json())
+        bundles.seal(scratch, {"target": "x86", "samples": 1})
+    expected = Bundle.open(tmp_path / "t.edgec").samples()[1]
+    np.testing.assert_allclose(expected.exact[0]["logits"], exact["logits"], rtol=0, atol=1e-14)
+    np.testing.assert_array_equal(expected.ties[0].margins["label"], ties.margins["label"])
+    assert expected.ties[0].rankings[0].axes == {"logits": 1}
+    np.testing.assert_array_equal(expected.ties[0].rankings[0].scores, [[2.0, 1.0]])
+
+
 def test_a_bundle_comes_back_as_it_was_written(tmp_path: Path) -> None:
     bundle = make(tmp_path / "m.x86.edgec")
     assert bundle.io == IO
-    feeds, references = bundle.samples()
+    feeds, expected = bundle.samples()
     assert [float(feed["pixels"][0, 0]) for feed in feeds] == [0.0, 1.0]
-    np.testing.assert_array_equal(references[1]["logits"], feeds[1]["pixels"] * 2)
+    np.testing.assert_array_equal(expected.references[1]["logits"], feeds[1]["pixels"] * 2)
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -87,35 +105,10 @@ def test_a_failure_leaves_nothing_and_keeps_the_old_bundle(tmp_path: Path) -> No
     assert Bundle.open(tmp_path / "m.edgec").manifest == old
 
 
-def test_an_interrupt_between_the_renames_keeps_the_old_bundle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = make(tmp_path / "m.edgec").manifest
-    rename = Path.rename
-
-    def interrupted(path: Path, target: Path) -> Path:
-        if ".partial-" in path.name:
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path / "m.edgec")
-    assert [path.name for path in tmp_path.iterdir()] == ["m.edgec"]
-    assert Bundle.open(tmp_path / "m.edgec").manifest == old
-
-
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="disk is full"), bundles.writing(tmp_path / "m.edgec"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert not list(tmp_path.iterdir())
-
-
-def test_what_a_killed_compile_left_is_removed(tmp_path: Path) -> None:
-    # No process has the largest number that Linux allows plus one.
-    (tmp_path / ".m.edgec.partial-4194305").mkdir()
-    make(tmp_path / "m.edgec")
-    assert [path.name for path in tmp_path.iterdir()] == ["m.edgec"]
 
 
 def test_something_else_is_not_overwritten(tmp_path: Path) -> None:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from math import erf
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgec.core.numerics import GATES, Gate, compare, compare_arrays
+from edgec.core.numerics import GATES, Difference, Expected, Gate, compare, compare_arrays, spreads
+from edgec.core.ties import Ties
 
 DRAWN = np.random.default_rng(0).normal(size=(4, 100)).astype(np.float32)
+FP32 = GATES["fp32"]
+
+
+def drawn(shape: tuple[int, ...], seed: int, count: int = 3) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.standard_normal(shape) for _ in range(count)]
+
+
+def rounded(exact: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    return [{"y": array.astype(np.float32)} for array in exact]
 
 
 def test_equal_arrays_differ_by_nothing() -> None:
     found = compare_arrays(DRAWN, DRAWN.copy())
-    assert (found.max_abs, found.scaled) == (0.0, 0.0)
+    assert (found.max_abs, found.scaled, found.rms, found.slice_rms) == (0.0, 0.0, 0.0, 0.0)
     assert found.cosine == pytest.approx(1.0)
 
 
@@ -24,11 +37,74 @@ def test_one_changed_element_is_found(size: float, place: int) -> None:
     other.ravel()[place] += size
     found = compare_arrays(DRAWN.astype(np.float64), other)
     assert found.max_abs == pytest.approx(size)
+    assert found.beyond == pytest.approx(size / np.std(DRAWN), rel=1e-3)
 
 
-def test_large_outputs_are_measured_in_their_spread_and_small_ones_absolutely() -> None:
-    assert compare_arrays(DRAWN * 1000, DRAWN * 1000 + 1).scaled == pytest.approx(1e-3, rel=0.1)
-    assert compare_arrays(DRAWN * 1e-3, DRAWN * 1e-3 + 1e-3).scaled == pytest.approx(1e-3, rel=1e-3)
+@pytest.mark.parametrize("spread", [1e-6, 1e-3, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize("mean", [0.0, 1.0, 1000.0])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (1, 1000), (2, 3, 40, 40)])
+@pytest.mark.parametrize("fault", ["scale", "offset", "noise"])
+def test_an_error_of_a_twentieth_of_the_spread_is_caught(
+    spread: float, mean: float, shape: tuple[int, ...], fault: str
+) -> None:
+    if mean * 6e-8 > 0.05 * spread:
+        pytest.skip("fp32 itself cannot hold the spread")
+    exact = [array * spread + mean for array in drawn(shape, 5)]
+    noise = drawn(shape, 6)
+    wrong = {
+        "scale": [mean + 1.05 * (array - mean) for array in exact],
+        "offset": [array + 0.05 * spread for array in exact],
+        "noise": [array + 0.05 * spread * other for array, other in zip(exact, noise, strict=True)],
+    }[fault]
+    references = rounded(exact)
+    known = [{"y": array} for array in exact]
+    assert not FP32.accepts(compare(references, rounded(wrong), known))
+    # What rounds as the source does passes: the same numbers, moved by less than fp32 holds.
+    alike = [array + 1e-7 * spread * other for array, other in zip(exact, noise, strict=True)]
+    assert FP32.accepts(compare(references, rounded(alike), known))
+
+
+def test_fp16_is_held_to_the_spread_too() -> None:
+    exact = [1.0 + 1e-3 * array for array in drawn((1, 500), 2)]
+    half = [{"y": array.astype(np.float16).astype(np.float32)} for array in exact]
+    assert not GATES["fp16"].accepts(compare(rounded(exact), half))
+    centred = [{"y": (array - 1.0).astype(np.float16).astype(np.float32)} for array in exact]
+    assert GATES["fp16"].accepts(compare(rounded([array - 1.0 for array in exact]), centred))
+
+
+def test_a_nearly_constant_output_near_zero_is_judged_by_the_source_s_rounding() -> None:
+    # A detector's probabilities where there is nothing: a sigmoid is exact to 1e-7 of one, not of itself.
+    random = np.random.default_rng(1)
+    exact = 2e-6 * random.random((1, 1, 40, 40))
+    source = (exact + 3e-8 * random.standard_normal(exact.shape)).astype(np.float32)
+    engine = (exact + 3e-8 * random.standard_normal(exact.shape)).astype(np.float32)
+    assert not FP32.accepts(compare([{"y": source}], [{"y": engine}]))
+    found = compare([{"y": source}], [{"y": engine}], [{"y": exact}])
+    assert FP32.accepts(found)
+    assert found.rounding > 0.03
+    assert found.cosine < 0.9999
+
+
+def test_rounding_is_taken_off_up_to_a_bound() -> None:
+    random = np.random.default_rng(1)
+    exact = random.standard_normal((1, 400))
+    for rounding, excused in ((1e-2, True), (1.0, False)):
+        source = (exact + rounding * random.standard_normal(exact.shape)).astype(np.float32)
+        engine = (exact + rounding * random.standard_normal(exact.shape)).astype(np.float32)
+        found = compare([{"y": source}], [{"y": engine}], [{"y": exact}])
+        assert FP32.accepts(found) is excused
+        assert found.rounding == pytest.approx(rounding, rel=0.5)
+        assert not FP32.accepts(compare([{"y": source}], [{"y": engine}]))
+
+
+def test_scores_beside_pixels_do_not_hide() -> None:
+    random = np.random.default_rng(3)
+    output = np.concatenate([random.uniform(0, 640, (1, 4, 500)), random.random((1, 8, 500)) ** 4], axis=1)
+    wrong = output.copy()
+    wrong[:, 5] = wrong[:, 6]
+    for precision in ("fp32", "fp16"):
+        assert not GATES[precision].accepts(compare_arrays(output, wrong))
+    assert compare_arrays(output, wrong).beyond < GATES["fp16"].scaled
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -43,23 +119,55 @@ def test_a_value_that_is_not_finite_fails_every_gate(bad: float) -> None:
 def test_the_same_masked_values_agree() -> None:
     masked = DRAWN.copy()
     masked[1] = -np.inf
-    assert GATES["fp32"].accepts(compare_arrays(masked, masked.copy()))
+    assert FP32.accepts(compare_arrays(masked, masked.copy()))
     other = masked.copy()
     other[1] = np.inf
-    assert not GATES["fp32"].accepts(compare_arrays(masked, other))
+    assert not FP32.accepts(compare_arrays(masked, other))
 
 
 def test_zeros_are_no_match_for_values() -> None:
     assert compare_arrays(DRAWN, np.zeros_like(DRAWN)).cosine == 0.0
     assert compare_arrays(np.zeros(3), np.zeros(3)).cosine == 1.0
+    for gate in GATES.values():
+        assert not gate.accepts(compare_arrays(DRAWN, np.zeros_like(DRAWN)))
 
 
-def test_the_worst_sample_and_output_count() -> None:
+def test_whole_numbers_are_compared_by_agreement() -> None:
+    classes = np.arange(100)
+    other = classes.copy()
+    other[0] = 1
+    found = compare_arrays(classes, other)
+    assert (found.max_abs, found.unequal) == (0.0, 0.01)
+    assert not FP32.accepts(found)
+    assert GATES["fp16"].accepts(found)
+    other[1:10] = 99
+    assert not GATES["fp16"].accepts(compare_arrays(classes, other))
+    assert not FP32.accepts(compare_arrays(np.array([True]), np.array([False])))
+
+
+def test_an_output_of_one_number_has_its_spread_over_the_samples() -> None:
+    units = spreads([{"y": np.array([[value]])} for value in (1.0, 1.001, 0.999)])
+    assert units[0]["y"] == pytest.approx(8.16e-4, rel=1e-2)
+    assert spreads([{"y": np.array([[5.0]])}])[0]["y"] == 5.0
+    assert spreads([{"y": np.zeros((1, 1))}])[0]["y"] == 1.0
+
+
+@pytest.mark.parametrize("output", ["a", "b"])
+@pytest.mark.parametrize("sample", [0, 1])
+def test_the_worst_sample_and_output_count(output: str, sample: int) -> None:
     good = {"a": DRAWN, "b": DRAWN}
-    bad = {"a": DRAWN, "b": DRAWN + 0.5}
-    found = compare([good, good], [good, bad])
-    assert found.output == "b"
+    samples = [good, good]
+    samples[sample] = {**good, output: DRAWN + np.float32(0.5)}
+    found = compare([good, good], samples)
+    assert found.output == output
     assert found.max_abs == pytest.approx(0.5, rel=1e-5)
+    assert not FP32.accepts(found)
+
+
+def test_swapped_outputs_are_noticed() -> None:
+    other = DRAWN[:, ::-1].copy()
+    found = compare([{"a": DRAWN, "b": other}], [{"a": other, "b": DRAWN}])
+    assert not GATES["bf16"].accepts(found)
 
 
 def test_a_missing_output_a_wrong_shape_and_no_samples_raise() -> None:
@@ -69,20 +177,23 @@ def test_a_missing_output_a_wrong_shape_and_no_samples_raise() -> None:
         compare([{"a": DRAWN}], [{"a": DRAWN[:1]}])
     with pytest.raises(ValueError, match="samples"):
         compare([], [])
+    with pytest.raises(ValueError, match="samples"):
+        Expected([{"a": DRAWN}] * 2, ties=[Ties()] * 2).difference([{"a": DRAWN}], FP32)
 
 
-def test_a_gate_needs_both_bounds() -> None:
-    gate = Gate(1e-2, 0.999, "")
-    assert not gate.accepts(compare_arrays(DRAWN, DRAWN + 0.1))
-    assert gate.accepts(compare_arrays(DRAWN, DRAWN + 1e-3))
+@pytest.mark.parametrize("field", ["beyond", "beyond_rms", "slice_rms", "unequal"])
+def test_a_gate_needs_every_bound(field: str) -> None:
+    gate = Gate(1.0, 1.0, 1.0, 1.0, "")
+    assert gate.accepts(Difference(beyond=1.0, beyond_rms=1.0, slice_rms=1.0, unequal=1.0))
+    assert not gate.accepts(Difference(**{field: 1.1}))  # type: ignore[arg-type]
+    assert not gate.accepts(Difference(**{field: float("nan")}))  # type: ignore[arg-type]
+    assert "allowed" in gate.broken(Difference(**{field: 1.1}))  # type: ignore[arg-type]
 
 
 def test_the_fp32_gate_sees_a_tanh_gelu() -> None:
     # The two forms of GELU differ by 4.7e-4 at most: fp16 tolerance hides it, fp32 must not.
-    from math import erf
-
     x = np.linspace(-4, 4, 1001)
     exact = 0.5 * x * (1 + np.vectorize(erf)(x / np.sqrt(2)))
     tanh = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-    assert not GATES["fp32"].accepts(compare_arrays(exact, tanh))
+    assert not FP32.accepts(compare_arrays(exact, tanh))
     assert GATES["fp16"].accepts(compare_arrays(exact, tanh))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 
-from edgec.core.timing import Latency, measure
+from edgec.core.timing import CONFIDENCE, SAME, Latency, measure, median_interval
 
 
 def test_blocks_alternate_and_turn_round() -> None:
@@ -38,3 +41,48 @@ def test_blocks_that_only_one_ran_in_are_left_out_of_the_ratio() -> None:
     assert finalist.blocks == (1.0, 1.0, 9.0, 9.0, 9.0)
     assert len(finalist.samples) == 5
     assert both.ratio_to(finalist) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("count", [6, 9, 13, 21])
+@pytest.mark.parametrize("noise", ["normal", "skewed", "few values"])
+def test_an_interval_holds_the_true_median_as_often_as_it_says(count: int, noise: str) -> None:
+    rng = np.random.default_rng(count)
+    draw = {
+        "normal": lambda: rng.normal(size=count),
+        "skewed": lambda: np.exp(2 * rng.normal(size=count)) - 1,
+        "few values": lambda: rng.integers(-2, 3, count).astype(float),
+    }[noise]
+    found = [median_interval(list(draw())) for _ in range(4000)]
+    held = sum(interval.low <= 0 <= interval.high for interval in found) / len(found)
+    assert held >= CONFIDENCE - 0.012  # three standard deviations of so many draws
+
+
+def test_an_interval_is_no_wider_than_it_has_to_be() -> None:
+    # The next pair inwards would miss the median too often.
+    for count, place in ((6, 0), (8, 0), (9, 1), (12, 2), (15, 3)):
+        values = [float(value) for value in range(count)]
+        interval = median_interval(values)
+        assert (interval.low, interval.high) == (place, count - 1 - place)
+        missed = 2 * sum(math.comb(count, k) for k in range(place + 2)) / 2**count
+        assert missed > 1 - CONFIDENCE
+
+
+def test_few_blocks_say_nothing() -> None:
+    two = Latency((2.0, 2.0), (2.0,)).ratio_interval(Latency((1.0, 1.0), (1.0,)))
+    assert two.verdict == SAME
+    assert two.to_json() is None
+
+
+def test_a_verdict_comes_from_the_blocks_that_ran_side_by_side() -> None:
+    # The machine drifts threefold; each pair says 5 % apart.
+    drift = (1.0, 1.4, 3.0, 2.0, 1.1, 1.0, 2.6)
+    slow = Latency(tuple(1.05 * load for load in drift), (1.0,))
+    fast = Latency(drift, (1.0,))
+    assert fast.ratio_interval(slow).verdict == "faster"
+    assert slow.ratio_interval(fast).verdict == "slower"
+    noisy = Latency(
+        tuple(load * wobble for load, wobble in zip(drift, (0.5, 2, 0.7, 0.8, 1.5, 0.9, 0.6), strict=True)),
+        (1.0,),
+    )
+    assert noisy.ratio_to(fast) == pytest.approx(0.8)
+    assert noisy.ratio_interval(fast).verdict == SAME

@@ -177,6 +177,19 @@ def test_batch_normalization_and_its_unused_outputs():
     assert_same_after_conversion(proto, {"x": drawn(2, 3, 4)})
 
 
+def test_batch_normalization_by_the_batch_itself_is_refused():
+    parameters = ("s", "b", "m", "v")
+    proto = model(
+        [helper.make_node("BatchNormalization", ["x", *parameters], ["y", "mean"], name="norm")],
+        [("x", TensorProto.FLOAT, [2, 3, 4])],
+        [("y", TensorProto.FLOAT), ("mean", TensorProto.FLOAT)],
+        11,
+        [(name, np.ones(3, np.float32)) for name in parameters],
+    )
+    with pytest.raises(RequestError, match=r"norm.*training mode.*evaluation mode"):
+        to_dialect(ir.from_proto(proto), where="m.onnx")
+
+
 def test_group_normalization_repeats_scale_and_bias_for_the_channels_of_a_group():
     # ONNX Runtime cannot run opset 18's form, so the expectation is written out.
     scale, bias, x = drawn(2), drawn(2) + 1, drawn(2, 6, 5)

@@ -50,7 +50,7 @@ def refusal(spec):
 def test_a_function(file):
     graph = load(f"{file}:tiny", seed=3)
     assert graph.source.spec == f"{file}:tiny"
-    assert (graph.source.kind, graph.source.name) == ("torch", "tiny")
+    assert (graph.source.kind, graph.source.name) == ("torch", "model_tiny")
     assert graph.inputs[0].shape == (3, 4)
     assert load(f"{file}:tiny", seed=3).source.sha256 == graph.source.sha256
     assert load(f"{file}:tiny", seed=4).source.sha256 != graph.source.sha256

@@ -160,8 +160,8 @@ def post(address: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def check_service(address: str, bundle: Bundle) -> None:
-    feeds, references = bundle.samples()
-    for feed, reference in zip(feeds, references, strict=True):
+    feeds, expected = bundle.samples()
+    for feed, reference in zip(feeds, expected.references, strict=True):
         np.testing.assert_allclose(post(address, feed)["y"], reference["y"], rtol=1e-4, atol=1e-4)
     with pytest.raises(urllib.error.HTTPError) as refused:
         post(address, {"wrong": np.zeros(3)})

@@ -145,3 +145,15 @@ def test_folded_arithmetic_is_the_engines(op, kind, seed):
     feeds = draw(model)
     assert check(model, FOLD)[FOLD].matched == 1
     np.testing.assert_array_equal(run(model, feeds)["y"], run(reference, feeds)["y"])
+
+
+def test_a_reshape_that_takes_zeros_for_sizes_is_left():
+    """With allowzero, 0 is a size: the form with -1 would copy it from the input instead."""
+    model = build(
+        "(float[batch,3,4] x) => (float[a,b] y) { s = Shape<start=0, end=1>(x)\n "
+        "t = Concat<axis=0>(s, twelve)\n y = Reshape<allowzero=1>(x, t) }",
+        twelve=i64(12),
+    )
+    check(model, FOLD)
+    assert ops(model) == {"Shape": 1, "Concat": 1, "Reshape": 1}
+    assert run(model, {"x": np.ones((0, 3, 4), np.float32)})["y"].shape == (0, 12)

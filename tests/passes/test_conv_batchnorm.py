@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pass_graphs import build, check, i64, ops, reasons, weight
+from pass_graphs import apply, build, check, i64, ops, reasons, weight
 
 FOLD = ("fuse.conv_batchnorm", "canonicalize.dead")
 NAME = FOLD[0]
@@ -144,3 +144,59 @@ def test_a_batch_norm_by_itself_says_why_it_stays():
         **statistics(4),
     )
     assert "no convolution or linear layer" in reasons(check(model, *FOLD)[NAME])
+
+
+@pytest.mark.parametrize("padding", ['auto_pad="SAME_UPPER"', 'auto_pad="SAME_LOWER"', "pads=[0,1,0,0]"])
+def test_a_norm_in_front_of_a_padded_convolution_stays(padding):
+    model = build(
+        f"(float[1,3,6,6] x) => (y) {{ n = BatchNormalization(x, g, h, mu, var)\n"
+        f"y = Conv<{padding}, kernel_shape=[3,3]>(n, w) }}",
+        w=weight(4, 3, 3, 3),
+        **statistics(3),
+    )
+    report = check(model, *FOLD)[NAME]
+    assert report.matched == 0
+    assert "pads its input with zeros, which the normalisation would shift" in reasons(report)
+
+
+@pytest.mark.parametrize(
+    ("norm", "reason"),
+    [
+        ("n, a, b = BatchNormalization<training_mode=1>(c, g, h, mu, var)", "it normalises by the batch"),
+        ("n = BatchNormalization(c, scale, h, mu, var)", "its statistics are not constants"),
+    ],
+)
+def test_a_norm_by_what_is_known_at_run_time_stays(norm, reason):
+    model = build(
+        "(float[2,4,6,6] x, float[8] scale) => (float[2,8,4,4] y) "
+        f"{{ c = Conv(x, w)\n {norm}\n y = Relu(n) }}",
+        w=weight(8, 4, 3, 3),
+        **statistics(8),
+    )
+    report = apply(model, *FOLD)[NAME]
+    assert report.matched == 0
+    assert reason in reasons(report)
+    assert ops(model)["BatchNormalization"] == 1
+
+
+def test_statistics_of_another_number_of_channels_stay():
+    model = build(
+        "(float[2,4,6,6] x) => (float[2,8,4,4] y) { c = Conv(x, w)\n"
+        "n = BatchNormalization(c, g, h, mu, var)\n y = Relu(n) }",
+        w=weight(8, 4, 3, 3),
+        **statistics(4),
+    )
+    report = apply(model, NAME)[NAME]
+    assert report.matched == 0
+    assert "has 8 channels, not 4" in reasons(report)
+
+
+@pytest.mark.parametrize("reader", ["y = Conv(n, k)", "m = Relu(n)\n y = MatMul(m, k)"])
+def test_a_reader_without_constant_weights_is_told(reader):
+    shapes = "float[2,4,6,6] x, float[8,4,3,3] k" if "Conv" in reader else "float[6,4] x, float[4,5] k"
+    model = build(
+        f"({shapes}) => (y) {{ n = BatchNormalization(x, g, h, mu, var)\n {reader} }}", **statistics(4)
+    )
+    report = check(model, *FOLD)[NAME]
+    assert report.matched == 0
+    assert "constant" in reasons(report)

@@ -121,6 +121,29 @@ def test_arithmetic(body):
     assert ops(model) == ARITHMETIC[body]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "g = HardSigmoid<alpha=0.16666667, beta=0.7>(x)\n y = Mul(x, g)",
+        "g = HardSigmoid<alpha=0.2, beta=0.5>(x)\n y = Mul(x, g)",
+        "g = HardSigmoid<alpha=0.16666667, beta=0.5>(w)\n y = Mul(x, g)",
+        "s = Add(x, three)\n c = Clip(s, zero, six)\n y = Div(c, nearly_six)",
+        "s = Add(x, three)\n c = Clip(s, zero, six)\n d = Mul(x, c)\n y = Div(d, nearly_six)",
+        "s = Add(x, three)\n c = Clip(s, zero, five)\n y = Div(c, six)",
+        "s = Add(x, two)\n c = Clip(s, zero, six)\n y = Div(c, six)",
+    ],
+)
+def test_what_is_nearly_a_hard_sigmoid_or_hard_swish_is_none(body):
+    numbers = {"two": 2.0, "three": 3.0, "five": 5.0, "six": 6.0, "nearly_six": 6.004, "zero": 0.0}
+    model = build(
+        f"(float[4,6] x, float[4,6] w) => (float[4,6] y) {{ {body} }}",
+        **{name: f32(number) for name, number in numbers.items() if name in body},
+    )
+    before = ops(model)
+    check(model, *EXPORTER)
+    assert ops(model) == before
+
+
 def test_integers_are_not_made_into_floating_point_forms():
     model = build("(int64[4] x) => (int64[4] y) { d = Div(x, two)\n y = Sub(d, two) }", two=i64(2))
     check(model, *EXPORTER)

@@ -115,3 +115,28 @@ def test_a_constant_that_adds_an_axis_is_left():
     wide = {**CONSTANTS, "half": np.full((1, 1, 1), 0.5, np.float32)}
     model = build(f"(float[2,3] x) => (float[1,2,3] y) {{ {ERF} b = Mul(x, a)\n y = Mul(b, half) }}", **wide)
     assert check(model, "fuse.gelu")["fuse.gelu"].matched == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "d = Div(x, root)\n e = Erf(d)\n b = Mul(e, minus_half)\n a = Add(b, half)\n y = Mul(x, a)",
+        "d = Div(x, root)\n e = Erf(d)\n b = Mul(e, half)\n a = Sub(b, half)\n y = Mul(x, a)",
+        ERF + "b = Mul(x, a)\n y = Mul(b, q)",
+        "e = Erf(x)\n a = Add(e, one)\n b = Mul(x, a)\n y = Mul(b, half)",
+    ],
+)
+def test_a_gelu_of_another_sign_or_factor_is_none(body):
+    numbers = {**CONSTANTS, "minus_half": f32(-0.5)}
+    model = build(f"(float[2,3] x) => (float[2,3] y) {{ {body} }}", **numbers)
+    assert check(model, "fuse.gelu")["fuse.gelu"].matched == 0
+    assert "Gelu" not in ops(model)
+
+
+def test_a_constant_that_gives_more_axes_is_kept():
+    body = ERF.replace("root", "wide") + "b = Mul(x, a)\n y = Mul(b, half)"
+    wide = np.full((1, 1), math.sqrt(2), np.float32)
+    model = build(f"(float[3] x) => (float[1,3] y) {{ {body} }}", wide=wide, **CONSTANTS)
+    report = check(model, "fuse.gelu")["fuse.gelu"]
+    assert report.matched == 0
+    assert "a constant gives y more axes than x" in reasons(report)

@@ -65,6 +65,7 @@ def test_what_changes_nothing_goes(call):
         "Add(a, wide)",
         "Pad(a, shift)",
         "Where(mixed, a, two)",
+        "Where(mixed, twos, a)",
         "Resize(a, none, near)",
     ],
 )
@@ -72,6 +73,7 @@ def test_what_changes_something_stays(call):
     numbers = {
         **NUMBERS,
         "two": f32(2.0),
+        "twos": np.full((3, 3), 2, np.float32),
         "minus": i64(-1),
         "least": i64(-9),
         "last": i64(1),
@@ -112,6 +114,15 @@ def test_dropout_that_may_train_stays():
     load = check(model, *IDENTITY)["canonicalize.identity"]
     assert ops(model)["Dropout"] == 1
     assert "training" in reasons(load)
+
+
+def test_dropout_that_trains_stays():
+    model = build(
+        "(float[4] x) => (float[4] y) { d = Dropout(x, r, t)\n y = Neg(d) }", r=f32(0.5), t=np.array(True)
+    )
+    report = apply(model, *IDENTITY)["canonicalize.identity"]
+    assert ops(model)["Dropout"] == 1
+    assert "training" in reasons(report)
 
 
 def test_a_sum_that_is_divided_goes():
@@ -190,3 +201,37 @@ def test_chains(calls):
     )
     check(model, *IDENTITY)
     assert not {"Identity", "Add"} & set(ops(model))
+
+
+def test_constants_of_one_content_and_two_shapes_are_two():
+    model = build(
+        "(float[4,4] x) => (float[4,4] y) { a = Add(x, row)\n b = Add(x, column)\n y = Sub(a, b) }",
+        row=np.arange(4, dtype=np.float32).reshape(1, 4),
+        column=np.arange(4, dtype=np.float32).reshape(4, 1),
+    )
+    assert check(model, *IDENTITY)["canonicalize.identity"].matched == 0
+    assert ops(model) == {"Add": 2, "Sub": 1}
+
+
+def test_nodes_of_other_attributes_are_two():
+    model = build(
+        "(float[3,3] x) => (float[3,3] y) { a = Softmax<axis=0>(x)\n b = Softmax<axis=1>(x)\n y = Sub(a, b) }"
+    )
+    check(model, *IDENTITY)
+    assert ops(model) == {"Softmax": 2, "Sub": 1}
+
+
+def test_an_int32_does_not_survive_fp32():
+    model = build(
+        "(int32[3] x) => (int32[3] y) { n = Neg(x)\n f = Cast<to=1>(n)\n i = Cast<to=6>(f)\n y = Neg(i) }"
+    )
+    check(model, *IDENTITY)
+    assert ops(model) == {"Neg": 2, "Cast": 2}
+
+
+@pytest.mark.parametrize("call", ["Sub(zero, a)", "Div(one, a)", "Pow(one, a)"])
+def test_what_is_neutral_on_the_right_is_not_on_the_left(call):
+    model = build(f"(float[2,3] x) => (float[2,3] y) {{ a = Relu(x)\n b = {call}\n y = Neg(b) }}", **NUMBERS)
+    # 1 / 0 and 0 / 0 are what they are; the op stays.
+    apply(model, "canonicalize.shapes", *IDENTITY)
+    assert ops(model) == {"Relu": 1, "Neg": 1, call[:3]: 1}

@@ -5,6 +5,7 @@ from edgec.core.errors import JobError, RequestError
 from edgec.passes import infra
 from edgec.passes.infra import Pass, register
 from edgec.passes.manager import Pipeline
+from edgec.passes.pipeline import load_passes
 
 
 @pytest.fixture
@@ -105,3 +106,10 @@ def test_a_users_mistake_goes_through(passes):
     passes("a.refusing", apply=apply)
     with pytest.raises(RequestError, match="the model is wrong"):
         Pipeline.named(["a.refusing"]).run(build("(float[2] x) => (float[2] y) { y = Neg(x) }"))
+
+
+@pytest.mark.parametrize("name", ["tokens.merge", "tokens.prune"])
+def test_what_takes_tokens_away_is_no_pass_to_put_in(name):
+    load_passes()
+    with pytest.raises(RequestError, match=rf"{name}: taking tokens away .* an option of its own"):
+        Pipeline([]).edited([f"+{name}"])

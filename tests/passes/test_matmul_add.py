@@ -71,3 +71,42 @@ def test_offsets_along_different_axes_are_not_spread_out():
     )
     assert check(model, *FOLD)[NAME].matched == 0
     assert np.prod(model.graph.initializers["rows"].shape.numpy()) == 6
+
+
+def test_a_division_by_a_zero_stays():
+    model = build(
+        "(float[2,3] x) => (float[2,4] y) { a = MatMul(x, w)\n y = Div(a, d) }",
+        w=weight(3, 4),
+        d=f32(1, 2, 0, 4),
+    )
+    assert check(model, *FOLD)[NAME].matched == 0
+    assert ops(model) == {"MatMul": 1, "Div": 1}
+
+
+def test_offsets_of_crossing_shapes_are_not_added_up():
+    model = build(
+        "(float[4,4] x) => (float[4,4] y) { a = Add(x, row)\n y = Add(a, column) }",
+        row=weight(1, 4),
+        column=weight(4, 1),
+    )
+    assert check(model, *FOLD)[NAME].matched == 0
+
+
+def test_a_factor_of_more_axes_stays():
+    model = build(
+        "(float[2,5] x) => (y) { m = MatMul(x, w)\n y = Mul(m, k) }", w=weight(5, 4), k=weight(1, 1, 4)
+    )
+    assert check(model, *FOLD)[NAME].matched == 0
+
+
+@pytest.mark.parametrize("op", ["Mul(m, c)", "Div(m, c)"])
+def test_a_product_that_others_read_stays_with_the_reason(op):
+    model = build(
+        "(float[2,3,5] x) => (float[2,3,4] y, float[2,3,4] z) "
+        f"{{ m = MatMul(x, w)\n y = {op}\n z = Neg(m) }}",
+        w=NUMBERS["w"],
+        c=NUMBERS["c"],
+    )
+    report = check(model, *FOLD)[NAME]
+    assert report.matched == 0
+    assert "is read by Neg" in reasons(report)

@@ -171,3 +171,11 @@ def test_dividing_something_else_by_a_root_mean_square_is_no_norm():
     body = norm("div sqrt", "mul", "mean", "x", "y = Mul(n, w)").replace("Div(x", "Div(z")
     model = build(f"(float[2,8] x, float[2,8] z) => (float[2,8] y) {{ {body} }}", w=weight(8), **NUMBERS)
     assert check(model, "fuse.layer_norm", "fuse.rms_norm")["fuse.rms_norm"].matched == 0
+
+
+def test_the_spread_of_something_else_is_no_layer_norm():
+    body = MEAN + "m2 = ReduceMean<keepdims=1>(z, axes)\n d2 = Sub(z, m2)\n"
+    body += norm("div sqrt", "mul", "mean", "d2", "y = Mul(n, w)").replace("n = Div(d2, r)", "n = Div(d, r)")
+    model = build(f"(float[2,4] x, float[2,4] z) => (float[2,4] y) {{ {body} }}", w=weight(4), **NUMBERS)
+    assert check(model, "fuse.layer_norm")["fuse.layer_norm"].matched == 0
+    assert "LayerNormalization" not in ops(model)

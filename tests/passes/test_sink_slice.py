@@ -94,12 +94,13 @@ def test_an_open_batch():
     assert check(model, *SINK)[NAME].matched == 10
 
 
-def test_a_query_mask_is_narrowed_with_the_queries():
+@pytest.mark.parametrize("row", [0, 4])
+def test_a_query_mask_is_narrowed_with_the_queries(row):
     body = block("x", "e", 0, ", mask") + HEAD.format("e")
     model = build(
         f"(float[1,{TOKENS},{WIDTH}] x) => (float[1,5] y) {{ {body} }}",
         mask=weight(1, 1, TOKENS, TOKENS),
-        **weights(),
+        **{**weights(), "index": np.array(row)},
     )
     assert check(model, *SINK)[NAME].matched == 10
 

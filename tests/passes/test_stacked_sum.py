@@ -81,3 +81,29 @@ def test_integers_are_added_too():
     )
     assert check(model, *RUN)[NAME].matched == 1
     assert ops(model) == {"Neg": 1, "Add": 1}
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (1,)])
+def test_a_sum_over_another_axis_than_the_stacks_stays(axes):
+    model = build(
+        "(float[2,3] x) => (y) { a = Neg(x)\n b = Abs(x)\n u = Unsqueeze(a, first)\n"
+        "v = Unsqueeze(b, first)\n s = Concat<axis=0>(u, v)\n y = ReduceSum<keepdims=0>(s, axes) }",
+        first=i64(0),
+        axes=i64(*axes),
+    )
+    report = check(model, *RUN)[NAME]
+    assert (report.matched, report.missed) == (0, ())
+    assert ops(model)["ReduceSum"] == 1
+
+
+def test_parts_that_are_no_views_of_the_sum_are_told():
+    model = build(
+        "(float[2,1,3] x, float[2,1,3] z) => (float[2,3] y) { t = Transpose<perm=[1,0,2]>(x)\n"
+        "u = Transpose<perm=[1,0,2]>(z)\n r = Reshape(t, other)\n w = Reshape(u, other)\n"
+        "s = Concat<axis=0>(r, w)\n q = ReduceSum<keepdims=0>(s, first)\n y = Transpose<perm=[1,0]>(q) }",
+        first=i64(0),
+        other=i64(1, 3, 2),
+    )
+    report = check(model, *RUN)[NAME]
+    assert report.matched == 0
+    assert "is no view of a tensor of the sum's shape" in reasons(report)

@@ -9,16 +9,30 @@ from typing import Any
 import pytest
 
 
-def _gate(stage: str, scaled: float, bound: float = 1e-4, cosine: float = 0.999_999) -> dict[str, Any]:
+def _gate(stage: str, scaled: float, bound: float = 1e-4) -> dict[str, Any]:
     return {
         "stage": stage,
         "max_abs": scaled * 1.02,
         "scaled": scaled,
+        "rms": scaled / 3,
         "cosine": 1 - scaled * scaled,
         "output": "logits",
-        "gate": {"scaled": bound, "cosine": cosine, "why": f"rounding argues for {bound}"},
+        "rounding": 1e-7,
+        "beyond": scaled,
+        "beyond_rms": scaled / 3,
+        "slice_rms": scaled,
+        "unequal": 0.0,
+        "near_ties": 0,
+        "gate": {
+            "scaled": bound,
+            "rms": bound / 3,
+            "slice_rms": 10 * bound,
+            "unequal": 0.0,
+            "why": f"rounding argues for {bound}",
+        },
         "passed": scaled <= bound,
         "samples": 3,
+        "blame": None,
     }
 
 
@@ -36,7 +50,10 @@ def _entry(name: str, role: str, p50: float | None, why: str, baseline: float = 
         "p90": None if p50 is None else p50 * 1.09,
         "spread": None if p50 is None else (max(blocks) - min(blocks)) / p50,
         "blocks": blocks,
+        "interval": None if p50 is None else [min(blocks), max(blocks)],
         "ratio_to_best_baseline": None if p50 is None else p50 / baseline,
+        "ratio_interval": None if p50 is None else [0.97 * p50 / baseline, 1.03 * p50 / baseline],
+        "verdict": None if p50 in (None, baseline) else "faster" if p50 < baseline else "slower",
         "passed": p50 is not None,
         "why": why,
     }
@@ -159,7 +176,11 @@ def build_sample() -> dict[str, Any]:
         "precision": "fp32",
         "form": "sdpa",
         "seed": 0,
-        "numerics": {"gates": [_gate("neutral graph", 1.4e-6), _gate("openvino fp32 (sdpa)", 3.1e-6)]},
+        "numerics": {
+            "kind": "measured",
+            "ran": "the engine itself",
+            "gates": [_gate("neutral graph", 1.4e-6), _gate("openvino fp32 (sdpa)", 3.1e-6)],
+        },
         "latency": {
             "measured": True,
             "device": "AMD EPYC, 2 cores",
@@ -175,6 +196,7 @@ def build_sample() -> dict[str, Any]:
             ],
         },
         "accuracy": {
+            "kind": "measured",
             "metric": "top-1 accuracy",
             "source": 0.9778,
             "engine": 0.975,
@@ -197,6 +219,7 @@ def build_sample() -> dict[str, Any]:
             for index in range(11)
         ],
         "fallbacks": [],
+        "known_wrong": [],
         "tokens": None,
         "slim": None,
         "tools": {"onnx": "1.23.0", "onnxruntime": "1.32.0", "openvino": "2026.4.1", "torch": "2.13.0"},

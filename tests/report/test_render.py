@@ -212,7 +212,8 @@ def test_latencies_that_nothing_measured_are_called_predictions(sample_report: d
     page = Page(render(sample_report))
     tables = {table["kind"]: table["text"] for table in page.tables if table["kind"]}
     assert set(tables) == {"predicted"}
-    assert tables["predicted"].count("no device") == len(sample_report["latency"]["entries"])
+    figures = [entry for entry in sample_report["latency"]["entries"] if entry["p50"] is not None]
+    assert tables["predicted"].count("no device") == len(figures)
     assert "A prediction: nothing was measured." in page.text
     assert "× its speed" not in page.text
 
@@ -228,7 +229,7 @@ def test_tables_have_captions_and_scroll_regions_have_names(sample_report: dict[
 
 def test_a_failed_gate_is_said_first(sample_report: dict[str, Any]) -> None:
     gate = sample_report["numerics"]["gates"][0]
-    gate |= {"max_abs": float("inf"), "scaled": float("inf"), "cosine": -1.0, "passed": False}
+    gate |= {"max_abs": float("inf"), "scaled": float("inf"), "rms": float("inf"), "passed": False}
     page = Page(render(sample_report))
     assert "Beyond the gate: neutral graph." in page.text
     assert "not finite" in page.text
@@ -236,12 +237,41 @@ def test_a_failed_gate_is_said_first(sample_report: dict[str, Any]) -> None:
 
 def test_a_slower_engine_is_said_to_be_slower(sample_report: dict[str, Any]) -> None:
     chosen = sample_report["latency"]["entries"][0]
-    chosen["ratio_to_best_baseline"] = 1.25
+    chosen |= {"ratio_to_best_baseline": 1.25, "ratio_interval": [1.2, 1.3], "verdict": "slower"}
     text = Page(render(sample_report)).text
     assert "0.80× its speed" in text
     assert "Slower: the best peer" in text
-    chosen |= {"ratio_to_best_baseline": 1.01, "spread": 0.05}
-    assert "Level: the best peer" in Page(render(sample_report)).text
+
+
+def test_what_cannot_be_told_apart_is_no_claim(sample_report: dict[str, Any]) -> None:
+    chosen = sample_report["latency"]["entries"][0]
+    chosen |= {
+        "ratio_to_best_baseline": 0.78,
+        "ratio_interval": [0.7, 1.1],
+        "verdict": "cannot be told apart",
+    }
+    text = Page(render(sample_report)).text
+    assert "Cannot be told apart: the best peer" in text
+    assert "1.28" not in text
+    assert "× its speed" not in text
+
+
+def test_a_page_without_an_engine_claims_nothing_measured(sample_report: dict[str, Any]) -> None:
+    ran = "ONNX Runtime standing in for TensorRT"
+    sample_report["numerics"] |= {"kind": "emulated", "ran": ran}
+    sample_report["accuracy"] |= {"kind": "emulated"}
+    sample_report["layers"] = []
+    sample_report["latency"] |= {"measured": False, "entries": [], "predicted": []}
+    page = Page(render(sample_report))
+    measured, emulated = re.findall(
+        r"(?:Measured on the device|Emulated on this machine):([^\n]*)", page.text
+    )
+    assert measured.strip() == "nothing, no device ran this bundle."
+    assert "top-1 accuracy of the engine" in emulated
+    assert ran in emulated
+    assert "Numerics, emulated" in page.text
+    assert "Accuracy, emulated" in page.text
+    assert "The engine did not run" in page.text
 
 
 def test_another_precision_than_the_peers_is_said(sample_report: dict[str, Any]) -> None:
@@ -294,3 +324,60 @@ def test_what_is_no_report_is_refused(wrong: dict[str, Any]) -> None:
 def test_a_newer_report_is_refused() -> None:
     with pytest.raises(RequestError, match="schema 99"):
         render({**SMALLEST, "schema": 99})
+
+
+def test_the_gates_table_shows_whatever_figures_a_gate_holds(sample_report: dict[str, Any]) -> None:
+    gate = sample_report["numerics"]["gates"][1]
+    gate |= {"noise_floors": 3.25, "layer": "first beyond it: blocks.3.attn"}
+    gate["gate"]["noise_floors"] = 8.0
+    text = Page(render(sample_report)).text
+    assert "Noise floors" in text
+    assert "3.2e0" in text
+    assert "noise floors 8e0" in text
+    assert "first beyond it: blocks.3.attn" in text
+
+
+def test_a_report_that_does_not_say_what_ran_is_judged_by_its_engine(sample_report: dict[str, Any]) -> None:
+    sample_report |= {"engine": "tensorrt"}
+    for section in ("numerics", "accuracy"):
+        del sample_report[section]["kind"]
+    for entry in sample_report["latency"]["entries"]:
+        del entry["interval"], entry["ratio_interval"], entry["verdict"]
+    data = report_data(sample_report)
+    assert (data["numerics"]["kind"], data["accuracy"]["kind"]) == ("emulated", "emulated")  # type: ignore[index]
+    assert "Cannot be told apart" in Page(render(sample_report)).text
+
+
+def test_what_nothing_predicted_is_no_prediction(sample_report: dict[str, Any]) -> None:
+    latency = sample_report["latency"]
+    latency |= {"measured": False, "predicted": [], "device": ""}
+    figures = ("p50", "p90", "spread", "interval", "ratio_to_best_baseline", "ratio_interval", "verdict")
+    latency["entries"] = [{**latency["entries"][0], **dict.fromkeys(figures), "blocks": []}]
+    page = Page(render(sample_report))
+    assert not [table for table in page.tables if table["kind"] == "predicted"]
+    assert "compiled on AMD EPYC" in page.text
+
+
+def test_what_the_device_verified_is_told_as_measured(sample_report: dict[str, Any]) -> None:
+    sample_report["numerics"] |= {"kind": "emulated", "ran": "ONNX Runtime standing in for TensorRT"}
+    sample_report["measurements"] = [
+        {"device": {"name": "orin-17"}, "verified": {"max_abs": 4e-3, "scaled": 3e-3, "cosine": 0.9999}}
+    ]
+    text = Page(render(sample_report)).text
+    assert "Measured on orin-17: off by 3e-3 of it" in text
+    assert "numerics of the engine on orin-17" in text
+
+
+def test_what_the_runtime_is_known_to_get_wrong_is_said_first(sample_report: dict[str, Any]) -> None:
+    finding = {
+        "name": "GridSample in TensorRT",
+        "layers": ["warp"],
+        "seen": "large errors",
+        "instead": "compare on the device",
+        "sources": ["github.com/NVIDIA/TensorRT/issues/4813"],
+        "text": "known to be wrong: GridSample in TensorRT (warp)",
+    }
+    sample_report["known_wrong"] = [finding]
+    text = Page(render(sample_report)).text
+    assert text.index(finding["text"]) < text.index("Latency")
+    assert "NVIDIA/TensorRT/issues/4813" in text

@@ -153,3 +153,35 @@ def classify(a: Arguments) -> Any:
     probabilities = np.asarray(a["probabilities"]).reshape(-1)
     classes = [str(item) if isinstance(item, str) else int(np.asarray(item)) for item in a["classes"]]
     return classes[int(probabilities.argmax())], dict(zip(classes, probabilities.tolist(), strict=True))
+
+
+@kernel("resample")
+def resample(a: Arguments) -> np.ndarray:
+    """X (B, C, H, W) at places (B, h, w, 2) in pixels, x first; outside lies the padding's value or the edge."""
+    if a.text("coordinates_mode", "") != "unnormalized" or not a.flag("align_corners"):
+        raise ValueError("the checker knows places in pixels only")
+    x, places = a["x"], np.asarray(a["coordinates"], np.float64)
+    height, width = x.shape[2:]
+    constant = a.text("padding_mode", "") == "constant"
+
+    def picked(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        rows, columns = (
+            np.clip(one, 0, size - 1).astype(np.int64) for one, size in ((rows, height), (columns, width))
+        )
+        samples = np.arange(x.shape[0])[:, None, None]
+        found = np.moveaxis(x[samples, :, rows, columns], -1, 1)
+        return np.where(inside[:, None], found, a["padding_value"]) if constant else found
+
+    columns, rows = places[..., 0], places[..., 1]
+    if a.text("sampling_mode", "") == "nearest":
+        return picked(np.rint(rows), np.rint(columns))
+    if not constant:
+        columns, rows = np.clip(columns, 0, width - 1), np.clip(rows, 0, height - 1)
+    top, left = np.floor(rows), np.floor(columns)
+    total = np.zeros((x.shape[0], x.shape[1], *rows.shape[1:]), np.float64)
+    for down in (0, 1):
+        for right in (0, 1):
+            weight = (1 - np.abs(rows - top - down)) * (1 - np.abs(columns - left - right))
+            total += weight[:, None] * picked(top + down, left + right)
+    return total.astype(np.float32)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from edgec.core.errors import IntegrityError, MissingExtraError
+from edgec.core.json_file import read_object
+from edgec.core.plain_files import is_inside
 from edgec.targets.coreml.checker.blobs import Blobs
 
 MODEL_PREFIX = "@model_path/"
@@ -60,11 +61,14 @@ def read(path: Path) -> Package:
         IntegrityError: a part is missing or malformed.
     """
     try:
-        manifest = json.loads((path / "Manifest.json").read_text(encoding="utf-8"))
+        manifest = read_object(path / "Manifest.json")
         entries = manifest["itemInfoEntries"]
         root_entry = entries[manifest["rootModelIdentifier"]]["path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        outside = [entry["path"] for entry in entries.values() if not is_inside(entry["path"])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _broken(path, f"has no sound Manifest.json ({type(error).__name__}: {error})") from error
+    if outside:
+        raise _broken(path, f"names {outside[0]!r}, which is not a file of its own")
     for entry in entries.values():
         if not (path / "Data" / entry["path"]).exists():
             raise _broken(path, f"lacks {entry['path']}, which its Manifest names")

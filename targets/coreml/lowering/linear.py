@@ -77,15 +77,15 @@ def gemm(site: Site) -> Operand:
 
 @lowers("Einsum")
 def einsum(site: Site) -> Operand:
-    """Sums of one or two operands as transpose, reduce_sum and one matrix product.
+    """Sums of products as transpose, reduce_sum and matrix products, two operands at a time from the left.
 
     Raises:
-        Refusal: an ellipsis, a repeated index (a diagonal) or more than two operands.
+        Refusal: an ellipsis or a repeated index (a diagonal).
     """
     equation = str(site.attribute("equation")).replace(" ", "")
     operands = site.operands()
-    if "..." in equation or len(operands) > 2:
-        raise Refusal(f"Einsum {equation!r} is beyond two operands without an ellipsis", "write it as MatMul")
+    if "..." in equation:
+        raise Refusal(f"Einsum {equation!r} has an ellipsis", "write its axes out")
     left, _, right = equation.partition("->")
     terms = left.split(",")
     if any(len(set(term)) < len(term) for term in terms):
@@ -93,12 +93,14 @@ def einsum(site: Site) -> Operand:
     if "->" not in equation:
         counts = Counter("".join(terms))
         right = "".join(sorted(letter for letter, count in counts.items() if count == 1))
-    if len(operands) == 1:
-        x, kept = _summed(site, operands[0], terms[0], right)
-        return _ordered(site, x, kept, right)
-    x, x_term = _summed(site, operands[0], terms[0], right + terms[1])
-    y, y_term = _summed(site, operands[1], terms[1], right + terms[0])
-    return _product(site, x, x_term, y, y_term, right)
+    x, x_term = _summed(site, operands[0], terms[0], right + "".join(terms[1:]))
+    for place in range(1, len(operands)):
+        later = right + "".join(terms[place + 1 :])
+        x, x_term = _summed(site, x, x_term, later + terms[place])
+        y, y_term = _summed(site, operands[place], terms[place], later + x_term)
+        kept = "".join(letter for letter in dict.fromkeys(x_term + y_term) if letter in later)
+        x, x_term = _product(site, x, x_term, y, y_term, kept), kept
+    return _ordered(site, x, x_term, right)
 
 
 def _summed(site: Site, x: Operand, term: str, keep: str) -> tuple[Operand, str]:

@@ -35,9 +35,15 @@ class Clampable:
         """The array with nothing below `MASKED`, where that changes no probability."""
         if array.dtype not in (np.float32, np.float16) or value not in self.values or not array.size:
             return array
-        if not (array < MASKED).any():
-            return array
-        return np.maximum(array, array.dtype.type(MASKED))
+        low = array < MASKED
+        if not _leaves_keys(array):
+            low &= np.isfinite(array)
+        return np.where(low, array.dtype.type(MASKED), array) if low.any() else array
+
+
+def _leaves_keys(array: np.ndarray) -> bool:
+    """Whether no row is -inf throughout: a softmax gives NaN there, which the source may look for."""
+    return array.ndim > 0 and array.shape[-1] > 1 and bool((array > -np.inf).any(-1).all())
 
 
 def clampable(graph: ir.Graph) -> Clampable:

@@ -9,18 +9,17 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
-import onnx.shape_inference
 import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.core.errors import RequestError, UnsupportedError
 from edgec.core.graph import OpenSize
-from edgec.plugins.infra import plugins
 from edgec.targets.coreml.caches import Cache
 from edgec.targets.coreml.images import ImageInput, fold_factors
 from edgec.targets.coreml.lowering.classes import Classifier, classifier_of, probabilities
+from edgec.targets.coreml.lowering.definitions import WHOLE_KEY, expanded
 from edgec.targets.coreml.lowering.features import Feature
+from edgec.targets.coreml.lowering.full import FULL_KEY, scoped
 from edgec.targets.coreml.lowering.masks import clampable
 from edgec.targets.coreml.lowering.open_sizes import open_rule
 from edgec.targets.coreml.lowering.site import Operand, Refusal, Site, layer_of, narrowed, sanitized
@@ -78,6 +77,7 @@ def lower(
     images: Mapping[str, ImageInput] | None = None,
     labels: Sequence[str] = (),
     caches: Sequence[Cache] = (),
+    apart: Mapping[str, int] | None = None,
 ) -> Lowered:
     """Lower a model in the neutral dialect to a MIL program.
 
@@ -89,6 +89,8 @@ def lower(
         images: the inputs that are pictures in the package, by name.
         labels: class names of the first output; where it has another number of classes they are left out.
         caches: inputs and outputs that become states.
+        apart: outputs that coremltools would take together with another, by name in the package, each with a
+            number of its own (`package.merged_outputs`).
 
     Raises:
         UnsupportedError: something in the graph has no form in Core ML; lists all of it.
@@ -98,90 +100,29 @@ def lower(
         model = model.clone()
         for name, image in images.items():
             fold_factors(model, name, image)
-    walk = _Walk(model, release, half_inputs, dict(open_sizes or {}), dict(images or {}), labels, caches)
+    walk = _Walk(
+        model, release, half_inputs, dict(open_sizes or {}), dict(images or {}), labels, caches, apart or {}
+    )
     return walk.run()
-
-
-def expanded(model: ir.Model) -> ir.Model:
-    """The model with every op that has no rule replaced by its definition, where it has one.
-
-    Functions of the model (as `ai.edgec` ops carry them) and of the ONNX standard count alike.
-    """
-    rules = table()
-
-    def missing(graph: ir.Graph) -> set[tuple[str, str]]:
-        names = {(_domain(node), node.op_type) for node in graph.all_nodes()}
-        return {name for name in names if name not in rules and not (name[0] == "" and name[1] in REFUSED)}
-
-    model = with_bodies(model)
-    refused: set[tuple[str, str]] = set()
-    for _ in range(8):
-        local = {(key[0], key[1]) for key in model.functions}
-        known = {
-            name
-            for name in missing(model.graph) - refused
-            if name in local or _has_schema_function(name, model)
-        }
-        if not known:
-            break
-        proto = onnx.shape_inference.infer_shapes(ir.to_proto(model))
-        for name in sorted(known):
-            try:
-                inlined = onnx.inliner.inline_selected_functions(proto, [name], False, True)
-            except RuntimeError:
-                # A definition that depends on types which shape inference does not find.
-                refused.add(name)
-                continue
-            if any((node.domain, node.op_type) == name for node in inlined.graph.node):
-                refused.add(name)
-            proto = inlined
-        model = ir.from_proto(_named(proto))
-    return model
-
-
-def with_bodies(model: ir.Model) -> ir.Model:
-    """The model with the function bodies of the `ai.edgec` ops that it uses; itself if it has them all."""
-    used = {node.op_type for node in model.graph.all_nodes() if node.domain == EDGEC_DOMAIN}
-    known = {function.name for function in model.functions.values() if function.domain == EDGEC_DOMAIN}
-    bodies = plugins()
-    lacking = sorted(op_type for op_type in used - known if op_type in bodies)
-    if not lacking:
-        return model
-    copy = model.clone()
-    for op_type in lacking:
-        function = bodies[op_type].function()
-        copy.functions[function.identifier()] = function
-        for domain, version in function.opset_imports.items():
-            copy.opset_imports.setdefault(domain, version)
-    return copy
-
-
-def _named(proto: onnx.ModelProto) -> onnx.ModelProto:
-    for index, node in enumerate(proto.graph.node):
-        if not node.name:
-            node.name = f"{node.op_type}_{index}"
-    return onnx.shape_inference.infer_shapes(proto)
-
-
-def _has_schema_function(name: tuple[str, str], model: ir.Model) -> bool:
-    domain, op_type = name
-    version = model.opset_imports.get(domain, 1)
-    try:
-        schema = onnx.defs.get_schema(op_type, version, domain)
-    except onnx.defs.SchemaError:
-        return False
-    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 def _domain(node: ir.Node) -> str:
     return "" if node.domain == "ai.onnx" else node.domain
 
 
-def _origin(value: Any) -> Any:
-    """The variable that a chain of identities hands on."""
-    while getattr(value, "op", None) is not None and value.op.op_type == "identity":
-        value = value.op.x
-    return value
+def _counts(node: ir.Node) -> bool:
+    """Whether a node computes integers from integers: what passes through floats on the way stays exact."""
+    values = [
+        value for value in (*node.inputs, *node.outputs) if value is not None and value.dtype is not None
+    ]
+    return not any(value.dtype.is_floating_point() for value in values)
+
+
+def _is_full(value: ir.Value) -> bool:
+    """Whether an input is read, or an output is made, in fp32."""
+    maker = value.producer()
+    ends = [use.node for use in value.uses()] if maker is None else [maker]
+    return any(FULL_KEY in node.metadata_props for node in ends)
 
 
 class _Walk:
@@ -194,6 +135,7 @@ class _Walk:
         images: dict[str, ImageInput],
         labels: Sequence[str],
         caches: Sequence[Cache],
+        apart: Mapping[str, int],
     ) -> None:
         coremltools()
         from coremltools.converters.mil.mil import Builder, get_new_symbol
@@ -205,10 +147,13 @@ class _Walk:
         self.symbols = {name: get_new_symbol() for name in open_sizes}
         self.images = images
         self.labels = labels
-        self.states = [state_of(cache, sanitized(cache.past)) for cache in caches]
+        self.apart = apart
+        self.names: set[str] = set()
+        self.states = [state_of(cache, self._fresh(cache.past)) for cache in caches]
         self.builder = Builder
         self.values: dict[str, Operand] = {}
         self.reasons: list[str] = []
+        self.refused_definitions: set[str] = set()
         self.layers: dict[str, str] = {}
         self.fixes: list[str] = []
         self.clampable = clampable(model.graph)
@@ -248,7 +193,7 @@ class _Walk:
             if not self.reasons:
                 for state in self.states:
                     update(self.builder, function.inputs[state.name], state, self.values[state.present])
-                results = self._results(outputs)
+                results = [self._left(feature, self.values[feature.source]) for feature in outputs]
                 classifier = classifier_of(outputs, self.labels)
                 if classifier is not None:
                     results.append(probabilities(self.builder, self.model.graph, results[0], classifier))
@@ -278,13 +223,10 @@ class _Walk:
     # Inputs and outputs
 
     def _features(self, values: Any, what: str) -> list[Feature]:
-        features, names = [], set()
+        features = []
         for value in values:
             source = value.name or ""
-            name = sanitized(source)
-            while name in names:
-                name += "_"
-            names.add(name)
+            name = self._fresh(source)
             sizes = value.shape if value.shape is not None else self._found_shape(source)
             if value.dtype is None or sizes is None:
                 missing = "type" if value.dtype is None else "rank"
@@ -304,10 +246,18 @@ class _Walk:
             mil_dtype = _FEATURE_TYPES[dtype]
             image = self.images.get(source) if what == "input" else None
             # A picture arrives as fp32: coremltools scales it before its own casts.
-            if self.half and mil_dtype == "fp32" and image is None:
+            if self.half and mil_dtype == "fp32" and image is None and not _is_full(value):
                 mil_dtype = "fp16"
             features.append(Feature(source, name, shape, dtype, shape or (1,), mil_dtype, image))
         return features
+
+    def _fresh(self, source: str) -> str:
+        """A name in the package that no other input, output or state has."""
+        name = sanitized(source)
+        while name in self.names:
+            name += "_"
+        self.names.add(name)
+        return name
 
     def _found_shape(self, name: str) -> ir.Shape | None:
         """The shape that the walk found for a value that came without one."""
@@ -350,30 +300,18 @@ class _Walk:
             value = self.builder.squeeze(x=value, name=f"{feature.name}_scalar")
         return value
 
-    def _results(self, outputs: Sequence[Feature]) -> list[Any]:
-        """The outputs' variables. One tensor that leaves twice is computed twice.
-
-        coremltools takes casts to the same type and equal operations together, and of two outputs that have
-        become one variable a package keeps one.
-        """
-        results: list[Any] = []
-        latest: dict[int, Any] = {}
-        for feature in outputs:
-            value = self.values[feature.source]
-            key = id(_origin(value))
-            if key in latest:
-                again = latest[key]
-                value = self.builder.maximum(x=again, y=again, name=f"{feature.name}_again")
-            results.append(self._left(feature, value))
-            latest[key] = results[-1]
-        return results
-
     def _left(self, feature: Feature, value: Any) -> Any:
-        """The output in the package's type and rank, under the package's name for it."""
+        """The output in the package's type and rank, under the package's name for it.
+
+        One that coincides with another is computed again: the larger of x and x, as often as it takes to
+        differ from the others.
+        """
         if isinstance(value, np.ndarray):
             value = self.builder.const(val=narrowed(value, f"output {feature.source!r}"))
         if not feature.shape and len(value.shape) == 0:
             value = self.builder.expand_dims(x=value, axes=[0], name=f"{feature.name}_as_vector")
+        for number in range(self.apart.get(feature.name, 0)):
+            value = self.builder.maximum(x=value, y=value, name=f"{feature.name}_again_{number}")
         return self.builder.cast(x=value, dtype=feature.mil_dtype, name=feature.name)
 
     # Nodes
@@ -415,11 +353,16 @@ class _Walk:
 
     def _refused(self, node: ir.Node, refusal: Refusal) -> None:
         op_type = f"{_domain(node)}::{node.op_type}" if _domain(node) else node.op_type
-        layer = layer_of(node)
-        where = (
-            f"{op_type} {node.name!r}" if layer == node.name else f"{op_type} {node.name!r} (layer {layer})"
-        )
-        self.reasons.append(f"{where}: {refusal.reason}")
+        layer, whole = layer_of(node), node.metadata_props.get(WHOLE_KEY)
+        where = whole or f"{op_type} {node.name!r}"
+        if whole and where in self.refused_definitions:
+            # What follows in a definition from its first obstacle says nothing more.
+            return
+        self.refused_definitions.add(where)
+        if layer != node.name and f"{layer!r}" not in where:
+            where = f"{where} (layer {layer})"
+        inside = f"its definition needs {op_type}, and " if whole else ""
+        self.reasons.append(f"{where}: {inside}{refusal.reason}")
         self.fixes.append(refusal.fix)
 
     def _lowered(self, node: ir.Node, operands: list[Operand | None], stem: str) -> Any:
@@ -438,7 +381,8 @@ class _Walk:
         if rule is None:
             fix = "" if domain != EDGEC_DOMAIN else "keep its function body in the model"
             raise Refusal("there is no lowering for it and it has no definition in other ops", fix)
-        return rule(Site(node, operands, self.release, stem, self.builder))
+        with scoped(self.builder, FULL_KEY in node.metadata_props or _counts(node)):
+            return rule(Site(node, operands, self.release, stem, self.builder))
 
     def _constant(self, node: ir.Node) -> np.ndarray:
         tensor = ir.convenience.get_const_tensor(node.outputs[0])

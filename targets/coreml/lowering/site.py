@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import re
@@ -12,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import source_layer
+from edgec.targets.coreml.lowering.full import scoped
 from edgec.targets.coreml.versions import Release
 
 Operand = Any
@@ -58,9 +60,21 @@ class Refusal(Exception):  # noqa: N818 (a refusal is an answer, not a failure)
         super().__init__(f"{reason}; {fix}" if fix else reason)
 
 
+_RESERVED = frozenset(
+    {
+        "any", "bf16", "bool", "dict", "false", "fp16", "fp32", "fp64", "func", "int16", "int32", "int64",
+        "int8", "list", "program", "state", "string", "tensor", "true", "tuple", "uint16", "uint32", "uint64",
+        "uint8",
+    }
+)  # fmt: skip
+"""Words of MIL's own text (coremltools' `NameSanitizer`, which would rename an input unasked)."""
+
+
 def sanitized(name: str) -> str:
-    """A name that Core ML takes: letters, digits and underscores, not starting with a digit."""
+    """A name that Core ML takes: letters, digits and underscores, no digit in front, no word of MIL."""
     text = re.sub(r"\W", "_", name, flags=re.ASCII) or "_"
+    if text in _RESERVED:
+        return f"{text}_"
     return f"_{text}" if text[0].isdigit() else text
 
 
@@ -244,6 +258,10 @@ class Site:
         if dtype.kind == "f":
             return self.emit(mil_op, x=x, **arguments)
         return self.cast(self.emit(mil_op, x=self.floating(x), **arguments), dtype)
+
+    def full(self) -> contextlib.AbstractContextManager[Any]:
+        """Within it, operations stay in fp32 in an fp16 program."""
+        return scoped(self._builder, True)
 
     def like(self, value: Operand, number: float) -> np.ndarray:
         """A scalar of the value's type."""

@@ -26,6 +26,7 @@ _MODULES = (
     "reduction",
     "recurrent",
     "resampling",
+    "sampling",
     "quantization",
     "refused",
 )

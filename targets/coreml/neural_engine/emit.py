@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import PASS_KEY, SOURCE_KEY, source_layer
+from edgec.targets.coreml.lowering.full import FULL_KEY
 from edgec.targets.coreml.neural_engine.storage import Axes, Factor, Factors, Stored, flat, shape_of, volume
 
 MAX_RANK = 5
@@ -79,6 +80,8 @@ class Emitter:
         node.name = self.fresh_name(stem)
         node.metadata_props[SOURCE_KEY] = source_layer(self.like)
         node.metadata_props[PASS_KEY] = self._pass_name
+        if FULL_KEY in self.like.metadata_props:
+            node.metadata_props[FULL_KEY] = self.like.metadata_props[FULL_KEY]
         kind = dtype or (inputs[0].dtype if inputs and inputs[0] is not None else None)
         for value, shape in zip(node.outputs, shapes, strict=True):
             value.name = self.fresh_name(f"{stem}_out")

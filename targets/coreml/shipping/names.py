@@ -1,4 +1,4 @@
-"""Names and text of a model in Swift's own terms."""
+"""Names and numbers of a model in Swift's own terms."""
 
 from __future__ import annotations
 
@@ -66,25 +66,6 @@ def module_name(name: str) -> str:
         "Protocol",
     }
     return f"{text}Model" if text in taken or text.startswith(("ML", "NS", "CG", "CV")) else text
-
-
-def string(text: str) -> str:
-    """A Swift string literal."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    escaped = escaped.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t").replace("\0", "\\0")
-    # Other control characters would end a literal or be invisible in it.
-    escaped = re.sub(r"[\x01-\x1f\x7f\u0085\u2028\u2029]", lambda found: f"\\u{{{ord(found[0]):x}}}", escaped)
-    return f'"{escaped}"'
-
-
-def comment(text: str) -> str:
-    """Text for one line of a comment."""
-    return re.sub(r"[\x00-\x1f\x7f\u0085\u2028\u2029]+", " ", text).replace("*/", "* /").strip()
-
-
-def cell(text: str) -> str:
-    """Text for one cell of a Markdown table."""
-    return comment(text).replace("|", "\\|").replace("`", "'")
 
 
 def literal(number: float) -> str:

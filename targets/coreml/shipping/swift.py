@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from edgec.core import bundle as bundles
+from edgec.core import quoting
 from edgec.core.bundle import InputsOutputs
 from edgec.runtime.engine import EngineDescription
 from edgec.targets.coreml.checker.package import read
@@ -274,5 +275,10 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(string=names.string, comment=names.comment, cell=names.cell)
+    environment.filters.update(
+        string=quoting.swift_string,
+        comment=quoting.swift_comment,
+        cell=quoting.markdown_cell,
+        shell=quoting.shell_word,
+    )
     return environment

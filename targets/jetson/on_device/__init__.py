@@ -14,12 +14,16 @@ _HERE = Path(__file__).parent
 def copy_to(bundle: Path) -> Path:
     """Copy `edgec_engine` and the C++ runner into a bundle's `device/`; returns that folder.
 
-    The HTTP server is the runtime's own, which is written for Python 3.8 and imports nothing of edgec.
+    The HTTP server, the reader of npz files and the comparison with the samples are edgec's own, which are
+    written for Python 3.8.
     """
+    from edgec.core import npz, numerics, ties
     from edgec.runtime import server
 
     target = bundle / FOLDER
     for name in ("edgec_engine", "cpp"):
         shutil.copytree(_HERE / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "build"))
-    shutil.copyfile(Path(server.__file__), target / "edgec_engine" / "server.py")
+    for module in (npz, numerics, server, ties):
+        path = Path(str(module.__file__))
+        shutil.copyfile(path, target / "edgec_engine" / path.name)
     return target

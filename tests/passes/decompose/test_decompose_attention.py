@@ -223,3 +223,25 @@ def test_attentions_that_share_a_mask_share_its_bias():
     model = ir.from_proto(h.make_model(graph, opset_imports=[h.make_opsetid("", 23)], ir_version=11))
     DecomposeAttention()(model)
     assert [node.op_type for node in model.graph].count("Where") == 1
+
+
+def test_a_past_shifts_the_causal_mask_where_lengths_are_open():
+    rng = np.random.default_rng(0)
+    shapes = {"q": 3, "k": 3, "v": 3, "mask": None, "pk": 2, "pv": 2}
+    inputs = [
+        (name, None if length is None else rng.standard_normal((BATCH, 2, length, SIZE)).astype(np.float32))
+        for name, length in shapes.items()
+    ]
+    outputs = ["y", "present_key", "present_value"]
+    check(attention_model(inputs, outputs, open_lengths=True, is_causal=1), inputs)
+
+
+def test_the_softmax_runs_in_the_precision_that_is_asked_for():
+    rng = np.random.default_rng(0)
+    inputs = [(name, rng.standard_normal((BATCH, 2, 3, SIZE)).astype(np.float32)) for name in "qkv"]
+    model = check(attention_model(inputs, ["y"], softmax_precision=TensorProto.DOUBLE), inputs)
+    softmax = next(node for node in model.graph if node.op_type == "Softmax")
+    before, after = softmax.inputs[0].producer(), softmax.outputs[0].consumers()[0]
+    assert [node.op_type for node in (before, after)] == ["Cast", "Cast"]
+    assert before.attributes["to"].value == TensorProto.DOUBLE
+    assert after.attributes["to"].value == TensorProto.FLOAT

@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from edgec.core.dialect import EDGEC_DOMAIN, SOURCE_KEY
 from edgec.passes.decompose.gelu import DecomposeGelu
+from edgec.passes.decompose.layer_norm import DecomposeLayerNorm
 from edgec.passes.decompose.norm_affine import DecomposeNormAffine
 from edgec.passes.decompose.plugins import DecomposePlugins
 from edgec.passes.decompose.rms_norm import DecomposeRmsNorm
@@ -176,3 +177,24 @@ def test_a_plugin_is_written_out_under_its_own_layer(twice):
     assert not model.functions
     [y] = ReferenceEvaluator(ir.to_proto(model)).run(None, {"x": x})
     np.testing.assert_allclose(y, 2 * (2 * x + 1) + 1)
+
+
+@pytest.mark.parametrize("axis", [-1, 1, 2])
+@pytest.mark.parametrize("bias", [False, True])
+def test_layer_norm(axis, bias):
+    inputs = {"x": drawn(2, 3, 4)}
+    shape = inputs["x"].shape[axis:]
+    weights = {"w": drawn(*shape, seed=1)} | ({"b": drawn(*shape, seed=2)} if bias else {})
+    node = h.make_node("LayerNormalization", ["x", *weights], ["y"], name="n", axis=axis, epsilon=0.3)
+    model, log = check(model_of([node], inputs, weights), DecomposeLayerNorm(), inputs)
+    assert len(log.matches) == 1
+    assert "LayerNormalization" not in {n.op_type for n in model.graph}
+
+
+def test_a_layer_norm_whose_mean_is_read_stays():
+    inputs, weights = {"x": drawn(2, 3, 4)}, {"w": drawn(4, seed=1), "b": drawn(4, seed=2)}
+    node = h.make_node("LayerNormalization", ["x", "w", "b"], ["y", "mean"], name="n")
+    proto = model_of([node], inputs, weights, outputs=("y", "mean"))
+    _, log = check(proto, DecomposeLayerNorm(), inputs)
+    assert log.matches == []
+    assert [miss.reason for miss in log.misses] == ["its mean or deviation is read"]

@@ -171,11 +171,14 @@ def test_angles_of_their_own_for_each_head_are_a_miss():
     assert "from head to head" in misses[0]
 
 
-def test_pairs_turned_by_two_angles_are_a_miss():
+@pytest.mark.parametrize("alike", ["neither", "cos", "sin"])
+def test_pairs_turned_by_two_angles_are_a_miss(alike):
     g = Graph()
     x = g.input(g.draw(1, 2, 5, 4))
     rotated = g.op("Concat", g.op("Neg", cut(g, x, 2, 4, -1)), cut(g, x, 0, 2, -1), axis=-1)
-    cos, sin = g.const(g.draw(5, 4)), g.const(g.draw(5, 4))
+    cos, sin = (
+        g.const(np.tile(g.draw(5, 2), 2) if alike == name else g.draw(5, 4)) for name in ("cos", "sin")
+    )
     _, nodes, misses = fuse_rope(g, g.op("Add", g.op("Mul", x, cos), g.op("Mul", rotated, sin)))
     assert nodes == []
     assert "different angles" in misses[0]

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
+from edgec.core import quoting
 from edgec.core.bundle import InputsOutputs
 from edgec.core.graph import TensorSpec
 from edgec.targets.coreml.shipping import names
@@ -95,7 +96,7 @@ def test_odd_names_parse(states: int) -> None:
     text = rendered(values)
     assert faults(text) == []
     for feature in (*values["inputs"], *values["outputs"]):
-        assert f"{names.string(feature.name)}" in text
+        assert f"{quoting.swift_string(feature.name)}" in text
         assert re.search(rf"public (var|let) {re.escape(feature.identifier)}: ", text)
     assert "public var `class`: MLMultiArray" in text
     assert "public var input1: CVPixelBuffer" in text
@@ -136,10 +137,10 @@ def test_a_tensor_input_is_normalised_as_declared() -> None:
 
 @given(st.text(max_size=20))
 def test_any_text_is_a_literal_and_a_comment(text: str) -> None:
-    source = f"// {names.comment(text)}\nlet x: String = {names.string(text)}\n"
+    source = f"// {quoting.swift_comment(text)}\nlet x: String = {quoting.swift_string(text)}\n"
     assert source.count("\n") == 2
     # The parser knows no character beyond the text's own; lone quotes would end the literal.
-    body = names.string(text)[1:-1]
+    body = quoting.swift_string(text)[1:-1]
     assert re.fullmatch(r'(?:[^"\\\n\r]|\\.)*', body)
 
 

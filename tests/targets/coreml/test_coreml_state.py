@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from coreml_graphs import make_model, ops_of
 from onnx import helper
 
-from edgec.core.errors import JobError
+from edgec.core.errors import JobError, RequestError
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph, Source, tensor_spec
 from edgec.core.numerics import GATES, compare
@@ -250,3 +251,28 @@ def test_a_written_part_that_is_not_the_newest_is_caught(
     monkeypatch.setattr("edgec.targets.coreml.lowering.program.update", oldest)
     graph = target_named("coreml").prepared(graph_of(decoder("grow")))
     assert difference(graph, build(graph, tmp_path)) > 1e-2
+
+
+def test_every_thread_has_states_of_its_own(tmp_path: Path) -> None:
+    graph = target_named("coreml").prepared(graph_of(decoder("grow")))
+    package = build(graph, tmp_path)
+    turn = threading.Barrier(4)
+    far: list[float] = []
+
+    def converse() -> None:
+        found = []
+        for feeds in graph.examples:
+            turn.wait()  # every thread takes the same step before any takes the next
+            found.append(package.run(feeds))
+        far.append(compare(graph.references, found).scaled)
+
+    threads = [threading.Thread(target=converse) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(far) == 4
+    assert max(far) < 1e-5
+    package.close()
+    with pytest.raises(RequestError, match="closed"):
+        package.run(graph.examples[0])

@@ -13,7 +13,7 @@ import edgec.plugins.token_merge.op
 import edgec.plugins.token_prune.op
 import edgec.plugins.token_restore.op  # noqa: F401 (registers the op)
 from edgec.core.evaluation import Evaluator
-from edgec.targets.coreml.lowering.program import with_bodies
+from edgec.targets.coreml.lowering.definitions import with_bodies
 from edgec.targets.coreml.versions import RELEASES
 
 DOMAIN = "ai.edgec"

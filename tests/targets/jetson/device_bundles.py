@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -19,6 +20,7 @@ import onnxruntime
 from edgec.core import bundle as bundles
 from edgec.core.bundle import InputsOutputs
 from edgec.core.graph import TensorSpec
+from edgec.core.numerics import GATES, Expected
 from edgec.targets.jetson.on_device import copy_to
 
 SIMULATION = Path(__file__).parent / "simulation"
@@ -34,7 +36,7 @@ def write_bundle(folder: Path, *, batch: str | int = "batch", ids: bool = False,
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = [_feed(rng, ids, 1 if isinstance(batch, str) else batch) for _ in range(3)]
     references = [{"y": session.run(["y"], feed)[0]} for feed in feeds]
-    bundles.write_samples(folder, feeds, references)
+    bundles.write_samples(folder, feeds, Expected(references))
     sizes = [1, 2, 4] if isinstance(batch, str) else [batch] * 3
     ranges = dict(zip(("min", "opt", "max"), ([size, 16] for size in sizes), strict=True))
     plan = {
@@ -57,7 +59,7 @@ def write_bundle(folder: Path, *, batch: str | int = "batch", ids: bool = False,
         "needs": {"memory_bytes": 1 << 20, "disk_bytes": 1 << 20},
         "inputs": [{"name": "x", "shape": [-1, 16], "dtype": "int64" if ids else "float32"}],
         "outputs": [{"name": "y", "shape": [-1, 8], "dtype": "float32"}],
-        "tolerance": {"scaled": 5e-2, "cosine": 0.999},
+        "gate": dataclasses.asdict(GATES["fp16"]),
         "sources": SOURCES,
         **changes,
     }

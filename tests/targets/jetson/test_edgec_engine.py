@@ -7,6 +7,7 @@ calls, their order and every refusal, not what TensorRT makes of a model.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import os
 import re
@@ -19,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from device_bundles import cuda_folder, device_environment, edgec_engine, write_bundle
+
+from edgec.core.numerics import GATES
 
 ON_DEVICE = Path(__file__).resolve().parents[3] / "targets" / "jetson" / "on_device" / "edgec_engine"
 QUICK = ("--blocks", "2", "--seconds", "0.01")
@@ -297,13 +300,16 @@ def test_a_file_that_is_no_npz_is_refused(bundle: Path, tmp_path: Path, damage: 
             np.save(file, np.zeros((1, 16), np.float32))
     status, fields, said = edgec_engine(bundle, "run", "--input", str(path))
     assert status == 2
-    assert ("No such file" if damage == "missing" else "not an .npz file") in fields["error"]["what"]
+    assert ("no such file" if damage == "missing" else "not an .npz file") in fields["error"]["what"]
     assert "pickle" not in fields["error"]["what"]
     assert "Traceback" not in said
 
 
+GATE = dataclasses.asdict(GATES["fp16"])
+
+
 def test_an_engine_that_is_off_fails_and_is_not_measured(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "b.edgec", tolerance={"scaled": -1.0, "cosine": 0.9})
+    bundle = write_bundle(tmp_path / "b.edgec", gate={**GATE, "scaled": -1.0})
     assert edgec_engine(bundle, "build")[0] == 0
     status, fields, _ = edgec_engine(bundle, "bench", *QUICK)
     assert status == 1

@@ -29,7 +29,7 @@ def bench(plan: Plan, runner: Runner, blocks: int = 7, seconds: float = 0.5) -> 
         `p50`, the median of the blocks' medians, `p90` over all runs, `blocks`, `runs`), `gpu` (`p50` and
         `p90` of the GPU alone) and `layers` (`layer`, `source`, `op`, `microseconds`).
     """
-    feeds, _ = plan.sample(0)
+    feeds = plan.samples(1)[0][0]
     before = machine.describe(plan.state)
     for _ in range(10):
         runner.run(feeds)

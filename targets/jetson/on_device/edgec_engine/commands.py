@@ -9,18 +9,16 @@ import argparse
 import json
 import math
 import sys
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
-from edgec_engine import checks, engine_file, verification
+from edgec_engine import checks, engine_file, npz, verification
 from edgec_engine.bench import bench
 from edgec_engine.builder import build
 from edgec_engine.errors import DeviceError
 from edgec_engine.machine import describe
-from edgec_engine.plan import Plan, write_atomically
+from edgec_engine.plan import LARGEST_SAMPLE, Plan, write_atomically
 from edgec_engine.runner import Runner
 
 
@@ -74,7 +72,7 @@ def _verify(options: argparse.Namespace) -> Result:
         result = verification.verify(plan, runner)
     verification.require(result)
     return result, [
-        "{samples} samples, off by {max_abs:.1e} at most, cosine {cosine:.7f}: within the tolerance".format(
+        "{samples} samples, off by {max_abs:.1e} at most, {scaled:.1e} of the spread: within the gate".format(
             **result
         )
     ]
@@ -105,9 +103,9 @@ def _bench(options: argparse.Namespace) -> Result:
 def _run(options: argparse.Namespace) -> Result:
     plan = Plan.read(options.bundle, options.state)
     with Runner(plan) as runner:
-        outputs = runner.run(_read_npz(options.input) if options.input else plan.sample(0)[0])
+        outputs = runner.run(_read_npz(options.input) if options.input else plan.samples(1)[0][0])
     if options.output:
-        np.savez(options.output, **outputs)
+        npz.write(options.output, outputs)
     described = {
         name: {"shape": list(array.shape), "dtype": str(array.dtype), "first": array.ravel()[:5].tolist()}
         for name, array in outputs.items()
@@ -143,15 +141,15 @@ def _serve(options: argparse.Namespace) -> Result:
 
 
 def _read_npz(path: str) -> dict[str, np.ndarray]:
+    if not Path(path).is_file():
+        raise DeviceError(f"{path}: there is no such file", "name a file that is there", 2)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except OSError as error:
-        raise DeviceError(f"{path}: {error.strerror or error}", "name a file that is there", 2) from error
-    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        # numpy speaks of pickles, of missing attributes or of zip files, as the first bytes happen to be.
+        return npz.read(path, LARGEST_SAMPLE)
+    except npz.NpzError as error:
         raise DeviceError(
-            f"{path}: not an .npz file of named arrays, or not all of one", "write it with numpy.savez", 2
+            f"{path}: not an .npz file of named arrays, or not all of one ({error})",
+            "write it with numpy.savez",
+            2,
         ) from error
 
 

@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any, Mapping
 
 import numpy as np
+from edgec_engine import npz
 from edgec_engine.errors import DeviceError
+from edgec_engine.numerics import Expected
+from edgec_engine.ties import Ties
 
 SCHEMA = 1
 STATE_VARIABLE = "EDGEC_STATE"
+
+LARGEST_SAMPLE = 1 << 31
+"""Bytes of all arrays of an npz file that is read."""
 
 
 class Plan:
@@ -62,6 +68,12 @@ class Plan:
             raise DeviceError(
                 "{}: the plan lacks {}".format(path, ", ".join(missing)), "compile the model again", 2
             )
+        for key in ("model", "timing_cache"):
+            name = fields.get(key)
+            if not isinstance(name, str) or name in (".", "..") or "/" in name or "\0" in name:
+                raise DeviceError(
+                    f"{path}: {key} {name!r} is not a file of the bundle", "do not trust this bundle", 2
+                )
         chosen = state or os.environ.get(STATE_VARIABLE) or f"{folder}.device"
         return cls(folder, Path(chosen).resolve(), fields)
 
@@ -126,18 +138,29 @@ class Plan:
         """How many samples came with the bundle."""
         return len(list((self.bundle / "samples").glob("*.inputs.npz")))
 
-    def sample(self, index: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """The inputs of a sample and what the source computed on them."""
-        folder = self.bundle / "samples"
-        arrays = []
-        for role in ("inputs", "outputs"):
-            path = folder / f"{index}.{role}.npz"
-            try:
-                with np.load(str(path), allow_pickle=False) as archive:
-                    arrays.append({name: archive[name] for name in archive.files})
-            except (OSError, ValueError) as error:
-                raise DeviceError(f"{path}: cannot be read ({error})", "copy the bundle again") from error
-        return arrays[0], arrays[1]
+    def samples(self, count: int) -> tuple[list[dict[str, np.ndarray]], Expected]:
+        """The first samples' inputs, and what the source computed on them."""
+        feeds, references, exact, ties = [], [], [], []
+        for index in range(count):
+            feeds.append(self._arrays(index, "inputs"))
+            outputs = self._arrays(index, "outputs")
+            references.append(outputs)
+            if self._sample_file(index, "rounding").is_file():
+                lost = self._arrays(index, "rounding")
+                exact.append({name: outputs[name].astype(np.float64) - lost[name] for name in lost})
+            if self._sample_file(index, "ties").is_file():
+                ties.append(Ties.from_arrays(self._arrays(index, "ties")))
+        return feeds, Expected(references, exact, ties)
+
+    def _sample_file(self, index: int, role: str) -> Path:
+        return self.bundle / "samples" / f"{index}.{role}.npz"
+
+    def _arrays(self, index: int, role: str) -> dict[str, np.ndarray]:
+        path = self._sample_file(index, role)
+        try:
+            return npz.read(str(path), LARGEST_SAMPLE)
+        except npz.NpzError as error:
+            raise DeviceError(f"{path}: cannot be read ({error})", "copy the bundle again") from error
 
 
 def sha256(path: Path) -> str:
@@ -185,5 +208,5 @@ _NEEDED = (
     "needs",
     "inputs",
     "outputs",
-    "tolerance",
+    "gate",
 )

@@ -1,0 +1,178 @@
+"""Outputs that come of decisions between scores: classes, places, rows in the order of their scores.
+
+A class number is no quantity, and rows behind a TopK stand where their scores put them: where two scores are
+nearly equal, rounding may decide otherwise, and the answer is as good. So an element may differ where its
+decision was a near-tie, and rows may change places where their scores are nearly the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Mapping
+
+import numpy as np
+
+Arrays = Mapping[str, np.ndarray]
+
+_FEATURES = 64
+"""Numbers of a row that tell it from others; of longer rows, so many spread over it."""
+
+_OTHER = 1e6
+"""The distance between two rows that differ in a whole number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """Rows of some outputs that stand in the order of their scores.
+
+    Attributes:
+        axes: the axis of the rows, by output; all axes before it are the batch.
+        scores: (batch, rows), in units of the spread of all scores that were ranked.
+    """
+
+    axes: dict[str, int]
+    scores: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Ties:
+    """Where a source decides, on one sample.
+
+    Attributes:
+        margins: by output, in its shape: how far the decision behind each element is from the other way, in
+            units of the scores' spread.
+        rankings: the ranked rows.
+    """
+
+    margins: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    rankings: tuple[Ranking, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.margins or self.rankings)
+
+    def settled(
+        self, reference: Arrays, actual: Arrays, tolerance: float
+    ) -> tuple[dict[str, np.ndarray], int]:
+        """The actual outputs as they are to be compared, and how many near-ties that took.
+
+        Args:
+            reference: what the source computed, by output.
+            actual: what is judged, in the same shapes.
+            tolerance: how far a score may be off, in units of the scores' spread.
+
+        Returns:
+            outputs in which rows stand where the source's do and near-ties are decided as it decided them.
+        """
+        settled = {name: np.array(array) for name, array in actual.items()}
+        count = 0
+        for ranking in self.rankings:
+            count += _match_rows(ranking, reference, settled, tolerance)
+        for name, margins in self.margins.items():
+            if name not in settled or settled[name].shape != margins.shape:
+                continue
+            # Both scores of a pair may be off.
+            tied = (margins <= 2.0 * tolerance) & (settled[name] != reference[name])
+            settled[name][tied] = reference[name][tied]
+            count += int(np.count_nonzero(tied))
+        return settled, count
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """As named arrays, for a file."""
+        arrays = {f"margin:{name}": array for name, array in self.margins.items()}
+        for index, ranking in enumerate(self.rankings):
+            arrays[f"scores:{index}"] = ranking.scores
+            for name, axis in ranking.axes.items():
+                arrays[f"axis:{index}:{name}"] = np.array(axis)
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Ties:
+        """From what `to_arrays` returned."""
+        margins: dict[str, np.ndarray] = {}
+        axes: dict[str, dict[str, int]] = {}
+        scores: dict[str, np.ndarray] = {}
+        for key, array in arrays.items():
+            kind, _, rest = key.partition(":")
+            if kind == "margin":
+                margins[rest] = np.asarray(array)
+            elif kind == "scores":
+                scores[rest] = np.asarray(array)
+            else:
+                index, _, name = rest.partition(":")
+                axes.setdefault(index, {})[name] = int(array)
+        rankings = tuple(Ranking(axes.get(index, {}), scores[index]) for index in sorted(scores))
+        return cls(margins, rankings)
+
+
+def _match_rows(ranking: Ranking, reference: Arrays, actual: dict[str, np.ndarray], tolerance: float) -> int:
+    """Put the rows of the actual outputs where the source's rows are, in place; how many were near-ties."""
+    batch, rows = ranking.scores.shape
+    names = [
+        name
+        for name, axis in ranking.axes.items()
+        if name in actual
+        and actual[name].shape == reference[name].shape
+        and int(np.prod(reference[name].shape[:axis])) == batch
+        and reference[name].shape[axis] == rows
+    ]
+    count = 0
+    for index in range(batch if names else 0):
+        views = [_rows(actual[name], ranking.axes[name], index) for name in names]
+        expected = [_rows(np.asarray(reference[name]), ranking.axes[name], index) for name in names]
+        order, free = _matched(expected, views, ranking.scores[index], tolerance)
+        count += int(np.count_nonzero(order != np.arange(rows))) + len(free)
+        for view, wanted in zip(views, expected):
+            view[...] = view[order]
+            view[free] = wanted[free]
+    return count
+
+
+def _rows(array: np.ndarray, axis: int, index: int) -> np.ndarray:
+    """A view (rows, numbers of a row) of one entry of the batch."""
+    return array.reshape(-1, array.shape[axis], int(np.prod(array.shape[axis + 1 :])))[index]
+
+
+def _matched(
+    expected: list[np.ndarray], found: list[np.ndarray], scores: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, list[int]]:
+    """Which found row belongs to each expected one, and the rows at the end for which others were chosen."""
+    distance = np.zeros((len(scores), len(scores)))
+    for one, other in zip(expected, found):
+        distance = np.maximum(distance, _distances(one, other))
+    order = np.arange(len(scores))
+    astray = [int(row) for row in order if not distance[row, row] <= tolerance]
+    near = np.abs(scores[:, None] - scores[None, :]) <= 2.0 * tolerance
+    pairs = sorted(
+        (distance[row, other], row, other)
+        for row in astray
+        for other in astray
+        if near[row, other] and distance[row, other] < np.inf
+    )
+    placed: dict[int, int] = {}
+    taken: set[int] = set()
+    for _, row, other in pairs:
+        if row not in placed and other not in taken:
+            placed[row] = other
+            taken.add(other)
+    rest = [other for other in astray if other not in taken]
+    for row in astray:
+        order[row] = placed[row] if row in placed else rest.pop(0)
+    last = scores[-1]
+    free = [
+        row
+        for row in astray
+        if not distance[row, order[row]] <= tolerance and abs(scores[row] - last) <= 2.0 * tolerance
+    ]
+    return order, free
+
+
+def _distances(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """The largest difference between any two rows, in units of the numbers' spread."""
+    step = max(1, expected.shape[1] // _FEATURES)
+    one, other = expected[:, ::step], found[:, ::step]
+    if expected.dtype.kind not in "fc":
+        return _OTHER * (one[:, None, :] != other[None, :, :]).any(axis=2)
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    finite = one[np.isfinite(one)]
+    unit = float(np.std(finite)) if finite.size else 1.0
+    return np.abs(one[:, None, :] - other[None, :, :]).max(axis=2) / (unit or 1.0)

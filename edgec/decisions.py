@@ -1,0 +1,160 @@
+"""Finding where a network decides between scores, and how clear each decision is on the samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from edgec.core.dialect import is_op
+from edgec.core.evaluation import Evaluator
+from edgec.core.graph import Arrays, Graph
+from edgec.core.ties import Ranking, Ties
+from edgec.verification import runnable
+
+_CARRIES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+"""Ops that keep every element, in the same order."""
+
+_WITH_CONSTANT = ("Add", "Clip", "Div", "Max", "Min", "Mod", "Mul", "Sub")
+"""Ops that map each element by itself where the other inputs are constants."""
+
+_PICKS = ("ArgMax", "ArgMin")
+_COMPARES = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+_ROUNDS = ("Ceil", "Floor", "Round")
+
+
+def with_ties(graph: Graph) -> Graph:
+    """The graph with what its decisions rest on; itself where no output comes of one."""
+    outputs = [output for output in graph.model.graph.outputs if output.name]
+    picked = {output.name or "": node for output in outputs if (node := _picking_node(output)) is not None}
+    rankings = {output.name or "": list(_topks_before(output)) for output in outputs}
+    inner = {
+        value.name
+        for node in [*picked.values(), *(node for nodes in rankings.values() for node in nodes)]
+        for value in [*node.inputs[:2], *node.outputs]
+        if value is not None and value.name and value.producer() is not None
+    }
+    if not inner:
+        return graph
+    with Evaluator(runnable(graph.model), outputs=sorted(inner)) as evaluator:
+        found = [evaluator.run(feeds) for feeds in graph.examples]
+    ties = [
+        _ties(picked, rankings, {**feeds, **values, **reference})
+        for feeds, values, reference in zip(graph.examples, found, graph.references, strict=True)
+    ]
+    return dataclasses.replace(graph, ties=ties) if any(ties) else graph
+
+
+def _ties(picked: Mapping[str, ir.Node], rankings: Mapping[str, list[ir.Node]], values: Arrays) -> Ties:
+    margins = {}
+    for name, node in picked.items():
+        margin = _margin(node, values)
+        if margin is not None and margin.size == values[name].size:
+            margins[name] = margin.reshape(values[name].shape).astype(np.float32)
+    axes: dict[ir.Node, dict[str, int]] = {}
+    for name, nodes in rankings.items():
+        for node in nodes:
+            axis = _rows_axis(node, values, values[name])
+            if axis is not None:
+                axes.setdefault(node, {})[name] = axis
+                break
+    return Ties(margins, tuple(Ranking(named, _scores(node, values)) for node, named in axes.items()))
+
+
+def _picking_node(output: ir.Value) -> ir.Node | None:
+    """The node that decides each element of a whole-numbered output, through ops that only map elements."""
+    if output.dtype is None or output.dtype.is_floating_point():
+        return None
+    value: ir.Value | None = output
+    while value is not None:
+        node = value.producer()
+        if node is None:
+            return None
+        if is_op(node, *_PICKS, *_COMPARES, *_ROUNDS):
+            return node
+        constants = all(other is not None and _constant(other) is not None for other in node.inputs[1:])
+        if not is_op(node, *_CARRIES) and not (is_op(node, *_WITH_CONSTANT) and constants):
+            return None
+        value = node.inputs[0]
+    return None
+
+
+def _margin(node: ir.Node, values: Arrays) -> np.ndarray | None:
+    """How far each decision is from the other way, in units of the scores' spread; None for no decision."""
+    scores = _array(node.inputs[0], values)
+    if scores is None or scores.dtype.kind != "f":
+        return None
+    if node.op_type in _PICKS:
+        axis = node.attributes.get_int("axis", 0)
+        if scores.shape[axis] < 2:
+            return None
+        ordered = np.sort(scores if node.op_type == "ArgMax" else -scores, axis=axis)
+        best, second = (np.take(ordered, place, axis=axis) for place in (-1, -2))
+        return (best - second) / _spread(scores)
+    if node.op_type in _COMPARES:
+        other = _array(node.inputs[1], values)
+        if other is None:
+            return None
+        apart = scores - other
+        return np.abs(apart) / _spread(apart)
+    # How far from the number where the next whole one begins.
+    moved = scores - 0.5 if node.op_type == "Round" else scores
+    return np.abs(moved - np.round(moved)) / _spread(scores)
+
+
+def _topks_before(output: ir.Value) -> Iterator[ir.Node]:
+    """Every TopK before an output, the nearest first."""
+    front, seen = [output], {output}
+    while front:
+        following: list[ir.Value] = []
+        for value in front:
+            node = value.producer()
+            if node is None:
+                continue
+            if is_op(node, "TopK"):
+                yield node
+            for before in node.inputs:
+                if before is not None and before not in seen:
+                    seen.add(before)
+                    following.append(before)
+        front = following
+
+
+def _rows_axis(topk: ir.Node, values: Arrays, output: np.ndarray) -> int | None:
+    """The axis of an output that holds the rows a TopK kept; None where it did not order them."""
+    kept = _array(topk.outputs[0], values)
+    if kept is None or kept.dtype.kind != "f" or kept.shape[-1] < 2:
+        return None
+    if topk.attributes.get_int("axis", -1) not in (-1, kept.ndim - 1):
+        return None
+    axis = kept.ndim - 1
+    return axis if output.ndim > axis and output.shape[: axis + 1] == kept.shape else None
+
+
+def _scores(topk: ir.Node, values: Arrays) -> np.ndarray:
+    kept, ranked = _array(topk.outputs[0], values), _array(topk.inputs[0], values)
+    assert kept is not None
+    return (kept / _spread(kept if ranked is None else ranked)).reshape(-1, kept.shape[-1])
+
+
+def _constant(value: ir.Value) -> np.ndarray | None:
+    try:
+        tensor = ir.convenience.get_const_tensor(value)
+    except ValueError:  # a sparse Constant
+        return None
+    return None if tensor is None else tensor.numpy()
+
+
+def _array(value: ir.Value | None, values: Arrays) -> np.ndarray | None:
+    if value is None:
+        return None
+    found = values.get(value.name or "")
+    array = _constant(value) if found is None else found
+    return array.astype(np.float64) if array is not None and array.dtype.kind == "f" else array
+
+
+def _spread(scores: np.ndarray) -> float:
+    finite = scores[np.isfinite(scores)]
+    return (float(np.std(finite)) if finite.size else 0.0) or 1.0

@@ -1,0 +1,111 @@
+"""Decisions are found behind what only maps their elements, and the rows that a TopK ordered."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx.parser
+import onnx_ir as ir
+import pytest
+
+from edgec.core.evaluation import Evaluator
+from edgec.core.graph import Graph, Source, tensor_spec
+from edgec.core.numerics import GATES
+from edgec.decisions import with_ties
+
+HEAD = '<ir_version: 11, opset_import: ["" : 23]> agraph '
+
+
+def graph_of(text: str, **feeds: np.ndarray) -> Graph:
+    model = ir.from_proto(onnx.parser.parse_model(HEAD + text))
+    with Evaluator(model) as evaluator:
+        references = [evaluator.run(feeds)]
+    inputs = tuple(tensor_spec(value) for value in model.graph.inputs)
+    return Graph(model, Source("m.onnx", "onnx", "m", "0"), inputs, [feeds], references)
+
+
+def drawn(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+DETECTOR = """(float[1,50,4] boxes, float[1,50] scores)
+    => (float[1,10,4] y, float[1,10] v, int64[1,10] labels) {
+    k = Constant<value = int64[1] {10}>()
+    c = Constant<value = int64 {7}>()
+    two = Constant<value = int64[1] {2}>()
+    wide = Constant<value = int64[3] {1, 1, 4}>()
+    v, i = TopK(scores, k)
+    labels = Mod(i, c)
+    u = Unsqueeze(i, two)
+    e = Expand(u, wide)
+    y = GatherElements<axis = 1>(boxes, e)
+}"""
+
+
+def test_rows_behind_a_topk_are_ranked_by_their_scores() -> None:
+    scores = drawn(1, 50)
+    graph = with_ties(graph_of(DETECTOR, boxes=drawn(1, 50, 4, seed=1), scores=scores))
+    [ranking] = graph.ties[0].rankings
+    assert ranking.axes == {"y": 1, "v": 1, "labels": 1}
+    np.testing.assert_allclose(ranking.scores[0], np.sort(scores[0])[::-1][:10] / scores.std(), rtol=1e-6)
+
+
+def test_nearly_equal_scores_may_change_places_and_others_may_not() -> None:
+    boxes, scores = drawn(1, 50, 4, seed=1), drawn(1, 50)
+    order = np.argsort(-scores[0])
+    for gap, allowed in ((1e-4, True), (0.5, False)):
+        scores[0, order[4]] = scores[0, order[3]] - gap
+        graph = with_ties(graph_of(DETECTOR, boxes=boxes, scores=scores))
+        other = scores.copy()
+        other[0, order[[3, 4]]] = scores[0, order[[4, 3]]]
+        with Evaluator(graph.model) as evaluator:
+            found = evaluator.run({"boxes": boxes, "scores": other})
+        gate = GATES["fp16"]
+        assert gate.accepts(graph.expected.difference([found], gate)) is allowed
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "best = ArgMax<axis = 1>(x)  y = Cast<to = 6>(best)",
+        "best = ArgMin<axis = 1, keepdims = 0>(x)  a = Unsqueeze(best, one)  y = Cast<to = 6>(a)",
+        "h = Slice(x, zero, one, one)  b = Greater(h, half)  y = Cast<to = 6>(b)",
+        "h = Slice(x, zero, one, one)  b = Floor(h)  y = Cast<to = 6>(b)",
+    ],
+)
+def test_the_margin_of_each_element_is_known(body: str) -> None:
+    constants = """zero = Constant<value = int64[1] {0}>()  one = Constant<value = int64[1] {1}>()
+        half = Constant<value = float {0.5}>()"""
+    x = drawn(3, 5, 8)
+    graph = with_ties(graph_of(f"(float[3,5,8] x) => (int32[3,1,8] y) {{ {constants} {body} }}", x=x))
+    margins = graph.ties[0].margins["y"]
+    assert margins.shape == (3, 1, 8)
+    if "Arg" in body:
+        ordered = np.sort(x if "Max" in body else -x, axis=1)
+        np.testing.assert_allclose(margins[:, 0], (ordered[:, -1] - ordered[:, -2]) / x.std(), rtol=1e-5)
+    elif "Greater" in body:
+        first = x[:, :1]
+        np.testing.assert_allclose(margins, np.abs(first - 0.5) / first.std(), rtol=1e-5)
+    # Moving every score by less than the margin changes no decision; the widest are clear, none is negative.
+    assert margins.min() >= 0.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(float[2,8] x) => (float[2,8] y) { y = Exp(x) }",
+        # The rows are summed: their order does not show.
+        """(float[2,8] x) => (float[2,1] y) {
+            k = Constant<value = int64[1] {3}>()  a = Constant<value = int64[1] {1}>()
+            v, i = TopK(x, k)  y = ReduceSum(v, a)
+        }""",
+        # A class taken from a table is no element of its own any more.
+        """(float[2,8] x) => (int64[2,3] y) {
+            t = Constant<value = int64[8] {0, 1, 2, 3, 4, 5, 6, 7}>()
+            s = Constant<value = int64[2] {2, 3}>()
+            b = ArgMax<axis = 1>(x)  g = Gather(t, b)  y = Expand(g, s)
+        }""",
+    ],
+)
+def test_a_network_without_such_an_output_has_none(text: str) -> None:
+    graph = graph_of(text, x=drawn(2, 8))
+    assert not with_ties(graph).ties

@@ -1,0 +1,84 @@
+"""Gates on a whole graph: each sample, at the precision's bounds, or the graph's own where it has some."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgec.core.graph import Graph, Source, TensorSpec
+from edgec.core.numerics import GATES
+from edgec.verification import check, observe
+
+SAMPLES, WIDTH = 3, 64
+
+
+def source(feeds):
+    return {"y": np.tanh(feeds["x"])}
+
+
+@pytest.fixture
+def graph():
+    drawn = np.random.default_rng(1).standard_normal((SAMPLES, 1, WIDTH)).astype(np.float32)
+    model = ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 23}), ir_version=10)
+    examples = [{"x": row} for row in drawn]
+    specs = (TensorSpec("x", (1, WIDTH), "float32"),)
+    references = [source(feeds) for feeds in examples]
+    return Graph(model, Source("m", "onnx", "m", "0"), specs, examples, references, run_source=source)
+
+
+def off_by(part):
+    """The source with an error of that part of the spread."""
+
+    def run(feeds):
+        right = source(feeds)["y"]
+        return {"y": right + np.float32(part) * right.std() * np.sign(right)}
+
+    return run
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_each_precision_has_its_own_bounds(graph, precision):
+    gate = GATES[precision]
+    # The error is the same everywhere, so that its root mean square is what breaks the gate first.
+    assert check(graph, off_by(0.5 * gate.rms), stage="engine", precision=precision).passed
+    assert not check(graph, off_by(2.0 * gate.rms), stage="engine", precision=precision).passed
+
+
+def test_every_sample_runs_on_its_own_inputs(graph):
+    seen = []
+    result = check(graph, lambda feeds: seen.append(feeds) or source(feeds), stage="engine", precision="fp32")
+    assert [id(feeds) for feeds in seen] == [id(feeds) for feeds in graph.examples]
+    assert result.passed
+    assert result.samples == SAMPLES
+
+
+@pytest.mark.parametrize("wrong", range(SAMPLES))
+def test_one_wrong_sample_of_several_is_enough(graph, wrong):
+    def run(feeds):
+        return off_by(0.05 if feeds is graph.examples[wrong] else 0.0)(feeds)
+
+    assert not check(graph, run, stage="engine", precision="fp32").passed
+
+
+def test_a_graph_may_have_gates_of_its_own(graph):
+    wide = dataclasses.replace(GATES["fp16"], scaled=1.0, rms=1.0, slice_rms=10.0)
+    own = dataclasses.replace(graph, gates={"fp16": wide})
+    assert check(own, off_by(0.3), stage="engine", precision="fp16").passed
+    assert not check(own, off_by(0.3), stage="engine", precision="fp32").passed
+
+
+def test_what_a_lossy_engine_showed_is_its_bound_later(graph):
+    first = observe(graph, off_by(0.3), stage="int8")
+    assert first.passed
+    later = dataclasses.replace(graph, gates={"fp32": first.gate})
+    assert check(later, off_by(0.3), stage="int8", precision="fp32").passed
+    assert not check(later, off_by(3.0), stage="int8", precision="fp32").passed
+
+
+def test_a_lossy_engine_that_gives_no_numbers_fails(graph):
+    result = observe(graph, lambda feeds: {"y": source(feeds)["y"] * np.nan}, stage="int8")
+    assert not result.passed
+    assert result.gate == GATES["bf16"]
