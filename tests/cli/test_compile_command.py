@@ -178,7 +178,7 @@ def test_real_inputs_and_calibration_are_gated_on_and_said(
     assert done.status == 0, done.err
     assert done.json["inputs_drawn"] == [{"name": "x", "what": "from real.npz, and from calib.npz"}]
     assert done.json["ranges_from"] == "calibration data calib.npz"
-    samples = [sample[0]["x"] for sample in Bundle.open(tmp_path / "out.edgec").samples()]
+    samples = [feeds["x"] for feeds in Bundle.open(tmp_path / "out.edgec").samples()[0]]
     np.testing.assert_array_equal(np.stack(samples[:2]), real)
     assert len(samples) == 5
     np.testing.assert_array_equal(np.concatenate(samples[2:]), seen[[0, 4, 7]])
