@@ -179,9 +179,8 @@ MASKS = {
 @pytest.mark.parametrize("case", MASKS)
 def test_constant_mask_leaves_attention_in_half(tmp_path, case: str, fill: float) -> None:
     triangle = np.tri(8, dtype=bool)[None, None]
-    constants = {
-        "open": np.where(triangle, 0, fill).astype(np.float32), "triangle": triangle, "fill": np.float32(fill),
-    }  # fmt: skip
+    known = np.where(triangle, 0, fill).astype(np.float32)
+    constants = {"open": known, "triangle": triangle, "fill": np.float32(fill)}
     used = {name for one in MASKS[case] for name in one.input}
     kept = {name: array for name, array in constants.items() if name in used}
     model = make_model(list(MASKS[case]), TENSORS, {"y": ("float32", SHAPE)}, kept)
