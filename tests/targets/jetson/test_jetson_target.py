@@ -26,9 +26,9 @@ from edgec.targets.jetson import writing
 from edgec.targets.jetson.crash import first_to_crash
 from edgec.targets.jetson.devices import device, names
 from edgec.targets.jetson.plan import Plan
-from edgec.verification import check
 from edgec.targets.jetson.preview import has_fp32_products, nearest_capability, preview
 from edgec.targets.jetson.shapes import shape_profiles
+from edgec.verification import check
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed"
