@@ -321,7 +321,7 @@ def _bundle_case(number: int, rng: Rng, folder: Path, bundle: Path) -> Case:
         path = _pick([one for one in files if one.suffix == ".npz"], rng)
         _break_arrays(path, rng)
     with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
-        if rng.integers(4):
+        if rng.integers(4) and (broken / "manifest.json").is_file():
             _reseal(broken)
     name = "b.edgec"
     if kind == "zip":

@@ -32,7 +32,7 @@ from edgec.report.schema import LATENCY_FIGURES
 from edgec.runtime.engines import kind_of, what_runs
 from edgec.runtime_warnings import runtime_warnings, to_json
 from edgec.sample_data import with_calibration_samples
-from edgec.targets.base import Annotates, FallsBack, PreparesGraphs, Ships, Target
+from edgec.targets.base import Annotates, FallsBack, LeavesOut, PreparesGraphs, Ships, Target
 from edgec.token_auto import reduce_by_search
 from edgec.token_methods import check_words
 from edgec.token_padding import padding_report, typical_first
@@ -225,11 +225,19 @@ class Request:
             precision,
             latency,
             max_drop,
-            default_pipeline().edited(passes),
+            default_pipeline().edited([*_left_out(named, passes), *passes]),
             tuple(passes),
             seed,
             tokens,
         )
+
+
+def _left_out(target: Target, edits: Sequence[str]) -> list[str]:
+    """The edits that take out what the target's engines get wrong; what the user edits is the user's."""
+    named = {edit[1:] for edit in edits}
+    if not isinstance(target, LeavesOut):
+        return []
+    return [f"-{name}" for name in target.without_passes if name not in named]
 
 
 def compile_graph(
@@ -476,7 +484,15 @@ def _reduce_tokens(
         exact = dataclasses.replace(request, precision="auto")
         choose_exact = functools.partial(_choose, exact, None, progress)
     return reduce_by_search(
-        neutral, goal, request.target, choose_engine, choose_exact, budget, scratch, progress
+        neutral,
+        goal,
+        request.target,
+        choose_engine,
+        choose_exact,
+        budget,
+        scratch,
+        progress,
+        request.search_seconds,
     )
 
 

@@ -15,6 +15,7 @@ from edgec.accuracy import EvaluationData, batches
 from edgec.budget import Judge
 from edgec.core.graph import Arrays, Graph, TensorSpec
 from edgec.runtime.engine import Engine
+from edgec.token_auto import sample_losses
 
 FILLED = 32
 """Inputs that are put together."""
@@ -41,10 +42,7 @@ def padding_report(graph: Graph, engine: Engine, data: EvaluationData | None) ->
     if not 0 < longest < mask.shape[1]:
         return None
     judge = Judge(graph, EvaluationData("inputs that fill every token", filled(inputs, real), None))
-    expected, found = judge.expected, judge.outputs(engine.run)
-    left, right = (rows.reshape(len(rows), -1).astype(np.float64) for rows in (expected, found))
-    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    cosines = np.sum(left * right, axis=1) / np.maximum(norms, 1e-30)
+    cosines = 1.0 - sample_losses(judge.data, judge.expected, judge.outputs(engine.run))
     return {
         "longest": longest,
         "of": mask.shape[1],

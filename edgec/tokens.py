@@ -12,10 +12,10 @@ of every layer are among the candidates but not the only ones.
 from __future__ import annotations
 
 import bisect
-import collections
 import dataclasses
 import itertools
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
@@ -24,9 +24,10 @@ import numpy as np
 from edgec.core.errors import EdgecError, JobError
 from edgec.core.progress import Progress, Silent
 from edgec.core.timing import Latency
-from edgec.passes.tokens.schedule import Schedule, even
+from edgec.passes.tokens.schedule import Schedule, before, even, room
 from edgec.passes.tokens.sites import Site
 from edgec.plugins.token_steps import largest_r
+from edgec.precision_search import SECONDS
 from edgec.token_methods import DEFAULT, METHODS, Method, Plan
 
 Engine = TypeVar("Engine")
@@ -143,12 +144,14 @@ class Search:
         probes: each method on one and the same schedule.
         table: the single-layer points that predictions were made from.
         points: every plan that was built to be offered, fastest first.
+        stopped: why the search ended early; None where it did not.
     """
 
     baseline: Point
     probes: tuple[Point, ...]
     table: tuple[Point, ...]
     points: tuple[Point, ...]
+    stopped: str | None = None
 
     @property
     def frontier(self) -> tuple[Point, ...]:
@@ -232,6 +235,12 @@ LEAST_DAMAGE = 1e-9
 TABLE_SITES = 5
 """At most this many layers are tried alone; the savings and damages of the others lie between."""
 
+LEAST_TABLE_SITES = 2
+"""Of every sequence so many at least, its first and last."""
+
+PROBING, TABLING = 0.25, 0.6
+"""Shares of the search's time after which no other method, and no other layer alone, is tried."""
+
 TABLE_FRACTIONS = {2: (0.25, 0.48), 1: (0.25, 0.5, 0.8)}
 """Fractions of the tokens taken away in the table; pairs allow at most a half."""
 
@@ -244,6 +253,9 @@ LEAST_FRACTION = 0.04
 MOST_LAYERS = 3
 """Layers of a candidate, besides the schedules of every layer."""
 
+MOST_PLACES = 10
+"""Places that the layers of a candidate are chosen from."""
+
 SPACING = 0.015
 """Neighbours on the predicted frontier differ in latency by this fraction of the baseline's at least."""
 
@@ -255,51 +267,99 @@ def search(
     *,
     methods: Sequence[Method] = tuple(METHODS.values()),
     builds: int = 10,
+    seconds: float = SECONDS,
     progress: Progress | None = None,
 ) -> Search:
     """Search method, layers and rates.
 
+    An interrupt (Ctrl-C) ends the search with what was offered so far; where nothing was, it goes on to the
+    caller.
+
     Args:
-        sites: of the neutral graph; of those with different numbers of tokens, the most alike are used.
+        sites: of the neutral graph.
         trials: builds, scores and measures.
         goal: what the user wants; the search spends its builds around it.
         methods: what to choose among.
         builds: candidates to build beyond the probes and the table.
+        seconds: how long to search; the schedule that is being tried then is still finished.
         progress: told each step.
 
     Raises:
-        JobError: the graph has no site.
+        JobError: the graph has no site, or no method can reduce it.
     """
     progress = progress or Silent()
     if not sites:
         raise JobError("the graph has no block whose tokens can be reduced", fix="leave --tokens off")
-    [(length, _)] = collections.Counter(site.length for site in sites).most_common(1)
-    sites = [site for site in sites if site.length == length]
-    bench = _Bench(trials, progress)
+    bench = _Bench(trials, progress, seconds)
+    hunt = _Hunt(sites, bench, goal, methods, builds)
     try:
-        probes = [point for method in methods if (point := bench.able(Plan(method, _probe(sites))))]
-        if not probes:
-            raise JobError("no method can reduce the graph's tokens", fix="leave --tokens off")
-        method = min(probes, key=_price).plan.method
-        table = []
-        for site in _spread(sites, TABLE_SITES):
-            for fraction in TABLE_FRACTIONS[method.most]:
-                r = min(round(fraction * length), largest_r(length, site.protected, most=method.most))
-                table.append(bench.probe(Plan(method, Schedule({site.index: r}))))
-        model = _Model(length, bench.baseline, table)
-        points = _Climb(_candidates(sites, method), model, bench, goal, builds).run()
+        hunt.run()
+    except _TimeIsOver:
+        hunt.stopped = f"the search's {seconds:.0f} s were over"
+    except KeyboardInterrupt:
+        if not hunt.points:
+            raise
+        hunt.stopped = "interrupted: the best so far was taken"
     finally:
         bench.close()
-    points.sort(key=lambda point: point.milliseconds)
-    return Search(bench.baseline, tuple(probes), tuple(table), tuple(points))
+    if hunt.stopped:
+        progress.note(f"tokens: {hunt.stopped}")
+    points = sorted(hunt.points.values(), key=lambda point: point.milliseconds)
+    return Search(bench.baseline, tuple(hunt.probes), tuple(hunt.table), tuple(points), hunt.stopped)
+
+
+class _TimeIsOver(Exception):  # noqa: N818 - it is no error
+    pass
+
+
+class _Hunt:
+    """What a search has found so far."""
+
+    def __init__(
+        self, sites: Sequence[Site], bench: _Bench, goal: Goal, methods: Sequence[Method], builds: int
+    ) -> None:
+        self._sites = sites
+        self._bench = bench
+        self._goal = goal
+        self._methods = methods
+        self._builds = builds
+        self.probes: list[Point] = []
+        self.table: list[Point] = []
+        self.points: dict[str, Point] = {}
+        self.stopped: str | None = None
+
+    def run(self) -> None:
+        """Probe the methods, measure the table, climb.
+
+        Raises:
+            _TimeIsOver: it is; what was found is there.
+            JobError: no method can reduce the graph.
+        """
+        sites, bench = self._sites, self._bench
+        for method in self._methods:
+            if self.probes and bench.spent(PROBING):
+                break
+            point = bench.able(Plan(method, _probe(sites)))
+            self.probes += [] if point is None else [point]
+        if not self.probes:
+            raise JobError("no method can reduce the graph's tokens", fix="leave --tokens off")
+        method = min(self.probes, key=_price).plan.method
+        for site, r in _alone(sites, method):
+            if self.table and bench.spent(TABLING):
+                break
+            self.table.append(bench.probe(Plan(method, Schedule({site.index: r}))))
+        model = _Model(sites, bench.baseline, self.table)
+        _Climb(_candidates(sites, method), model, bench, self._goal, self._builds, self.points).run()
 
 
 class _Bench:
     """Builds, measures beside the baseline, scores, and frees."""
 
-    def __init__(self, trials: Trials[Engine], progress: Progress) -> None:
+    def __init__(self, trials: Trials[Engine], progress: Progress, seconds: float) -> None:
         self._trials = trials
         self._progress = progress
+        self._seconds = seconds
+        self._started = time.monotonic()
         self._count = 0
         progress.step("tokens: the unreduced engine")
         unreduced = Plan(METHODS[DEFAULT], Schedule({}))
@@ -307,6 +367,10 @@ class _Bench:
         latency = trials.measure({BASELINE: self._unreduced})[BASELINE]
         judged, damage = trials.judge(self._unreduced), trials.damage(self._unreduced)
         self.baseline = Point(unreduced, latency.p50, 1.0, 1.0, damage, judged)
+
+    def spent(self, share: float) -> bool:
+        """Whether so much of the search's time is over."""
+        return time.monotonic() - self._started >= share * self._seconds
 
     def able(self, plan: Plan) -> Point | None:
         """A point without a score; None where the method cannot reduce this graph."""
@@ -321,7 +385,13 @@ class _Bench:
         return self._point(plan, judged=False)
 
     def point(self, plan: Plan) -> Point:
-        """A point to offer."""
+        """A point to offer.
+
+        Raises:
+            _TimeIsOver: the search's time is over.
+        """
+        if self.spent(1.0):
+            raise _TimeIsOver
         return self._point(plan, judged=True)
 
     def _point(self, plan: Plan, *, judged: bool) -> Point:
@@ -349,13 +419,39 @@ def _price(probe: Point) -> float:
 
 
 def _probe(sites: Sequence[Site]) -> Schedule:
-    """The same two reductions, a quarter and half of the way through, that every method can do."""
-    first, second = sites[len(sites) // 4], sites[len(sites) // 2]
-    rates, left = {}, first.length
-    for site, fraction in zip(dict.fromkeys((first.index, second.index)), PROBE, strict=False):
-        rates[site] = min(round(fraction * left), largest_r(left, first.protected, most=2))
-        left -= rates[site]
+    """Two reductions of each sequence, a quarter and half of the way through, that every method can do."""
+    rates: dict[int, int] = {}
+    for mine in _sequences(sites):
+        first, second = mine[len(mine) // 4], mine[len(mine) // 2]
+        for site, fraction in zip(dict.fromkeys((first.index, second.index)), PROBE, strict=False):
+            _take(sites, rates, sites[site], fraction, most=2)
     return Schedule(rates)
+
+
+def _take(sites: Sequence[Site], rates: dict[int, int], site: Site, fraction: float, *, most: int) -> None:
+    """Take a fraction of the tokens that are left at a site, or as many as can go."""
+    limit = room(sites, rates, site, most=most)
+    rates[site.index] = min(round(fraction * before(sites, rates, site)), limit) if limit else 0
+
+
+def _sequences(sites: Sequence[Site]) -> list[list[Site]]:
+    """The sites of each sequence, in order."""
+    found: dict[int, list[Site]] = {}
+    for site in sites:
+        found.setdefault(site.sequence, []).append(site)
+    return list(found.values())
+
+
+def _alone(sites: Sequence[Site], method: Method) -> list[tuple[Site, int]]:
+    """The reductions of the table: some layers of each sequence, each with some rates."""
+    sequences = _sequences(sites)
+    each = max(LEAST_TABLE_SITES, TABLE_SITES // len(sequences))
+    return [
+        (site, min(round(fraction * site.length), largest_r(site.length, site.protected, most=method.most)))
+        for mine in sequences
+        for site in _spread(mine, each)
+        for fraction in TABLE_FRACTIONS[method.most]
+    ]
 
 
 def _spread(sites: Sequence[Site], count: int) -> list[Site]:
@@ -374,16 +470,15 @@ class _Model:
     only costs a build. Damages are interpolated in logarithms, since they grow with a power of what is taken.
     """
 
-    def __init__(self, length: int, baseline: Point, table: Sequence[Point]) -> None:
-        self._length = length
+    def __init__(self, sites: Sequence[Site], baseline: Point, table: Sequence[Point]) -> None:
+        self._sites = sites
         self._baseline = baseline
         # By layer: (fraction taken away, work saved, damage), from little on.
         self._rows: dict[int, list[tuple[float, float, float]]] = {}
         for point in table:
             [(site, r)] = point.plan.schedule.rates.items()
             harm = max(LEAST_DAMAGE, point.damage - baseline.damage)
-            self._rows.setdefault(site, []).append((r / length, 1.0 - point.work, harm))
-        self._layers = sorted(self._rows)
+            self._rows.setdefault(site, []).append((r / sites[site].length, 1.0 - point.work, harm))
         self._gain, self._overhead = _fit(
             np.array([1.0 - point.work for point in table]), np.array([1.0 - point.ratio for point in table])
         )
@@ -393,27 +488,31 @@ class _Model:
 
         What the tokens that are gone already save, or have cost, at this layer is in the sum before.
         """
-        saved = harm = gone = 0.0
+        saved = harm = 0.0
         count = 0
-        for site, r in sorted(schedule.rates.items()):
+        for index, r in sorted(schedule.rates.items()):
             if r:
-                more = gone + r / self._length
+                site = self._sites[index]
+                gone = 1.0 - before(self._sites, schedule.rates, site) / site.length
+                more = gone + r / site.length
                 saved += self._at(site, more, _saved) - self._at(site, gone, _saved)
                 harm += max(0.0, self._at(site, more, _harm) - self._at(site, gone, _harm))
-                gone, count = more, count + 1
+                count += 1
         ratio = 1.0 - self._gain * saved + self._overhead * count
         return self._baseline.milliseconds * ratio, harm
 
-    def _at(self, site: int, fraction: float, along: _Along) -> float:
+    def _at(self, site: Site, fraction: float, along: _Along) -> float:
         if fraction <= 0.0:
             return 0.0
-        place = bisect.bisect_left(self._layers, site)
-        after = self._layers[min(place, len(self._layers) - 1)]
-        before = self._layers[max(place - 1, 0)] if after != site else after
-        one = along(self._rows[before], fraction)
-        if before == after:
+        mine = [index for index in sorted(self._rows) if self._sites[index].sequence == site.sequence]
+        layers = mine or sorted(self._rows)
+        place = bisect.bisect_left(layers, site.index)
+        after = layers[min(place, len(layers) - 1)]
+        ahead = layers[max(place - 1, 0)] if after != site.index else after
+        one = along(self._rows[ahead], fraction)
+        if ahead == after:
             return one
-        return one + (along(self._rows[after], fraction) - one) * (site - before) / (after - before)
+        return one + (along(self._rows[after], fraction) - one) * (site.index - ahead) / (after - ahead)
 
 
 _Along = Callable[[Sequence[tuple[float, float, float]], float], float]
@@ -449,25 +548,33 @@ def _harm(row: Sequence[tuple[float, float, float]], fraction: float) -> float:
 
 
 def _candidates(sites: Sequence[Site], method: Method) -> list[Plan]:
+    """Schedules of one to three layers, of so many depths of all sequences together, and of every layer."""
     most = method.most
     found: dict[str, Plan] = {}
-    for count in range(1, MOST_LAYERS + 1):
-        for layers in itertools.combinations(_spread(sites, 10), count):
-            for fractions in itertools.product(FRACTIONS[most], repeat=count):
-                rates, taken = {}, 0
-                for site, fraction in zip(layers, fractions, strict=True):
-                    left = site.length - taken
-                    r = min(round(fraction * left), largest_r(left, site.protected, most=most))
-                    rates[site.index] = r
-                    taken += r
-                if all(r >= LEAST_FRACTION * layers[0].length for r in rates.values()):
-                    plan = Plan(method, Schedule(rates))
-                    found[plan.name] = plan
-    for r in range(1, max(2, sites[0].length // len(sites))):
+    sequences = _sequences(sites)
+    groups = [[site] for site in _spread(sites, MOST_PLACES)]
+    together = [_at_depth(sequences, depth / (MOST_PLACES - 1)) for depth in range(MOST_PLACES)]
+    for places in (groups, together) if len(sequences) > 1 else (groups,):
+        for count in range(1, MOST_LAYERS + 1):
+            for layers in itertools.combinations(places, count):
+                for fractions in itertools.product(FRACTIONS[most], repeat=count):
+                    rates: dict[int, int] = {}
+                    for group, fraction in zip(layers, fractions, strict=True):
+                        for site in group:
+                            _take(sites, rates, site, fraction, most=most)
+                    if all(r >= LEAST_FRACTION * sites[index].length for index, r in rates.items()):
+                        plan = Plan(method, Schedule(rates))
+                        found[plan.name] = plan
+    for r in range(1, max(2, *(mine[0].length // len(mine) for mine in sequences))):
         plan = Plan(method, even(sites, r, most=most))
         found[plan.name] = plan
     found.pop(BASELINE, None)
     return list(found.values())
+
+
+def _at_depth(sequences: Sequence[Sequence[Site]], depth: float) -> list[Site]:
+    """One layer of every sequence, from its first at depth 0 to its last at 1."""
+    return [mine[round(depth * (len(mine) - 1))] for mine in sequences]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -485,7 +592,13 @@ class _Climb:
     """Builds candidates of the predicted frontier, by bisection around the goal."""
 
     def __init__(
-        self, candidates: Sequence[Plan], model: _Model, bench: _Bench, goal: Goal, builds: int
+        self,
+        candidates: Sequence[Plan],
+        model: _Model,
+        bench: _Bench,
+        goal: Goal,
+        builds: int,
+        points: dict[str, Point],
     ) -> None:
         predicted = [_Predicted(*model.predict(plan.schedule), plan) for plan in candidates]
         predicted = [each for each in predicted if each.milliseconds < bench.baseline.milliseconds]
@@ -493,9 +606,9 @@ class _Climb:
         self._bench = bench
         self._goal = goal
         self._builds = builds
-        self._points: dict[str, Point] = {}
+        self._points = points
 
-    def run(self) -> list[Point]:
+    def run(self) -> None:
         frontier: list[_Predicted] = []
         spacing = SPACING * self._bench.baseline.milliseconds
         for each in self._predicted:
@@ -511,7 +624,6 @@ class _Climb:
             self._build(frontier[round((step + 0.5) / steps * (len(frontier) - 1))].plan)
         while len(self._points) < self._builds and self._look_beside():
             continue
-        return list(self._points.values())
 
     def _bisect(self, frontier: Sequence[_Predicted]) -> None:
         # Fastest first: along the frontier latency rises and the drop falls. Where a latency is wanted the

@@ -24,8 +24,8 @@ from edgec.core import branches
 from edgec.core.branches import Branch
 from edgec.core.dialect import is_op, source_layer
 from edgec.core.evaluation import save_model
+from edgec.frontends.constants import Constants
 from edgec.frontends.reference import open_session
-from edgec.frontends.uses import Constants
 
 _COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
 

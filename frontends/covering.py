@@ -64,17 +64,23 @@ def covering(graph: Graph, drawn: Drawn, seed: int) -> Graph:
     counts = collections.Counter(paths or taken)
     branches = Branches(conditions.sites, conditions.follow, {}, search.tried)
     shares = {branches.said(path): count / counts.total() for path, count in counts.items()}
-    feeds, references = run_far(graph.run_source, search.added(), [], graph.references[0])
     return dataclasses.replace(
         graph,
-        examples=[*graph.examples, *feeds],
-        references=[*graph.references, *references],
+        examples=[*graph.examples, *search.feeds],
+        references=[*graph.references, *search.references],
         branches=dataclasses.replace(branches, shares=shares),
     )
 
 
 class _Search:
-    """Inputs by the path that they take."""
+    """Inputs by the path that they take.
+
+    Attributes:
+        tried: how many inputs were followed besides the samples.
+        paths: those of the samples, then those of the inputs kept.
+        feeds: the inputs kept.
+        references: the source's outputs on them.
+    """
 
     def __init__(self, conditions: Conditions, graph: Graph, seed: int) -> None:
         self._conditions, self._specs = conditions, graph.inputs
@@ -84,8 +90,10 @@ class _Search:
         self.paths: list[Path] = []
         self._sides: set[tuple[int, int]] = set()
         self._nearest: dict[int, tuple[float, Arrays]] = {}
-        self._examples = len(graph.examples)
-        self._kept: list[Arrays] = []
+        assert graph.run_source is not None
+        self._run, self._typical = graph.run_source, graph.references[0]
+        self.feeds: list[Arrays] = []
+        self.references: list[Arrays] = []
         for feeds in graph.examples:
             path, margins = conditions.measured(feeds)
             self._take(feeds, path, margins)
@@ -117,15 +125,14 @@ class _Search:
         except Exception:  # what a graph refuses takes no path
             return None
         needed = not _sides(path) <= self._sides
-        if needed or (path not in self.paths and len(self._kept) < _MOST):
-            self._take(feeds, path, margins)
-            self._kept.append(feeds)
+        if needed or (path not in self.paths and len(self.feeds) < _MOST):
+            answered, outputs = run_far(self._run, [feeds], [], self._typical)
+            if answered:
+                self._take(feeds, path, margins)
+                self.feeds += answered
+                self.references += outputs
         self._note(feeds, margins)
         return path
-
-    def added(self) -> list[Arrays]:
-        """The inputs kept besides the samples."""
-        return self._kept
 
     def changed(self, ordinary: Sequence[Arrays]) -> Arrays:
         """An input changed in some of its arrays: far where any may do, a little near a condition's edge."""

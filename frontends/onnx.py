@@ -1,4 +1,4 @@
-"""`file.onnx`: an ONNX file of opset 11 to 23, its weights inside or beside it."""
+"""`file.onnx`: an ONNX file of opset 9 to 23, its weights inside or beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from edgec.core.errors import RequestError
 from edgec.core.float64 import Float64Evaluator
 from edgec.core.graph import Arrays, ExactSource, Graph, Semantics, Source, TensorSpec
 from edgec.core.progress import Progress, Silent
-from edgec.frontends import uses
 from edgec.frontends.bounds import check_values
 from edgec.frontends.covering import covering
 from edgec.frontends.example_file import read_example
@@ -27,6 +26,7 @@ from edgec.frontends.inputs import InputRequest, apply_requests, open_sizes, opt
 from edgec.frontends.onnx_checks import check
 from edgec.frontends.onnx_file import read
 from edgec.frontends.quiet import first_line
+from edgec.frontends.ranges import is_looked_up, ranges_of, understood
 from edgec.frontends.reference import OnnxFile, ReferenceFile, check_conversion
 from edgec.frontends.samples import Samples, drawn_samples, run_far, run_real, taken, with_ends
 
@@ -93,8 +93,8 @@ def from_onnx(
     asked = apply_requests(own, requests, batch, fixed=True, where=path)
     _refuse_open(asked, requests, path)
     check_values(model, asked, path)
-    known = {**uses.drawings(model, asked), **(drawings or {})}
-    asked = uses.understood(asked, known)
+    known = {**ranges_of(model, asked), **(drawings or {})}
+    asked = understood(asked, known)
     progress.step("running the file as it is")
     said = list(notes)
 
@@ -301,7 +301,7 @@ def _meanings(model: ir.Model) -> dict[str, Semantics]:
             continue
         if "mask" in name.lower() and not dtype.is_floating_point():
             meanings[name] = "mask"
-        elif dtype in _IDS and len(value.shape) == 2 and uses.is_looked_up(value):
+        elif dtype in _IDS and len(value.shape) == 2 and is_looked_up(value):
             meanings[name] = "tokens"
         elif dtype.is_floating_point() and len(value.shape) == 4 and value.shape[1] in (1, 3, 4):
             meanings[name] = "image"

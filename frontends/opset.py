@@ -1,6 +1,6 @@
 """Bringing a model to edgec's opset, without touching its weights.
 
-The rules below are the whole list of what changed meaning in the default domain between opsets 11
+The rules below are the whole list of what changed meaning in the default domain between opsets 9
 and 23 (onnx/docs/Changelog.md); `tests/frontends/test_opset.py` compares the schemas of both ends and
 fails when an op lost an attribute, changed a default or moved an input without a rule here. onnx's own
 converter works on protobufs, which end at 2 GB, and loses node metadata; onnxscript's starts at opset 18.
@@ -18,7 +18,7 @@ import onnx_ir as ir
 from edgec.core.dialect import ONNX_OPSET, SOURCE_KEY
 from edgec.core.errors import RequestError
 
-OLDEST = 11
+OLDEST = 9
 """The oldest opset a file may have."""
 
 Rule = Callable[["_Step", ir.Node], None]
@@ -107,12 +107,21 @@ class _Step:
 
     def constant(self, node: ir.Node, values: list[int], role: str) -> ir.Value:
         """A vector of int64 in the node's graph."""
+        return self._initializer(node, np.asarray(values, np.int64), role)
+
+    def number(self, node: ir.Node, value: float, role: str) -> ir.Value:
+        """A scalar of the type of the node's first input, in its graph."""
+        source = node.inputs[0]
+        dtype = ir.DataType.FLOAT if source is None or source.dtype is None else source.dtype
+        return self._initializer(node, np.asarray(value, dtype.numpy()), role)
+
+    def _initializer(self, node: ir.Node, array: np.ndarray, role: str) -> ir.Value:
         name = self.fresh(f"{node.outputs[0].name}_{role}")
-        tensor = ir.tensor(np.asarray(values, np.int64), name=name)
+        tensor = ir.tensor(array, name=name)
         value = ir.Value(
             name=name,
-            shape=ir.Shape([len(values)]),
-            type=ir.TensorType(ir.DataType.INT64),
+            shape=ir.Shape(array.shape),
+            type=ir.TensorType(tensor.dtype),
             const_value=tensor,
         )
         graph = node.graph
@@ -169,6 +178,70 @@ def _axes_to_input(step: _Step, node: ir.Node, attribute: str) -> None:
     if given is not None:
         node.resize_inputs(2)
         node.replace_input_with(1, step.constant(node, list(given.as_ints()), attribute))
+
+
+def _attributes_to_inputs(step: _Step, node: ir.Node, *names: str) -> None:
+    """Before: `Op[starts, ends]`(x). After: `Op`(x, starts, ends); what is not given is left out."""
+    node.resize_inputs(1 + len(names))
+    for place, name in enumerate(names, start=1):
+        given = node.attributes.pop(name, None)
+        if given is not None:
+            node.replace_input_with(place, step.constant(node, list(given.as_ints()), name))
+
+
+@_rule(10, "Slice")
+def _slice_10(step: _Step, node: ir.Node) -> None:
+    _attributes_to_inputs(step, node, "starts", "ends", "axes")
+
+
+@_rule(10, "TopK")
+def _top_k_10(step: _Step, node: ir.Node) -> None:
+    """Before: `TopK[k]`(x). After: `TopK`(x, k)."""
+    count = _int(node, "k", 0)
+    node.attributes.pop("k", None)
+    node.resize_inputs(2)
+    node.replace_input_with(1, step.constant(node, [count], "k"))
+
+
+@_rule(10, "Upsample")
+def _upsample_10(step: _Step, node: ir.Node) -> None:  # noqa: ARG001
+    node.op_type = "Resize"
+
+
+@_rule(11, "Resize")
+def _resize_11(step: _Step, node: ir.Node) -> None:  # noqa: ARG001
+    """Before: `Resize`(x, scales). After: `Resize[asymmetric, floor]`(x, , scales), which it meant."""
+    scales = node.inputs[1]
+    node.resize_inputs(3)
+    node.replace_input_with(1, None)
+    node.replace_input_with(2, scales)
+    name = "coordinate_transformation_mode"
+    node.attributes[name] = ir.AttrString(name, "asymmetric")
+    node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")
+
+
+@_rule(11, "Clip")
+def _clip_11(step: _Step, node: ir.Node) -> None:
+    """Before: `Clip[min, max]`(x). After: `Clip`(x, min, max)."""
+    node.resize_inputs(3)
+    for place, name in enumerate(("min", "max"), start=1):
+        given = node.attributes.pop(name, None)
+        if given is not None:
+            node.replace_input_with(place, step.number(node, given.as_float(), name))
+
+
+@_rule(11, "Pad")
+def _pad_11(step: _Step, node: ir.Node) -> None:
+    """Before: `Pad[pads, value]`(x). After: `Pad`(x, pads, value)."""
+    given = node.attributes.pop("value", None)
+    _attributes_to_inputs(step, node, "pads")
+    node.resize_inputs(3)
+    node.replace_input_with(2, step.number(node, 0.0 if given is None else given.as_float(), "value"))
+
+
+@_rule(11, "Scatter")
+def _scatter_11(step: _Step, node: ir.Node) -> None:  # noqa: ARG001
+    node.op_type = "ScatterElements"
 
 
 @_rule(12, "Dropout")

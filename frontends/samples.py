@@ -83,13 +83,13 @@ def with_ends(
         if new:
             changed.append({**base, **new})
     ends, answers = run_far(run, changed, [], real.references[0])
-    words = {item.name: item.what for item in told(specs, known, ends) if ends and item.name in known}
-    drawn = tuple(
-        DrawnInput(
-            spec.name, f"from {Path(path).name}" + (f" and {words[spec.name]}" if spec.name in words else "")
+    drawn = taken(specs, Path(path).name)
+    if ends:
+        words = {item.name: item.what for item in told(specs, known, ends)}
+        drawn = tuple(
+            DrawnInput(item.name, f"{item.what} and {words[item.name]}") if item.name in known else item
+            for item in drawn
         )
-        for spec in specs
-    )
     return drawn_samples([*real.feeds, *ends], [*real.references, *answers], specs, known, drawn)
 
 

@@ -15,21 +15,22 @@ import onnx_ir as ir
 from edgec.core.bundle import read_arrays
 from edgec.core.dialect import ONNX_OPSET
 from edgec.core.errors import EdgecError, JobError, RequestError
-from edgec.core.graph import Arrays, ExactSource, Graph, OpenSize, Semantics, Source, TensorSpec
+from edgec.core.graph import Arrays, ExactSource, Graph, Semantics, Source, TensorSpec
 from edgec.core.numerics import GATES, compare
 from edgec.core.progress import Progress, Silent
-from edgec.frontends import uses
 from edgec.frontends.calling import Binding, bind, named_tensors
 from edgec.frontends.covering import covering
 from edgec.frontends.example_file import read_example
-from edgec.frontends.examples import Drawing, count, draw, numberless, tame, within
+from edgec.frontends.examples import Drawing, numberless
 from edgec.frontends.export import WRAPPER, export, without_fast_path
 from edgec.frontends.fingerprint import fingerprint
 from edgec.frontends.finish import inline, input_specs, set_input_shapes, set_output_shapes, to_dialect
 from edgec.frontends.inputs import apply_requests, open_sizes, parse_inputs
+from edgec.frontends.module_samples import drawn_like, fits, near_own, reaching_far
 from edgec.frontends.quiet import first_line, quiet
+from edgec.frontends.ranges import ranges_of, understood
 from edgec.frontends.reference import check_conversion
-from edgec.frontends.samples import Samples, drawn_samples, run_far, run_real, taken, with_ends
+from edgec.frontends.samples import Samples, run_real, taken
 
 if TYPE_CHECKING:
     import torch
@@ -179,12 +180,12 @@ def from_module(
     elif examples is not None:
         drawn = list(examples)
     else:
-        drawn = _draw(asked, own, drawings or {}, samples, seed, limits)
+        drawn = near_own(asked, own, drawings or {}, samples, seed, limits)
     _settle(source, drawn[0], spec, said)
     if example is not None:
         near = run_real(source, drawn, asked, example)
     else:
-        near = _run(source, drawn, own if _fits(asked, own) else None, asked, spec, said)
+        near = _run(source, drawn, own if fits(asked, own) else None, asked, spec, said)
     feeds, references = near.feeds, near.references
     if source.is_double:
         said.append(_narrow(source, feeds, references))
@@ -200,8 +201,8 @@ def from_module(
             return near
         written = ir.load(path)
         inline(written)
-        known = {**uses.drawings(written, asked), **(drawings or {})}
-        return _reaching(source, near, own, asked, known, example, samples, seed, limits)
+        known = {**ranges_of(written, asked), **(drawings or {})}
+        return reaching_far(source, near, own, asked, known, example, samples, seed, limits)
 
     outputs = list(references[0])
     exported = export(
@@ -228,8 +229,8 @@ def from_module(
     if unread:
         said.append(f"The module does not read {', '.join(unread)}; the graph has no such input.")
     kept = [item for item in asked if item.name in read]
-    known = {**uses.drawings(model, kept), **(drawings or {})}
-    kept = list(uses.understood(kept, known))
+    known = {**ranges_of(model, kept), **(drawings or {})}
+    kept = list(understood(kept, known))
     set_input_shapes(model, kept)
     set_output_shapes(model, references)
     feeds = [{key: value for key, value in feed.items() if key in read} for feed in feeds]
@@ -262,7 +263,7 @@ def from_module(
     def ordinary(seed: int) -> list[Arrays]:
         if examples is not None:
             return []
-        feeds = _drawn(asked, own, known, 1, seed, limits)
+        feeds = drawn_like(asked, own, known, 1, seed, limits)
         return [{name: array for name, array in feed.items() if name in read} for feed in feeds]
 
     return covering(graph, ordinary, seed)
@@ -352,87 +353,6 @@ def _meaning(name: str, tensor: torch.Tensor) -> Semantics:
     if name.endswith(("_ids", "tokens")) and not tensor.is_floating_point() and tensor.dim() > 1:
         return "tokens"
     return "unknown"
-
-
-def _draw(
-    specs: Sequence[TensorSpec],
-    own: Mapping[str, np.ndarray],
-    drawings: Mapping[str, Drawing],
-    samples: int,
-    seed: int,
-    limits: Mapping[str, OpenSize],
-) -> list[Arrays]:
-    """Drawn feeds near the user's own; the first is that itself where it fits and tells something."""
-    drawn = _drawn(specs, own, {name: tame(item) for name, item in drawings.items()}, samples, seed, limits)
-    if not drawings and _tells(specs, own):
-        drawn[0] = dict(own)
-    return drawn
-
-
-def _drawn(
-    specs: Sequence[TensorSpec],
-    own: Mapping[str, np.ndarray],
-    drawings: Mapping[str, Drawing],
-    samples: int,
-    seed: int,
-    limits: Mapping[str, OpenSize],
-) -> list[Arrays]:
-    ranges = {**_like(specs, own), **uses.by_name(specs), **drawings}
-    return [
-        draw(specs, ranges, samples=sample + 1, seed=seed, sizes=_sizes(specs, own, sample, limits))[sample]
-        for sample in range(samples)
-    ]
-
-
-def _like(specs: Sequence[TensorSpec], own: Mapping[str, np.ndarray]) -> dict[str, Drawing]:
-    """Drawings from the values of the user's own example."""
-    return {spec.name: Drawing(like=own[spec.name]) for spec in specs}
-
-
-def _tells(specs: Sequence[TensorSpec], own: Mapping[str, np.ndarray]) -> bool:
-    """Whether the user's own example fits and is more than a placeholder of one value."""
-    return _fits(specs, own) and all(np.unique(array).size > 1 for array in own.values())
-
-
-def _reaching(
-    source: ModuleSource,
-    near: Samples,
-    own: Mapping[str, np.ndarray],
-    specs: Sequence[TensorSpec],
-    known: Mapping[str, Drawing],
-    example: str | Path | None,
-    samples: int,
-    seed: int,
-    limits: Mapping[str, OpenSize],
-) -> Samples:
-    """The samples near the user's own, and in the places behind the first such as reach to the ends."""
-    ranges = {**_like(specs, own), **known}
-    far = _drawn(specs, own, known, count(specs, known, samples), seed, limits)
-    if example is not None:
-        return with_ends(source, near, far, specs, known, example)
-    if not known:
-        return drawn_samples(near.feeds, near.references, specs, ranges)
-    if _tells(specs, own):
-        far[0] = near.feeds[0]
-    return drawn_samples(*run_far(source, far, near.feeds), specs, ranges)
-
-
-def _sizes(
-    specs: Sequence[TensorSpec], own: Mapping[str, np.ndarray], sample: int, limits: Mapping[str, OpenSize]
-) -> dict[str, int]:
-    """Sizes of open dimensions: the example's own, then a half and three quarters of it."""
-    sizes: dict[str, int] = {}
-    for spec in specs:
-        for axis, size in enumerate(spec.shape):
-            if isinstance(size, str) and size not in sizes:
-                base = own[spec.name].shape[axis]
-                choices = (base, base // 2, base * 3 // 4) if base >= 4 else (3, 2, 4)
-                sizes[size] = within(choices[sample % len(choices)], limits.get(size), sample)
-    return sizes
-
-
-def _fits(specs: Sequence[TensorSpec], own: Mapping[str, np.ndarray]) -> bool:
-    return all(spec.shape == own[spec.name].shape for spec in specs)
 
 
 def _settle(source: ModuleSource, feed: Arrays, where: str, notes: list[str]) -> None:

@@ -1,37 +1,20 @@
-"""What a graph does with its inputs, as far as it tells what real values of them are.
+"""What a graph does with an input, as far as it tells what real values of it are.
 
-Which op reads an input comes first, its name second: a number that looks up a table reaches to the table's
-end, one whose product with constants goes to a sine is a position or a timestep, one that hides scores is a
-mask. Nothing is guessed of an input of which neither says anything.
+The ops that read it are followed from the input on, through those that move values or change them in ways
+that can be taken back, until they look up a table, hide scores, or take a sine or a spectrum's logarithm.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
-from edgec.core.graph import TensorSpec
-from edgec.frontends.examples import Drawing
-
-POSITIONS = 4096
-"""Positions where nothing says how many: the context of decoders of the first Llama generation."""
-
-TIMESTEPS = 1000
-"""Steps of a diffusion schedule where nothing says how many (Ho et al., 2020)."""
-
-_MOVES = frozenset(
-    {
-        *("Cast", "Concat", "Expand", "Flatten", "Identity", "Pad", "Reshape"),
-        *("Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
-    }
-)
-"""Ops that leave values as they are."""
+from edgec.frontends.constants import MOVES, Constants
 
 _INDEX_INPUTS = {
     "Gather": 1,
@@ -64,7 +47,7 @@ _HIDES = -1e3
 _SIXTEEN_BITS = 2.0**14
 """A factor from here on brings sound from 1 to 16-bit units, and its inverse the other way."""
 
-_FULL_SCALE = 2**15 - 1
+FULL_SCALE = 2**15 - 1
 """The largest amplitude of 16-bit sound."""
 
 _LONG = 512
@@ -86,189 +69,6 @@ class Use:
     low: float = 0.0
     high: float | None = None
     inverted: bool = False
-
-
-def drawings(model: ir.Model, specs: Sequence[TensorSpec]) -> dict[str, Drawing]:
-    """How to draw each input of which the graph or the name tells something, by name.
-
-    Args:
-        model: the model, of any opset, without model-local functions.
-        specs: its inputs.
-    """
-    values = {value.name or "": value for value in model.graph.inputs}
-    fixed = Constants(model)
-    found = {}
-    for spec in specs:
-        if spec.name in values:
-            drawing = _drawing(spec, list(_uses(values[spec.name], spec.shape, fixed)))
-            if drawing is not None:
-                found[spec.name] = drawing
-    return found
-
-
-def understood(specs: Sequence[TensorSpec], known: Mapping[str, Drawing]) -> tuple[TensorSpec, ...]:
-    """The inputs, with masks told by what the graph does with them; one whose ones hide has no semantics."""
-    return tuple(
-        dataclasses.replace(spec, semantics="unknown" if known[spec.name].inverted else "mask")
-        if spec.name in known and known[spec.name].kind == "mask" and spec.semantics != "image"
-        else spec
-        for spec in specs
-    )
-
-
-def by_name(specs: Sequence[TensorSpec]) -> dict[str, Drawing]:
-    """What names alone tell: torch's and fairseq's padding masks are true where there is padding."""
-    return {
-        spec.name: Drawing("mask", inverted=True)
-        for spec in specs
-        if spec.dtype == "bool" and "padding_mask" in spec.name
-    }
-
-
-def is_looked_up(value: ir.Value) -> bool:
-    """Whether an input looks up a table's rows, through ops that do not change it."""
-    return any(
-        (is_op(use.node, "Gather") and use.idx == 1)
-        or (is_op(use.node, *_MOVES) and use.idx == 0 and is_looked_up(use.node.outputs[0]))
-        for use in value.uses()
-    )
-
-
-def _drawing(spec: TensorSpec, uses: Sequence[Use]) -> Drawing | None:
-    kinds = {use.kind: use for use in uses}
-    words = _words(spec.name)
-    dtype = np.dtype(spec.dtype)
-    whole = np.issubdtype(dtype, np.integer)
-    mask = kinds.get("mask")
-    if mask is None and by_name([spec]):
-        return by_name([spec])[spec.name]
-    if mask is not None or (spec.semantics == "mask" and not {"index", "bias"} & set(kinds)):
-        return Drawing("mask", inverted=mask is not None and mask.inverted)
-    if "mask" in spec.name.lower() and np.issubdtype(dtype, np.floating):
-        return Drawing("bias" if "bias" in kinds else "mask")
-    if dtype == np.bool_:
-        return None
-    if not whole:
-        return _of_floats(spec, kinds, words)
-    rows = [use.high for use in uses if use.kind == "index" and use.high is not None]
-    low = max((use.low for use in uses if use.kind == "index"), default=0.0)
-    positions = any(word.startswith("pos") for word in words)
-    if words & {"segment", "segments"} or "token_type" in spec.name:
-        return Drawing("segments", high=int(min(rows, default=2)))
-    if "angle" in kinds and not rows:
-        if positions or (len(spec.shape) > 1 and not words & {"t", "time", "timestep", "timesteps", "step"}):
-            return Drawing("positions", high=POSITIONS)
-        return Drawing("values", high=_limit(kinds["angle"]) + 1)
-    if rows:
-        return Drawing("positions" if positions else "values", low=int(low), high=int(min(rows)))
-    if np.iinfo(dtype).bits <= 16 and "index" not in kinds:
-        return Drawing("values", low=int(np.iinfo(dtype).min), high=int(np.iinfo(dtype).max) + 1)
-    below = [use.high for use in uses if use.kind == "below" and use.high is not None]
-    if "below" in kinds or words & {"length", "lengths", "len", "lens"}:
-        return Drawing("lengths", low=1, high=int(max(below)) + 1 if below else 0)
-    if positions and "index" in kinds:
-        return Drawing("positions", high=POSITIONS)
-    return None
-
-
-def _of_floats(spec: TensorSpec, kinds: Mapping[str, Use], words: set[str]) -> Drawing | None:
-    if "angle" in kinds and (len(spec.shape) < 2 or spec.shape[1:] == (1,)):
-        high = _limit(kinds["angle"])
-        return Drawing("values", high=high, uniform=True)
-    unit = kinds.get("unit")
-    if unit is not None and unit.high is not None and _is_picture(spec):
-        return Drawing("values", high=unit.high, uniform=True)
-    heard = words & {"wav", "wave", "waveform", "audio", "speech", "pcm", "sound", "signal"}
-    if unit is not None and unit.high == _FULL_SCALE and len(spec.shape) < 4 and (heard or "power" in kinds):
-        return Drawing("sound", low=_FULL_SCALE // 10, high=_FULL_SCALE)
-    power = kinds.get("power")
-    if power is not None and len(spec.shape) < 4:
-        if power.high is None and heard:
-            return Drawing("sound", high=_FULL_SCALE)
-        if power.high is not None:
-            return Drawing("sound", high=power.high)
-    if "sum" in kinds:
-        return Drawing("offset", axis=int(kinds["sum"].low))
-    return None
-
-
-def _is_picture(spec: TensorSpec) -> bool:
-    """Whether the shape is that of pictures, channels first or last."""
-    return len(spec.shape) in (3, 4) and any(spec.shape[axis] in (1, 3, 4) for axis in (-1, -3))
-
-
-def _limit(angle: Use) -> float:
-    """The last timestep: where the graph multiplies by hundreds, its own unit is one schedule."""
-    scale = angle.high or 1.0
-    return (TIMESTEPS - 1) / (scale if scale >= 100 else 1.0)
-
-
-def _words(name: str) -> set[str]:
-    parted = re.sub(r"([a-z])([A-Z])", r"\1 \2", name)
-    return {word.lower() for word in re.split(r"[^A-Za-z]+", parted) if word}
-
-
-class Constants:
-    """Values that do not depend on what the inputs hold, and those of them that are known."""
-
-    def __init__(self, model: ir.Model) -> None:
-        self._varies = set(model.graph.inputs)
-        for node in model.graph.all_nodes():
-            if is_op(node, "Shape", "Size"):
-                continue
-            bodies = [
-                attribute.as_graph()
-                for attribute in node.attributes.values()
-                if attribute.type == ir.AttributeType.GRAPH
-            ]
-            for body in bodies:
-                # A loop's number and condition come first; what it carries changes from turn to turn.
-                self._varies.update(body.inputs[2 if is_op(node, "Loop") else 0 :])
-            if bodies or any(value in self._varies for value in node.inputs):
-                self._varies.update(node.outputs)
-
-    def holds(self, value: ir.Value | None) -> bool:
-        """Whether it is the same whatever the inputs hold."""
-        return value is not None and value not in self._varies
-
-    def of(self, value: ir.Value | None, depth: int = 8) -> np.ndarray | None:
-        """Its numbers, through ops that do not change them; None where they must be computed."""
-        if value is None or depth == 0:
-            return None
-        if value.const_value is not None:
-            return value.const_value.numpy()
-        node = value.producer()
-        if node is None:
-            return None
-        if is_op(node, "Constant"):
-            for attribute in node.attributes.values():
-                held = attribute.value
-                return held.numpy() if isinstance(held, ir.TensorProtocol) else np.asarray(held)
-        if is_op(node, "Range"):
-            start, limit, step = (self.of(item, depth - 1) for item in node.inputs)
-            if start is None or limit is None or step is None:
-                return None
-            return np.arange(start.item(), limit.item(), step.item())
-        if is_op(node, "ConstantOfShape"):
-            fill = node.attributes.get("value")
-            return np.zeros(1) if fill is None else fill.as_tensor().numpy()
-        if is_op(node, *_MOVES) and not is_op(node, "Concat", "Pad"):
-            found = self.of(node.inputs[0], depth - 1)
-            if found is not None and is_op(node, "Cast"):
-                with np.errstate(all="ignore"):
-                    return found.astype(node.outputs[0].dtype.numpy()) if node.outputs[0].dtype else found
-            return found
-        return None
-
-    def largest(self, value: ir.Value | None) -> float | None:
-        """The largest size of its numbers."""
-        found = self.of(value)
-        return None if found is None or not found.size else float(np.max(np.abs(found.astype(np.float64))))
-
-    def number(self, value: ir.Value | None) -> float | None:
-        """Its one number, where it holds one."""
-        found = self.of(value)
-        return float(found.reshape(-1)[0]) if found is not None and found.size == 1 else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,13 +93,20 @@ class _At:
     shift: float = 0.0
     inverted: bool = False
 
+    @property
+    def hides(self) -> bool:
+        """Whether it is small where the input is large."""
+        return self.inverted != (self.scale < 0)
+
 
 _STEPS = 400
 """How many values are followed from one input at most: what tells its kind is near it."""
 
 
-def _uses(value: ir.Value, shape: tuple[int | str, ...], fixed: Constants) -> Iterator[Use]:
-    waiting, seen = [_At(value, shape)], set()
+def uses_of(value: ir.Value, shape: tuple[int | str, ...], fixed: Constants) -> Iterator[Use]:
+    """All that is done with an input of the shape; `fixed` are the constants of its model."""
+    waiting = [_At(value, shape)]
+    seen: set[tuple[ir.Value, str, bool]] = set()
     while waiting and len(seen) < _STEPS:
         at = waiting.pop(0)
         if (at.value, at.state, at.inverted) in seen:
@@ -318,6 +125,8 @@ def _found(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[Use
         place = 1 if op == "RotaryEmbedding" and node.domain == "com.microsoft" else _INDEX_INPUTS.get(op)
         if place == index:
             yield _index(at, node)
+        elif op in MOVES - {"Concat"} and index > 0:
+            yield Use("index")  # a shape, or places
         elif op in _COMPARISONS:
             other = fixed.of(node.inputs[1 - index])
             if other is not None and other.size > 1 and np.ptp(other.astype(np.float64)) == other.size - 1:
@@ -326,9 +135,9 @@ def _found(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[Use
             yield from _units(node, index, fixed)
         elif op == "Attention" and index == 3:
             bool_ = at.value.dtype == ir.DataType.BOOL
-            yield Use("mask", inverted=at.inverted) if bool_ else Use("bias")
+            yield Use("mask", inverted=at.hides) if bool_ else Use("bias")
     summed = at.state in ("plain", "weighted") and op in ("ReduceSum", "ReduceMean") and index == 0
-    axes = _reduced(at, node, fixed) if summed else []
+    axes = _reduced(at, node, fixed) if summed and not _is_taken_off(at, node) else []
     if math.prod(size for axis in axes if isinstance(size := at.shape[axis], int)) >= _LONG:
         yield Use("sum", low=1 if len(at.shape) - 1 in axes else -1)
     if at.state in ("plain", "mask"):
@@ -337,7 +146,7 @@ def _found(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[Use
         yield Use("angle", high=at.scale)
     if at.state == "power" and op == "Log":
         gain = at.scale
-        yield Use("power", high=1.0 if gain >= _SIXTEEN_BITS else _FULL_SCALE)
+        yield Use("power", high=1.0 if gain >= _SIXTEEN_BITS else FULL_SCALE)
     if at.state == "power" and op == "Sqrt":
         yield Use("power")
 
@@ -369,7 +178,7 @@ def _units(node: ir.Node, index: int, fixed: Constants) -> Iterator[Use]:
         return
     factor = 1 / number if node.op_type == "Div" and number else number
     if node.op_type != "Sub" and 0 < factor <= 1 / 100:
-        yield Use("unit", high=255.0 if factor > 2 / _SIXTEEN_BITS else _FULL_SCALE)
+        yield Use("unit", high=255.0 if factor > 2 / _SIXTEEN_BITS else FULL_SCALE)
     elif node.op_type == "Sub" and number > 16:
         yield Use("unit", high=255.0)
     elif node.op_type == "Sub" and 0.2 < number < 0.7 and _is_read_by(node.outputs[0], "Div", "Mul"):
@@ -386,16 +195,21 @@ def _reduced(at: _At, node: ir.Node, fixed: Constants) -> list[int]:
     return list(range(rank)) if chosen is None else [int(axis) % rank for axis in chosen.reshape(-1) if rank]
 
 
+def _is_taken_off(at: _At, node: ir.Node) -> bool:
+    """Whether a mean is only there to be subtracted, as normalisations do."""
+    return any(is_op(use.node, "Sub") and use.node.inputs[0] is at.value for use in node.outputs[0].uses())
+
+
 def _hidden(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[Use]:
     """Where a mask becomes scores: as a condition, or times a large negative number."""
     if is_op(node, "Where") and index == 0:
         low = [_is_low(fixed, node.inputs[side]) for side in (1, 2)]
         if low[0] != low[1]:
-            yield Use("mask", inverted=at.inverted != low[0])
+            yield Use("mask", inverted=at.hides != low[0])
     elif is_op(node, "Mul"):
         number = fixed.of(node.inputs[1 - index])
         if number is not None and number.size == 1 and float(number.reshape(-1)[0]) <= _HIDES:
-            yield Use("mask", inverted=not at.inverted)
+            yield Use("mask", inverted=not at.hides)
     elif (
         is_op(node, "Add")
         and at.state == "plain"
@@ -422,7 +236,7 @@ def _onward(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[_A
     op = node.op_type
     out = dataclasses.replace(at, value=node.outputs[0]) if node.outputs else at
     others = [value for place, value in enumerate(node.inputs) if place != index]
-    if op in _MOVES or (op == "Gather" and at.state != "mask"):
+    if op in MOVES or (op == "Gather" and at.state != "mask"):
         if index == 0 or op == "Concat":
             for value in node.outputs:
                 yield dataclasses.replace(at, value=value, shape=at.shape if op == "Cast" else _sizes(value))
@@ -444,17 +258,18 @@ def _onward(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[_A
 
 
 def _masked(at: _At, out: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[_At]:
+    kept = dataclasses.replace(out, state="mask", scale=1.0, inverted=at.hides)
+    turned = dataclasses.replace(kept, inverted=not at.hides)
     if is_op(node, "Not"):
-        yield dataclasses.replace(out, state="mask", inverted=not at.inverted)
+        yield turned
     elif is_op(node, "And", "Or") or (is_op(node, "Mul", "Min") and not fixed.holds(node.inputs[1 - index])):
-        yield dataclasses.replace(out, state="mask")
+        yield kept
     elif is_op(node, "Equal") and fixed.number(node.inputs[1 - index]) in (0.0, 1.0):
-        negated = fixed.number(node.inputs[1 - index]) == 0
-        yield dataclasses.replace(out, state="mask", inverted=at.inverted != negated)
+        yield turned if fixed.number(node.inputs[1 - index]) == 0 else kept
     elif is_op(node, "Greater") and index == 0 and fixed.number(node.inputs[1]) in (0.0, 0.5):
-        yield dataclasses.replace(out, state="mask")
+        yield kept
     elif is_op(node, "Sub") and index == 1 and fixed.number(node.inputs[0]) == 1:
-        yield dataclasses.replace(out, state="mask", inverted=not at.inverted)
+        yield turned
 
 
 def _shifted(at: _At, out: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[_At]:

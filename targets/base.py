@@ -195,6 +195,17 @@ class Annotates(Protocol):
 
 
 @runtime_checkable
+class LeavesOut(Protocol):
+    """A target whose engines get some pass of the pipeline wrong.
+
+    Attributes:
+        without_passes: names of the passes that are left out, unless the user puts them in.
+    """
+
+    without_passes: tuple[str, ...]
+
+
+@runtime_checkable
 class PreparesGraphs(Protocol):
     """A target whose engines take other examples than the source brings: pictures, sizes, steps."""
 

@@ -104,8 +104,7 @@ def _print_summary(fields: dict[str, Any]) -> None:
         + ("against the reduced network in fp32" if fields["tokens"] else "against the source's own outputs")
         + ("" if numerics["kind"] == "measured" else f"; {numerics['kind']}: {numerics['ran']}")
     )
-    drawn = (f"{item['name']} {item['what']}" for item in fields["inputs_drawn"])
-    print(f"drawn     {'; '.join(drawn)}")
+    print(f"drawn     {_drawn(fields['inputs_drawn'])}")
     if fields["precision"] != "fp32":
         print(f"ranges    from {fields['ranges_from']}")
     if fields["branches"]:
@@ -137,6 +136,17 @@ def _print_summary(fields: dict[str, Any]) -> None:
     print(f"report    {fields['report']}")
 
 
+def _drawn(inputs: list[dict[str, str]]) -> str:
+    """What the inputs are, those that are alike together."""
+    alike: dict[str, list[str]] = {}
+    for item in inputs:
+        alike.setdefault(item["what"], []).append(item["name"])
+    return "; ".join(
+        f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''} {what}"
+        for what, names in alike.items()
+    )
+
+
 def _print_branches(branches: dict[str, Any]) -> None:
     missed = [f"{site['name']} {side}" for site in branches["sites"] for side in site["missed"]]
     sides = f"; never {', '.join(missed)} in {branches['tried']} tries" if missed else ", every side taken"
@@ -153,10 +163,14 @@ def _print_branches(branches: dict[str, Any]) -> None:
 def _print_tokens(tokens: dict[str, Any], *, scored: bool) -> None:
     if tokens["name"] == "none":
         print("tokens    all kept: no schedule that was tried is faster")
+        _print_slower_looks(tokens)
         return
     baseline, padding = tokens["baseline"], tokens["padding"]
     beside = f", {baseline['ratio']:.2f} × the same engine with all" if baseline else ""
     print(f"tokens    {tokens['before']} to {tokens['after']}, --tokens {tokens['name']}{beside}")
+    if baseline and baseline["ratio"] > 1.0:
+        print("          it is slower than with all tokens: leave --tokens off, or choose fewer layers")
+    _print_slower_looks(tokens)
     if not tokens["gated"]:
         near = f", cosine {tokens['agreement']['cosine']:.5f} to the source on the samples"
         print(f"          no budget was set: nothing gated what it costs{'' if scored else near}")
@@ -165,6 +179,14 @@ def _print_tokens(tokens: dict[str, Any], *, scored: bool) -> None:
             f"          the data fills at most {padding['longest']} of {padding['of']} tokens; inputs that "
             f"fill all have a mean cosine of {padding['cosine']:.4f} to the source"
         )
+
+
+def _print_slower_looks(tokens: dict[str, Any]) -> None:
+    """What a search had chosen and the last measurement refused."""
+    for look in (tokens["held_out"] or {}).get("looks", []):
+        if look["ratio"] is not None and look["ratio"] >= 1.0:
+            beside = f"{look['ratio']:.2f} × as long as with all"
+            print(f"          not {look['name']}: measured last, it took {beside}")
 
 
 def _print_neural_engine(section: dict[str, Any]) -> None:

@@ -23,8 +23,11 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Write a bundle's report, one self-contained HTML file."""
+    from jinja2 import TemplateError
+
     from edgec.cli.output import print_json
-    from edgec.core.bundle import Bundle, check_writable_file, writing_file
+    from edgec.core.bundle import REPORT_JSON, Bundle, check_writable_file, writing_file
+    from edgec.core.errors import IntegrityError
     from edgec.core.json_file import to_bytes
     from edgec.report.render import render
 
@@ -34,8 +37,16 @@ def command(
     if measured is not None:
         opened = _merged(opened, measured)
     report = opened.report()
+    try:
+        page = render(report)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, TemplateError) as error:
+        raise IntegrityError(
+            "its report is malformed",
+            where=str(opened.path / REPORT_JSON),
+            fix="compile the model again",
+        ) from error
     with writing_file(path) as scratch:
-        scratch.write_bytes(to_bytes(render(report)))
+        scratch.write_bytes(to_bytes(page))
     if as_json:
         print_json({"report": str(path), **report})
     else:

@@ -12,7 +12,7 @@ from edgec.cli import options
 def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None:
     """Prove a bundle from the bundle alone."""
     from edgec.core.bundle import ENGINE, Bundle
-    from edgec.core.errors import JobError, NumericsError
+    from edgec.core.errors import IntegrityError, JobError, NumericsError
     from edgec.core.numerics import Gate
     from edgec.runtime.engines import ELSEWHERE, kind_of, what_runs
     from edgec.runtime.session import Session
@@ -21,11 +21,19 @@ def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None
     opened = Bundle.open(bundle)
     with Session(opened, open_for_checking(opened.engine_folder)) as session:
         feeds, expected = opened.samples()
-        # The bounds that the engine was shipped under: a quantised one has its own.
-        gate = Gate(**opened.manifest["numerics"]["gates"][-1]["gate"])
-        difference = expected.difference([session.run(feed) for feed in feeds], gate)
+        results = [session.run(feed) for feed in feeds]
+        try:
+            # The bounds that the engine was shipped under: a quantised one has its own.
+            gate = Gate(**opened.manifest["numerics"]["gates"][-1]["gate"])
+            difference = expected.difference(results, gate)
+            broken = gate.broken(difference)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise IntegrityError(
+                "its gate or its samples do not fit its engine",
+                where=str(opened.path),
+                fix="compile the model again",
+            ) from error
     precision, engine = opened.manifest["precision"], opened.manifest["engine"]
-    broken = gate.broken(difference)
     elsewhere = ELSEWHERE.get(engine)
     # An engine that nothing ran is not proved by a graph that agrees.
     not_run = [f"{ENGINE}/{name}" for name in (elsewhere.not_run if elsewhere else ())]

@@ -31,11 +31,11 @@ class Branch:
         if not decided:
             return "not reached"
         if self.kind == "Loop":
-            return f"{' and '.join(map(str, decided))} times"
+            return f"×{' and ×'.join(map(str, decided))}"
         counts = collections.Counter(SIDES[side] for side in decided)
         if len(counts) == 1:
             return next(iter(counts))
-        return ", ".join(f"{side} {count} times" for side, count in sorted(counts.items()))
+        return ", ".join(f"{side} ×{count}" for side, count in sorted(counts.items()))
 
 
 SIDES = ("else", "then")

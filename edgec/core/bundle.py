@@ -199,11 +199,18 @@ class Bundle:
             feeds.append(read_arrays(folder / f"{index}.inputs.npz"))
             outputs = read_arrays(folder / f"{index}.outputs.npz")
             references.append(outputs)
-            if (rounding := folder / f"{index}.rounding.npz").is_file():
-                lost = read_arrays(rounding)
-                exact.append({name: outputs[name].astype(np.float64) - array for name, array in lost.items()})
-            if (decided := folder / f"{index}.ties.npz").is_file():
-                ties.append(Ties.from_arrays(read_arrays(decided)))
+            try:
+                if (rounding := folder / f"{index}.rounding.npz").is_file():
+                    lost = read_arrays(rounding)
+                    exact.append(
+                        {name: outputs[name].astype(np.float64) - array for name, array in lost.items()}
+                    )
+                if (decided := folder / f"{index}.ties.npz").is_file():
+                    ties.append(Ties.from_arrays(read_arrays(decided)))
+            except (TypeError, ValueError, LookupError) as error:
+                raise IntegrityError(
+                    "does not fit the sample's outputs", where=str(rounding), fix=RECOMPILE
+                ) from error
         return feeds, Expected(references, exact, ties)
 
 

@@ -223,10 +223,15 @@ class Attention(TypedDict):
 
 
 class TokenSite(TypedDict):
-    """Tokens behind one layer's attention; `site` is what a schedule calls it, `layer` the user's name."""
+    """Tokens in front of and behind one layer's attention.
+
+    `site` is what a schedule calls it, `layer` the user's name, `sequence` which of the network's sequences
+    of tokens it is in.
+    """
 
     site: int
     layer: str
+    sequence: int
     r: int
     before: int
     after: int
@@ -253,7 +258,9 @@ class Tokens(TypedDict):
     the share of multiply-accumulates that remains; `baseline` is the same engine without reduction, with
     `ratio` of the reduced one's latency to it; `agreement` is the cosine to the source on the bundle's
     samples; `padding` the agreement on inputs without padding; `gated` says whether a budget judged it.
-    `methods`, `searched_on` and `held_out` are there after a search.
+    `before` and `after` are the tokens of all sequences, in front of their first layer and behind their last.
+    `methods`, `searched_on` and `held_out` are there after a search; each look of `held_out` has the `ratio`
+    to the unreduced engine where that was measured, and is not kept where it is no faster.
     """
 
     asked: str

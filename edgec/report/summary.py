@@ -65,6 +65,12 @@ def warnings(report: Report) -> list[str]:
     if tokens and not tokens.get("gated", True):
         loss = "its loss is under Accuracy" if report["accuracy"] else "its loss is not known"
         found.append(f"Tokens are taken away and no budget was set: nothing gated what that costs; {loss}.")
+    beside = tokens.get("baseline") if tokens else None
+    if beside and beside["ratio"] > 1.0:
+        found.append(
+            f"Taking tokens away makes this engine slower: it takes {beside['ratio']:.2f} times as long as "
+            "the same engine with all tokens."
+        )
     padding = tokens.get("padding") if tokens else None
     if padding and padding["cosine"] < LONG_INPUTS:
         found.append(

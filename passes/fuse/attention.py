@@ -13,6 +13,7 @@ from edgec.passes.fuse.assignments import drop_whole_assignments
 from edgec.passes.fuse.attention_emit import Emitter, operand_type
 from edgec.passes.fuse.attention_match import Site, read_softmax
 from edgec.passes.fuse.attention_native import read_native
+from edgec.passes.fuse.attention_shared import part_values
 from edgec.passes.infra import MatchLog, Pass, Refusal, register
 
 AXIS_KEY = "edgec.attention"
@@ -61,7 +62,10 @@ class FuseAttention(Pass):
     the standard makes: a query all of whose keys are masked by -inf gives zeros, where an unguarded
     softmax gives NaN (see `attention_mask`).
 
-    Left alone, with the reason: probabilities or logits with a second consumer, heads that are mixed
+    Probabilities that weigh several values (Zipformer) weigh them side by side, or are computed for each
+    (`attention_shared`); those that the mask's condition sets to zero again are the mask's.
+
+    Left alone, with the reason: probabilities or logits with another second consumer, heads that are mixed
     before or after the softmax, softmaxes over something else than a query-key product. Attention
     whose softmax runs over channels is left to `fuse.channel_attention`.
     """
@@ -81,6 +85,7 @@ class FuseAttention(Pass):
         """Fuse every attention over tokens."""
         editor = Editor(model, self.name, log)
         drop_whole_assignments(editor)
+        part_values(editor)
         for site in each_site(model, log):
             if site.over == "channels":
                 continue

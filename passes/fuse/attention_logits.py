@@ -192,6 +192,23 @@ def feeds_product(value: ir.Value, depth: int = 16) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
+class Zeroing:
+    """A Where that sets probabilities to zero.
+
+    Attributes:
+        node: the Where.
+        condition: its condition.
+        keep: the condition's value where the probabilities stay.
+        moved: how many of the weighing's moves stand before it.
+    """
+
+    node: ir.Node
+    condition: ir.Value
+    keep: bool
+    moved: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Weighing:
     """How probabilities reach the product with the values.
 
@@ -200,16 +217,20 @@ class Weighing:
         product: the product.
         side: which operand the probabilities are.
         guard: the Where that turns NaN into zero, if one does.
+        zeroings: what sets some of them to zero on the way.
     """
 
     moves: tuple[ir.Node, ...]
     product: Product
     side: int
     guard: ir.Node | None
+    zeroings: tuple[Zeroing, ...] = ()
 
 
 def follow_probabilities(softmax: ir.Node) -> Weighing | None:
     """From a softmax to the one product that its output goes into.
+
+    Movement, casts, a guard against NaN and Wheres that set some of them to zero may stand between.
 
     Returns None where it feeds no product at all.
 
@@ -219,6 +240,7 @@ def follow_probabilities(softmax: ir.Node) -> Weighing | None:
     value = softmax.outputs[0]
     moves: list[ir.Node] = []
     guard = None
+    zeroings: list[Zeroing] = []
     while True:
         readers = consumers(value)
         guarded = _nan_guard(value, readers)
@@ -240,12 +262,30 @@ def follow_probabilities(softmax: ir.Node) -> Weighing | None:
             if product.operands[0] is product.operands[1]:
                 raise Refusal(f"the probabilities {value.name!r} are multiplied by themselves")
             side = 0 if product.operands[0] is value else 1
-            return Weighing(tuple(moves), product, side, guard)
+            return Weighing(tuple(moves), product, side, guard, tuple(zeroings))
+        zeroing = _zeroing(node, value, len(moves))
+        if zeroing is not None and feeds_product(node.outputs[0]):
+            zeroings.append(zeroing)
+            value = node.outputs[0]
+            continue
         if not is_op(node, "MatMul", "Gemm", "Einsum") and not feeds_product(value):
             return None
         raise Refusal(
             f"the probabilities {value.name!r} go through {name_of(node)} before they weigh the values"
         )
+
+
+def _zeroing(node: ir.Node, value: ir.Value, moved: int) -> Zeroing | None:
+    if not is_op(node, "Where") or not _same_shape(value, node.outputs[0]):
+        return None
+    condition, chosen, other = node.inputs
+    if condition is None or condition is value or chosen is None or other is None:
+        return None
+    if other is value and uniform(chosen) == 0.0:
+        return Zeroing(node, condition, False, moved)
+    if chosen is value and uniform(other) == 0.0:
+        return Zeroing(node, condition, True, moved)
+    return None
 
 
 def _nan_guard(value: ir.Value, readers: list[ir.Node]) -> ir.Node | None:

@@ -8,6 +8,9 @@ A finite fill is not -inf: a query all of whose keys carry it attends to all key
 `Where(keep, logits, c)` is therefore taken as the additive mask `Where(keep, 0, c)` with a c so large
 that `logits + c` rounds to c in fp32, which gives the same equal weights there, and zeros elsewhere
 as c itself does. Where the mask is a constant that leaves every query a key, it is boolean.
+
+Where the same condition sets the probabilities to zero again (ESPnet, WeNet, NeMo), a query without any key
+gets zeros whatever the fill is, and so it is -inf.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.passes.editing import Editor, constant, producer, rank
-from edgec.passes.fuse.attention_logits import name_of, uniform
+from edgec.passes.fuse.attention_logits import Zeroing, name_of, uniform
 from edgec.passes.fuse.attention_views import expand, spread
 from edgec.passes.fuse.axes import Axes, Layout
 from edgec.passes.infra import Refusal
@@ -72,6 +75,96 @@ class Mask:
 
     value: ir.Value | None
     causal: bool = False
+
+
+def zeroed(axes: Axes, terms: Sequence[MaskTerm], zeroing: Zeroing, layout: Layout) -> list[MaskTerm]:
+    """The masks of logits whose probabilities a condition sets to zero again behind the softmax.
+
+    Args:
+        axes: the attention's axes.
+        terms: the masks.
+        zeroing: what sets to zero.
+        layout: the axes of the probabilities there.
+
+    Raises:
+        Refusal: no mask hides just what is set to zero: the probabilities left would not sum to one.
+    """
+    found = False
+    made = []
+    for term in terms:
+        cut = _hides(term)
+        if cut is not None and cut[2] <= MASKING and _same_cut(axes, cut, term, zeroing, layout):
+            found = True
+            term = dataclasses.replace(term, value=cut[0], keep=cut[1], fill=-np.inf, factor=1.0)
+        made.append(term)
+    if not found:
+        raise Refusal(
+            f"{name_of(zeroing.node)} sets probabilities to zero that no mask of the same condition hides"
+        )
+    return made
+
+
+def _hides(term: MaskTerm) -> tuple[ir.Value, bool, float] | None:
+    """Condition, its keeping value and the fill, of a Where and of an added Where(c, 0, fill)."""
+    if term.fill is not None:
+        return term.value, term.keep, term.fill
+    node = producer(term.value, "Where")
+    if node is None or term.factor <= 0:
+        return None
+    condition, chosen, other = node.inputs
+    if condition is None or chosen is None or other is None:
+        return None
+    if len(node.outputs[0].shape or ()) != len(condition.shape or ()):
+        return None
+    first, second = uniform(chosen), uniform(other)
+    if first == 0.0 and second is not None:
+        return condition, True, second * term.factor
+    if second == 0.0 and first is not None:
+        return condition, False, first * term.factor
+    return None
+
+
+def _same_cut(
+    axes: Axes, cut: tuple[ir.Value, bool, float], term: MaskTerm, zeroing: Zeroing, layout: Layout
+) -> bool:
+    """Whether a mask and what sets to zero have one condition, along the same axes."""
+    (one, keeps), (other, stays) = _positive(cut[0], cut[1]), _positive(zeroing.condition, zeroing.keep)
+    count = rank(one)
+    if keeps != stays or count is None or count != rank(other) or not _equal(one, other):
+        return False
+    mine, its = (axes.resolve_all(each)[len(each) - count :] for each in (term.layout, layout))
+    return mine == its
+
+
+def _positive(condition: ir.Value, keep: bool) -> tuple[ir.Value, bool]:
+    while (node := producer(condition, "Not")) is not None and node.inputs[0] is not None:
+        condition, keep = node.inputs[0], not keep
+    return condition, keep
+
+
+def _equal(one: ir.Value | None, other: ir.Value | None, depth: int = 4) -> bool:
+    """Whether two values are one, equal constants, or made by the same ops from such."""
+    if one is other:
+        return True
+    if one is None or other is None:
+        return False
+    left, right = constant(one), constant(other)
+    if left is not None and right is not None:
+        return left.dtype == right.dtype and np.array_equal(left, right)
+    first, second = one.producer(), other.producer()
+    if first is None or second is None or depth == 0:
+        return False
+    same = (first.op_identifier(), one.index(), len(first.inputs)) == (
+        second.op_identifier(),
+        other.index(),
+        len(second.inputs),
+    )
+    given = [{name: each.value for name, each in node.attributes.items()} for node in (first, second)]
+    return (
+        same
+        and given[0] == given[1]
+        and all(_equal(a, b, depth - 1) for a, b in zip(first.inputs, second.inputs, strict=True))
+    )
 
 
 class MaskBuilder:

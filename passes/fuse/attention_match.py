@@ -9,8 +9,15 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.passes.editing import attribute, constant
-from edgec.passes.fuse.attention_logits import Path, Step, Weighing, follow_probabilities, name_of, paths_back
-from edgec.passes.fuse.attention_mask import MaskTerm
+from edgec.passes.fuse.attention_logits import (
+    Path,
+    Step,
+    Weighing,
+    follow_probabilities,
+    name_of,
+    paths_back,
+)
+from edgec.passes.fuse.attention_mask import MaskTerm, zeroed
 from edgec.passes.fuse.attention_product import Product, lay
 from edgec.passes.fuse.axes import Axes, Dim, Layout, dims
 from edgec.passes.fuse.features import feature_index
@@ -84,8 +91,15 @@ def read_softmax(softmax: ir.Node) -> Site | None:
         Refusal: it feeds one, and yet it is no attention; the message says why.
     """
     weighing = follow_probabilities(softmax)
-    if weighing is None:
-        return None
+    return None if weighing is None else read_with(softmax, weighing)
+
+
+def read_with(softmax: ir.Node, weighing: Weighing) -> Site:
+    """The attention around a softmax whose probabilities go into a product this way.
+
+    Raises:
+        Refusal: it is no attention; the message says why.
+    """
     logits = softmax.inputs[0]
     assert logits is not None
     reasons = []
@@ -148,8 +162,11 @@ def _read(softmax: ir.Node, weighing: Weighing, path: Path) -> Site:
     columns = axes.resolve(layout[int(attribute(softmax, "axis", -1))])
     side = _key_side(axes, path, bound, columns, softmax)
     value_layout = layout
-    for node in weighing.moves:
-        value_layout = axes.forward(node, value_layout)
+    for place, node in enumerate((*weighing.moves, None)):
+        for zeroing in weighing.zeroings:
+            if zeroing.moved == place:
+                site_terms = zeroed(axes, site_terms, zeroing, value_layout)
+        value_layout = value_layout if node is None else axes.forward(node, value_layout)
     weighed = weighing.product
     out_bound = weighed.bind(axes, weighing.side, value_layout)
     summed = {atom for letter in weighed.contracted for atom in axes.resolve(out_bound[letter])}

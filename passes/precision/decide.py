@@ -171,7 +171,8 @@ def _harmless_means(model: ir.Model, ranges: Mapping[str, Range]) -> set[str]:
     found = set()
     for node in model.graph:
         source = node.inputs[0] if is_op(node, *_MEANS) else None
-        if source is None or source.name not in ranges:
+        spread = None if source is None else ranges.get(source.name or "")
+        if source is None or spread is None:
             continue
         if is_op(node, "AveragePool"):
             summed: float = math.prod(attribute(node, "kernel_shape", ()))
@@ -182,7 +183,7 @@ def _harmless_means(model: ir.Model, ranges: Mapping[str, Range]) -> set[str]:
             is_op(one, "Pow", "Exp") or (is_op(one, "Mul") and one.inputs[0] is one.inputs[1])
             for one in makers(source, Reach.ARITHMETIC)
         )
-        if not powers and summed * ranges[source.name].typical <= LARGEST / HEADROOM:
+        if not powers and summed * spread.typical <= LARGEST / HEADROOM:
             found.add(node.name or "")
     return found
 

@@ -92,7 +92,7 @@ RULES = (
     ),
     Rule(
         ("GridSample", "RoiAlign", "MaxRoiPool"), (1,), Reach.ARITHMETIC,
-        "fp16 places are half a pixel apart from 1,024 on",
+        "fp16 places are a whole pixel apart from 1,024 on",
     ),
     Rule(("CumSum",), (0,), Reach.ARITHMETIC, "a running sum outgrows the steps between its terms"),
     Rule(
@@ -230,8 +230,8 @@ def norm_parts(reduction: ir.Node, fused: Collection[str] = ()) -> list[ir.Node]
     found = []
     if (
         maker is not None
-        and len(consumers(source)) == 1
         and (_is_square(maker) or is_op(maker, "Pow", "Abs"))
+        and len(consumers(source)) == 1
     ):
         found.append(maker)
     full = numbers_in(source)

@@ -277,7 +277,7 @@ class Sweep:
             rotary.replace_input_with(index, turned)
 
     def _by_sample(self, rotary: ir.Node, level: Level) -> ir.Value:
-        """Give a rotation whose rows are more or fewer than its samples one row a sample, and its result back."""
+        """Give a rotation one row a sample where its rows hold heads or its heads samples; its result."""
         given, turned = rotary.inputs[0], rotary.outputs[0]
         batch = level.sizes.shape[0]  # type: ignore[index]
         shape = sizes(given)

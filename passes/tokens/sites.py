@@ -214,12 +214,18 @@ def _stream(attention: ir.Node, batch: int | None, length: int) -> tuple[ir.Valu
 def _same_tokens(key: ir.Value | None, before: ir.Value) -> bool:
     """Whether keys are computed from a block's input, or from what that is computed from token by token."""
     origin = before
-    while (node := origin.producer()) is not None and (node.op_type in _WITHIN or is_op(node, "Add")):
+    while (node := origin.producer()) is not None:
         computed = [value for value in node.inputs if value is not None and not _from_weights(value)]
-        if len(computed) != 1:
+        if len(computed) != 1 or not _alike(computed[0], before):
             break
         origin = computed[0]
     return any(value is origin for value in _ancestors(key))
+
+
+def _alike(value: ir.Value | None, tokens: ir.Value) -> bool:
+    """Whether a value is (B, N, any channels) as `tokens` is."""
+    one, other = sizes(value) or (), sizes(tokens) or ()
+    return len(one) == len(other) == 3 and one[:2] == other[:2]
 
 
 def _ancestors(value: ir.Value | None) -> Iterator[ir.Value]:
@@ -240,7 +246,6 @@ def _ancestors(value: ir.Value | None) -> Iterator[ir.Value]:
 def _sequence(stream: ir.Value, earlier: list[Site]) -> int:
     """The sequence of the nearest site in front, through tensors of the same tokens; a new one without."""
     streams = {site.stream: site.sequence for site in earlier}
-    tokens = sizes(stream)[:2]  # type: ignore[index]
     seen: set[ir.Value] = set()
     waiting = [stream]
     while waiting:
@@ -249,8 +254,7 @@ def _sequence(stream: ir.Value, earlier: list[Site]) -> int:
             return streams[value]
         node = value.producer()
         for each in () if node is None else node.inputs:
-            shape = sizes(each)
-            if each is not None and each not in seen and len(shape or ()) == 3 and shape[:2] == tokens:  # type: ignore[index]
+            if each is not None and each not in seen and _alike(each, stream):
                 seen.add(each)
                 waiting.append(each)
     return len(set(streams.values()))

@@ -24,6 +24,7 @@ from edgec.targets.coreml.input_types import check_enumerated
 from edgec.targets.coreml.lowering.definitions import expanded
 from edgec.targets.coreml.lowering.full import mark
 from edgec.targets.coreml.lowering.hidden_rows import keep_hidden_rows
+from edgec.targets.coreml.lowering.masks import clamped
 from edgec.targets.coreml.lowering.program import Lowered, check_size, lower
 from edgec.targets.coreml.neural_engine.channels_first import channels_first
 from edgec.targets.coreml.neural_engine.form import FORM, decide
@@ -49,7 +50,7 @@ class CoreML:
     """Apple's devices, through an ML program package.
 
     Args:
-        variant: `ios16`, `ios17` or `ios18`, and words behind it (`ios18:tensor`).
+        variant: `ios16`, `ios17`, `ios18` or `ios26`, and words behind it (`ios18:tensor`).
 
     Raises:
         RequestError: there is no such release or word.
@@ -158,7 +159,7 @@ class CoreML:
         model = expanded(graph.model.clone())
         keep_hidden_rows(model)
         if candidate.precision != "fp32":
-            mark(model, islands(model, decision_feeds(graph)))
+            mark(model, islands(clamped(model), decision_feeds(graph)))
         return graph.with_model(channels_first(model).model if FORM in candidate.form else model)
 
     def build(self, graph: Graph, candidate: Candidate, folder: Path) -> None:

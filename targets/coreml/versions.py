@@ -12,7 +12,7 @@ class Release:
     """One deployment target of Core ML.
 
     Attributes:
-        name: `ios16`, `ios17` or `ios18`.
+        name: `ios16`, `ios17`, `ios18` or `ios26`.
         specification: the version of the model format that it reads.
         fused_attention: `scaled_dot_product_attention` exists.
         states: `read_state` and `write_state` exist.
@@ -39,6 +39,7 @@ RELEASES: dict[str, Release] = {
     "ios16": Release("ios16", 7, False, False, False, False, "macOS 13"),
     "ios17": Release("ios17", 8, False, False, True, False, "macOS 14"),
     "ios18": Release("ios18", 9, True, True, True, True, "macOS 15"),
+    "ios26": Release("ios26", 10, True, True, True, True, "macOS 26"),
 }
 
 DEFAULT_RELEASE = "ios18"

@@ -46,7 +46,7 @@ class Variant:
 
 
 def variant_named(text: str | None) -> Variant:
-    """Read `ios18:tensor`: a release, or nothing for the newest, and any number of words.
+    """Read `ios18:tensor`: a release, or nothing for iOS 18, and any number of words.
 
     Raises:
         RequestError: a part is neither a release nor a word, or comes twice.

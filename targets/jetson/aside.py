@@ -12,6 +12,7 @@ from edgec.targets.jetson.plan import ShapeProfile, ShapeRange
 LACKING = {
     "DeformConv": "TensorRT-RTX has no plugins, and TensorRT runs it as one",
     "NonMaxSuppression": "TensorRT-RTX has no kernel for it",
+    "NonZero": "TensorRT-RTX has no plugins, and its parser wants one for it",
     "RoiAlign": "TensorRT-RTX has no plugins, and TensorRT runs it as one",
 }
 """Ops that the versions' table grants and tensorrt-rtx 1.7.1 lacks, with the reason."""

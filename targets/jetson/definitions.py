@@ -82,7 +82,8 @@ def _definition(node: ir.Node) -> ir.Graph | None:
     except Exception:
         # The inliner has no class of its own for a definition that needs more types than there are.
         return None
-    if any(one.op_type == node.op_type for one in inlined.graph.node):
+    # One with branches (AffineGrid's) would leave it to the device which of them is meant.
+    if any(one.op_type in (node.op_type, "If") for one in inlined.graph.node):
         return None
     return ir.from_proto(inlined).graph
 

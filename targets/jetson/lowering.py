@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
+import onnx
 import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
@@ -20,6 +21,7 @@ from edgec.plugins.tensorrt import limits
 from edgec.targets.jetson.bytes import BytesAsFloats
 from edgec.targets.jetson.definitions import Definitions
 from edgec.targets.jetson.integers import FloatOnly
+from edgec.targets.jetson.one_query import OneQuery
 from edgec.targets.jetson.opset import lower_opset
 from edgec.targets.jetson.readable import Readable, misread
 from edgec.targets.jetson.sites import fits_kernel, head_size
@@ -47,18 +49,29 @@ def lower(
     Pipeline(_passes(copy, dialect, native, keep)).run(copy)
     _infer(copy)
     Pipeline([DecomposeQuantised(symmetric=True), BytesAsFloats()]).run(copy)
-    Pipeline([Definitions(dialect.ops), FloatOnly(dialect.float_only)]).run(copy)
+    steps = [OneQuery(wrong=not dialect.one_query), Definitions(dialect.ops), FloatOnly(dialect.float_only)]
+    Pipeline(steps).run(copy)
     _name_plugins(copy)
-    reasons = lower_opset(copy, dialect.opset)
+    older = lower_opset(copy, dialect.opset)
     Pipeline([Readable(dialect)]).run(copy)
-    reasons += obstacles(copy, dialect, keep)
+    _refuse(dialect, _one_a_node([*obstacles(copy, dialect, keep), *older]))
+    return copy
+
+
+def check(model: ir.Model, dialect: Dialect, keep: frozenset[str] = frozenset()) -> None:
+    """See that a lowered model, with its precision written in, is still what the release takes.
+
+    Raises:
+        UnsupportedError: something in it is refused or misread there; lists all of it.
+    """
+    _refuse(dialect, _one_a_node(obstacles(model, dialect, keep)))
+
+
+def _refuse(dialect: Dialect, reasons: list[str]) -> None:
     if reasons:
         raise UnsupportedError(
-            f"TensorRT {dialect.version}",
-            list(dict.fromkeys(reasons)),
-            fix="rewrite these layers in ops that this TensorRT has",
+            f"TensorRT {dialect.version}", reasons, fix="rewrite these layers in ops that this TensorRT has"
         )
-    return copy
 
 
 def _passes(model: ir.Model, dialect: Dialect, native: bool, keep: frozenset[str]) -> list:  # type: ignore[type-arg]
@@ -125,11 +138,37 @@ def split_attention(model: ir.Model, nodes: Collection[ir.Node]) -> None:
             node.op_type = "Attention"
 
 
+def _one_a_node(lines: Sequence[str]) -> list[str]:
+    """The first line of each node: what has no importer has no older form either, which helps nobody."""
+    found: dict[str, str] = {}
+    for line in lines:
+        found.setdefault(line.partition("): ")[0], line)
+    return list(found.values())
+
+
 def _infer(model: ir.Model) -> None:
     """Give values their shapes and types where the passes left them out."""
     from onnx_ir.passes.common import ShapeInferencePass
 
+    _bind_defaults(model)
     ShapeInferencePass()(model)
+
+
+def _bind_defaults(model: ir.Model) -> None:
+    """Write the attributes' defaults to nodes that ONNX defines by other ops.
+
+    Its shape inference and its inliner look into the definition, which then lacks them (onnx 1.23).
+    """
+    for node in model.graph.all_nodes():
+        if node.domain != "" or not onnx.defs.has(node.op_type):
+            continue
+        schema = onnx.defs.get_schema(node.op_type, model.opset_imports[""])
+        # The stubs of onnx leave these two out.
+        if not (schema.has_function or schema.has_context_dependent_function):  # type: ignore[attr-defined]
+            continue
+        for name, attribute_schema in schema.attributes.items():
+            if attribute_schema.default_value.name and name not in node.attributes:
+                node.attributes[name] = ir.serde.deserialize_attribute(attribute_schema.default_value)
 
 
 def obstacles(model: ir.Model, dialect: Dialect, keep: frozenset[str] = frozenset()) -> list[str]:
@@ -161,8 +200,10 @@ def _obstacle(node: ir.Node, dialect: Dialect, keep: frozenset[str], opset: int)
         reduction = attribute(node, "reduction", "none")
         if reduction != "none":
             return f"TensorRT computes a scatter with reduction {reduction!r} wrongly and says nothing"
-    if node.op_type == "MaxPool" and len(node.outputs) > 1 and node.outputs[1].uses():
-        return "its indices are read"
+    if node.op_type == "MaxPool" and len(node.outputs) > 1:
+        indices = node.outputs[1]
+        if indices.uses() or indices.is_graph_output():
+            return "its indices are read"
     axes_place = {"Slice": 3, "ReduceSum": 1, "Squeeze": 1, "Unsqueeze": 1, "CumSum": 1}.get(node.op_type)
     if node.op_type in dialect.constant_axes and axes_place is not None and axes_place < len(node.inputs):
         axes = node.inputs[axes_place]
@@ -200,4 +241,4 @@ def narrow_doubles(model: ir.Model) -> None:
     editor.remove_dead()
 
 
-__all__ = ["lower", "narrow_doubles", "obstacles"]
+__all__ = ["check", "lower", "narrow_doubles", "obstacles"]

@@ -25,7 +25,7 @@ class Readable(Pass):
     ::
 
         Constant[value_ints = (2, 3)]    ⇒      Constant[value = tensor (2, 3)]
-        x ── Shape[start = 1, end = 2]   ⇒      x ── Shape ── Slice(1, 2), or a Constant where the size is known
+        x ── Shape[start = 1, end = 2]   ⇒      x ── Shape ── Slice(1, 2); a Constant where the size is known
         x ── Trilu                       ⇒      x ── Trilu[upper = 1]
 
     Args:
@@ -52,7 +52,7 @@ class Readable(Pass):
             for name in defaults_differ().get(node.op_type, ()):
                 default = _default(node.op_type, name, opset)
                 if default is not None and name not in node.attributes:
-                    node.attributes[name] = ir.from_proto(default)
+                    node.attributes[name] = ir.serde.deserialize_attribute(default)
                     log.matched(node)
 
 

@@ -36,6 +36,7 @@ class Jetson:
 
     Attributes:
         device: the device that engines are for.
+        without_passes: what its TensorRT gets wrong.
     """
 
     runs_here = False
@@ -44,6 +45,7 @@ class Jetson:
     def __init__(self, profile: str | None = None) -> None:
         self.name = "jetson"
         self.device = device(profile)
+        self.without_passes = self.device.dialect.without_passes
         self._shipped: str | None = None
 
     def prepared(self, graph: Graph) -> Graph:
@@ -93,9 +95,11 @@ class Jetson:
         """Write the model, its plan and the preview's record into an empty folder, with its `engine.json`.
 
         Raises:
-            UnsupportedError: TensorRT's parser or builder refuses something in the preview.
+            UnsupportedError: the device's parser would misread something, or TensorRT's parser or builder
+                refuses something in the preview.
         """
         model = graph.model
+        lowering.check(model, self.device.dialect, self._kernels(half=candidate.precision != "fp32"))
         weights = writing.write_model(model, folder)
         plan = writing.write_plan(graph, self.device, candidate.precision, folder, weights)
         if candidate.precision == self._shipped:

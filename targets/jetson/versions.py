@@ -23,6 +23,8 @@ class Dialect:
         native_attention: whether `Attention` stays one node where its inputs are fp16.
         strongly_typed: whether the graph's own types are all there is to precision.
         narrow_integers: whether int64 is int32 in the engine, inputs and outputs too.
+        one_query: whether an attention with a single query comes out right, written with products.
+        without_passes: passes of the pipeline that are left out for it.
         plugin_api: 2 or 3.
         float_only: ops that refuse integers.
         constant_axes: ops whose axes must be initializers.
@@ -36,6 +38,8 @@ class Dialect:
     native_attention: bool
     strongly_typed: bool
     narrow_integers: bool
+    one_query: bool
+    without_passes: tuple[str, ...]
     plugin_api: int
     float_only: frozenset[str]
     constant_axes: frozenset[str]
@@ -91,6 +95,8 @@ def dialects() -> dict[str, Dialect]:
             native_attention=entry["native_attention"],
             strongly_typed=entry["strongly_typed"],
             narrow_integers=entry["narrow_integers"],
+            one_query=entry["one_query"],
+            without_passes=tuple(entry["without_passes"]),
             plugin_api=entry["plugin_api"],
             float_only=frozenset(entry["float_only"]),
             constant_axes=frozenset(entry["constant_axes"]),

@@ -12,6 +12,7 @@ from edgec.core.dialect import EDGEC_DOMAIN, source_layer
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph
 from edgec.core.numerics import GATES, Gate, guarding
+from edgec.passes.decompose.quantised import has_pairs
 from edgec.plugins.tensorrt import LIBRARIES
 from edgec.targets.jetson.devices import Device
 from edgec.targets.jetson.engine import runnable
@@ -67,7 +68,7 @@ def write_plan(graph: Graph, device: Device, precision: str, folder: Path, weigh
         weights=weights,
         weights_sha256=None if weights is None else file_sha256(folder / weights),
         strongly_typed=dialect.strongly_typed,
-        flags=() if dialect.strongly_typed else _flags(precision),
+        flags=() if dialect.strongly_typed else _flags(precision, quantised=has_pairs(model)),
         layer_precisions=dict.fromkeys(sorted(kept_nodes(model)), "fp32"),
         profiles=shape_profiles(graph),
         workspace_bytes=workspace,
@@ -76,7 +77,7 @@ def write_plan(graph: Graph, device: Device, precision: str, folder: Path, weigh
         needs=Needs(_BUILDER_BYTES + workspace + 3 * size, 3 * size + 64 * 2**20),
         inputs=_tensors(list(model.graph.inputs), narrow=dialect.narrow_integers),
         outputs=_tensors(list(model.graph.outputs), narrow=dialect.narrow_integers),
-        gate=_gate(graph, precision),
+        gate=shipped_gate(graph, precision),
         sources={node.name: source_layer(node) for node in model.graph if node.name},
     )
     plan.write(folder)
@@ -110,12 +111,10 @@ def plugin_summary(model: ir.Model) -> dict[str, Any]:
     return {"nodes": dict(sorted(counts.items())), "previewed_as": previewed}
 
 
-def _flags(precision: str) -> tuple[str, ...]:
+def _flags(precision: str, *, quantised: bool) -> tuple[str, ...]:
     """Builder flags of a weakly typed build: without `obey` it may move kept layers to fp16 for speed."""
-    if precision == "fp32":
-        return ()
-    lower = ("int8",) if precision == "int8" else ()
-    return (*lower, "fp16", "obey_precision_constraints")
+    lower = ("int8",) if precision == "int8" or quantised else ()
+    return lower if precision == "fp32" else (*lower, "fp16", "obey_precision_constraints")
 
 
 def _plugins(model: ir.Model) -> tuple[PluginUse, ...]:
@@ -133,10 +132,15 @@ def _tensors(values: list[ir.Value], *, narrow: bool) -> tuple[PlanTensor, ...]:
     return tuple(found)
 
 
-def _gate(graph: Graph, precision: str) -> Gate:
-    """The gate that the compile itself holds the engine to: the precision's own, or what int8 shows here."""
-    if precision in GATES:
-        return graph.gates.get(precision, GATES[precision])
+def shipped_gate(graph: Graph, precision: str) -> Gate:
+    """What the device holds the engine to: the gate that the compile itself holds the graph to.
+
+    A reduced graph brings gates of its own, in which a choice between nearly equal tokens may fall otherwise.
+    int8 has none: what it shows here guards it.
+    """
+    gate = graph.gates.get(precision) or GATES.get(precision)
+    if gate is not None:
+        return gate
     with Evaluator(runnable(graph.model)) as evaluator:
         found = [evaluator.run(feeds) for feeds in graph.examples]
     return guarding(graph.expected.difference(found, GATES["bf16"]))

@@ -13,7 +13,9 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 
+from edgec.passes.precision import structure
 from edgec.runtime.openvino_core import import_openvino
 
 _KERNEL_INPUTS = {
@@ -136,8 +138,10 @@ def kernels_in_bf16(model: Any) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def in_bf16(model: Any, layers: Mapping[str, str], kept: frozenset[str]) -> None:
-    """Write into a float32 model what computes in bf16: all but the operations of some layers.
+def in_bf16(
+    model: Any, layers: Mapping[str, str], kept: frozenset[str], full: Collection[str] = frozenset()
+) -> None:
+    """Write into a float32 model what computes in bf16: all but some operations and those of some layers.
 
     ::
 
@@ -153,24 +157,80 @@ def in_bf16(model: Any, layers: Mapping[str, str], kept: frozenset[str]) -> None
         model: an OpenVINO model in float32, changed in place; its kernels may be in bf16.
         layers: the source layer of each operation, by its name.
         kept: source layers that stay in fp32.
+        full: names of operations that stay in fp32 whatever their layer does (`stays_full`).
     """
     _kernels_in_fp32(model)
     _fold_constants(model)
-    _Rewriter(model, layers, kept).run()
+    _Rewriter(model, layers, kept, full).run()
     model.validate_nodes_and_infer_types()
 
 
-def rounded_layers(model: Any, layers: Mapping[str, str]) -> tuple[str, ...]:
+def stays_full(model: Any, lowered: ir.Model) -> frozenset[str]:
+    """Names of the operations that must not round, of those that bf16 would.
+
+    Args:
+        model: what OpenVINO read of the lowered model, in float32.
+        lowered: the lowered model.
+    """
+    reasons = structure.stays_full(lowered)
+    known = {value.name for node in lowered.graph for value in node.outputs} | {n.name for n in lowered.graph}
+    wanted = {value.name for node in lowered.graph if node.name in reasons for value in node.outputs}
+    found: set[str] = set()
+    for operation in reversed(model.get_ordered_ops()):
+        name = operation.get_friendly_name()
+        names = {name, *(tensor for output in operation.outputs() for tensor in output.get_names())}
+        if names & known:
+            is_wanted = bool(names & (wanted | reasons.keys()))
+        else:
+            # What OpenVINO made for itself, as of a Gemm, is its reader's.
+            is_wanted = any(
+                target.get_node().get_friendly_name() in found
+                for output in operation.outputs()
+                for target in output.get_target_inputs()
+            )
+        if is_wanted:
+            found.add(name)
+    return frozenset(able.operation.get_friendly_name() for able in _rounding(model)) & found
+
+
+def in_fp32(model: Any) -> frozenset[str]:
+    """Undo `in_bf16` in place, but for the weights, which stay rounded; the operations that it had kept."""
+    kept = frozenset(able.operation.get_friendly_name() for able in _rounding(model))
+    openvino = import_openvino()
+    for operation in model.get_ordered_ops():
+        kind = operation.get_type_name()
+        if kind == "Constant" and operation.get_element_type().to_string() == "bf16":
+            wide = operation.data.view(ml_dtypes.bfloat16).astype(np.float32)
+            operation.output(0).replace(openvino.op.Constant(wide).output(0))
+        elif kind == "Convert" and "bf16" in _types(operation):
+            operation.output(0).replace(operation.input_value(0))
+    model.validate_nodes_and_infer_types()
+    return kept
+
+
+def _types(operation: Any) -> set[str]:
+    return {value.get_element_type().to_string() for value in (operation.input_value(0), operation.output(0))}
+
+
+def rounded_layers(
+    model: Any, layers: Mapping[str, str], full: Collection[str] = frozenset()
+) -> tuple[str, ...]:
     """The source layers whose results bf16 rounds, in execution order; arguments as of `in_bf16`."""
-    operations = (able.operation for able in _able(model, _carrying(model)) if able.rounds)
-    found = (layers.get(operation.get_friendly_name()) for operation in operations)
+    names = (able.operation.get_friendly_name() for able in _rounding(model))
+    found = (layers.get(name) for name in names if name not in full)
     return tuple(dict.fromkeys(layer for layer in found if layer))
+
+
+def _rounding(model: Any) -> Iterator[_Able]:
+    return (able for able in _able(model, _carrying(model)) if able.rounds)
 
 
 class _Rewriter:
     """Converts where the type changes between an operation and what it reads, once for each tensor."""
 
-    def __init__(self, model: Any, layers: Mapping[str, str], kept: frozenset[str]) -> None:
+    def __init__(
+        self, model: Any, layers: Mapping[str, str], kept: frozenset[str], full: Collection[str]
+    ) -> None:
         self._operations = list(model.get_ordered_ops())
         self._floats = {
             _place(output)
@@ -184,7 +244,8 @@ class _Rewriter:
         self._rounded: set[_Place] = set()
         for able in _able(model, self._carrying):
             if able.rounds:
-                is_half = layers.get(able.operation.get_friendly_name()) not in kept
+                name = able.operation.get_friendly_name()
+                is_half = name not in full and layers.get(name) not in kept
             else:
                 is_half = all(_place(value) in self._rounded for value in able.flowing)
             if is_half:

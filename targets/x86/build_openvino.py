@@ -14,7 +14,7 @@ from edgec.core.graph import Graph
 from edgec.runtime.engine import EngineDescription
 from edgec.runtime.openvino_core import import_openvino, new_core, said
 from edgec.targets.base import Candidate
-from edgec.targets.x86.bf16 import in_bf16, kernels_in_bf16
+from edgec.targets.x86.bf16 import in_bf16, kernels_in_bf16, stays_full
 from edgec.targets.x86.forms import kernel_ops
 from edgec.targets.x86.layers import LayerNames
 from edgec.targets.x86.quantize_openvino import quantised
@@ -56,8 +56,9 @@ def build(graph: Graph, candidate: Candidate, folder: Path, library: Path | None
             names = LayerNames(graph.model)
             _rename(model, names)
             layers = _layers(model, names)
-            if candidate.precision == "bf16" and candidate.kept:
-                in_bf16(model, layers, frozenset(candidate.kept))
+            full = stays_full(model, graph.model) if candidate.precision == "bf16" else frozenset()
+            if candidate.precision == "bf16" and (candidate.kept or full):
+                in_bf16(model, layers, frozenset(candidate.kept), full)
                 layers |= _layers(model, names)
             elif "bf16" in (candidate.precision, candidate.rest):
                 kernels_in_bf16(model)
@@ -81,7 +82,7 @@ def build(graph: Graph, candidate: Candidate, folder: Path, library: Path | None
         inputs=tuple(value.name or "" for value in graph.model.graph.inputs if not value.is_initializer()),
         outputs=tuple(value.name or "" for value in graph.model.graph.outputs),
         extensions=extensions,
-        rest=candidate.rest,
+        rest="fp32" if full else candidate.rest,
     ).write(folder)
 
 

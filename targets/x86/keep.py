@@ -2,7 +2,7 @@
 
 Of quantised engines only the rounding of activations is taken out: weights stay rounded, which by channel
 costs little beside it, and nothing is quantised anew, so that a layer is tried in the time that opening an
-engine takes. A layer kept of bf16 has its fp32 weights too: the engine still has them.
+engine takes. A layer kept of bf16 has its fp32 weights too, as long as the engine still has them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def rounded_layers(folder: Path) -> tuple[str, ...]:
     description = EngineDescription.read(folder)
     if description.precision == "bf16":
         _core, model = _openvino_model(folder, description)
-        return bf16.rounded_layers(model, description.layers)
+        full = _written_out(model, description)
+        return bf16.rounded_layers(model, description.layers, full)
     if description.kind == "ort":
         model = ir.load(folder / description.model)
         readers = [use.node for node in _pairs(model) for use in node.outputs[0].uses()]
@@ -86,9 +87,14 @@ def _keep_openvino(
 
 def _keep_bf16(folder: Path, changed: Path, description: EngineDescription, layers: frozenset[str]) -> None:
     _core, model = _openvino_model(folder, description)
-    bf16.in_bf16(model, description.layers, layers)
+    bf16.in_bf16(model, description.layers, layers, _written_out(model, description))
     import_openvino().save_model(model, str(changed / description.model), compress_to_fp16=False)
     dataclasses.replace(description, rest="fp32").write(changed)
+
+
+def _written_out(model: Any, description: EngineDescription) -> frozenset[str]:
+    """Bring a model with types of its own back to float32; the operations that must not round."""
+    return bf16.in_fp32(model) if description.rest == "fp32" else frozenset()
 
 
 def _openvino_model(folder: Path, description: EngineDescription) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgec.core.graph import Graph
+from edgec.passes.decompose.quantised import has_pairs
 from edgec.targets.base import Candidate
 from edgec.targets.x86 import quantize_openvino, quantize_ort
 from edgec.targets.x86.accepts import ENGINES
@@ -67,6 +68,13 @@ def tried(graph: Graph, engines: list[str], precision: str) -> list[Candidate]:
         for form in found[name]
         if precision == "auto" and "bf16" in ENGINES[name].precisions and form != PACKED
     ]
+    if has_pairs(graph.model):
+        # Nothing is quantised again: ONNX Runtime's integer kernels take it as it is.
+        given = [
+            Candidate("ort", "int8", form, rest="fp32", scheme=quantize_ort.GIVEN)
+            for form in found.get("ort", ())
+        ]
+        return [*exact, *half, *given, *last]
     largest = largest_weight(graph)
 
     def quantised(schemes: Sequence[tuple[str, str]]) -> list[Candidate]:

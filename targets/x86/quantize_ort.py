@@ -28,6 +28,9 @@ DYNAMIC = "dynamic"
 WEIGHTS = "weights of 4 bits"
 """Weights of linear layers in int4, in blocks of 32, by ONNX Runtime's MatMulNBits; the rest stays fp32."""
 
+GIVEN = "as the file is quantised"
+"""The file's own Q/DQ pairs, in integer kernels: a value on the edge of a step may fall to its other side."""
+
 LARGE = 8 * 2**20
 """Bytes of the largest weight, in fp32, from which quantising weights alone is worth a try."""
 
@@ -49,6 +52,8 @@ def quantised(graph: Graph, candidate: Candidate) -> ir.Model:
     Raises:
         JobError: ONNX Runtime's quantiser does not take the graph.
     """
+    if candidate.scheme == GIVEN:
+        return graph.model
     kept = frozenset(candidate.kept)
     model = graph.model
     left = [node.name or "" for node in model.graph if source_layer(node) in kept]

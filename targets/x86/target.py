@@ -13,10 +13,11 @@ from edgec.runtime.engines import open_engine
 from edgec.targets.base import Candidate, Fallback, Offer
 from edgec.targets.x86 import keep
 from edgec.targets.x86.accepts import ENGINES, obstacles
-from edgec.targets.x86.cpu import lacking, require_bf16
+from edgec.targets.x86.cpu import lacking, require_bf16, sums_in_16_bits
 from edgec.targets.x86.forms import BY_KERNELS, EXPORTED, exported, forms, kernel_ops, lowered
 from edgec.targets.x86.kernels import Kernels, find_kernels
 from edgec.targets.x86.order import WEIGHTS_ALONE, tried
+from edgec.targets.x86.quantize_ort import GIVEN
 
 _PACKAGES = {"ort": "onnxruntime", "openvino": "openvino"}
 
@@ -195,5 +196,9 @@ def _refusal(candidate: Candidate) -> str:
     """Why this processor cannot run a candidate; empty where it can."""
     if (candidate.engine, candidate.scheme) in WEIGHTS_ALONE:
         return ""  # the products are fp32
+    if candidate.scheme == GIVEN and sums_in_16_bits():
+        return (
+            "the file's weights take 8 bits, and this processor sums pairs of products in 16: they saturate"
+        )
     precisions = filter(None, (candidate.precision, candidate.rest))
     return next(filter(None, (lacking(candidate.engine, one) for one in precisions)), "")

@@ -179,3 +179,61 @@ def test_an_engine_that_nothing_ran_is_not_verified(edgec: Command, model_file: 
     assert done.json["kind"] == "emulated"
     assert done.json["not_run"] == ["engine/model.engine"]
     assert "engine/model.engine did not run here" in edgec("verify", bundle).err
+
+
+def test_real_inputs_and_calibration_are_gated_on_and_said(
+    edgec: Command, model_file: Path, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(1)
+    real = random.normal(size=(2, 1, TOKENS, WIDTH)).astype(np.float32)
+    seen = random.normal(size=(8, TOKENS, WIDTH)).astype(np.float32)
+    np.savez(tmp_path / "real.npz", x=real)
+    np.savez(tmp_path / "calib.npz", x=seen)
+    options = ["--target", "x86:ort", "--precision", "fp32", "-o", tmp_path / "out.edgec", "--json"]
+    files = ["--example", tmp_path / "real.npz", "--calib", tmp_path / "calib.npz"]
+    done = edgec("compile", model_file, *options, *files)
+    assert done.status == 0, done.err
+    assert done.json["inputs_drawn"] == [{"name": "x", "what": "from real.npz, and from calib.npz"}]
+    assert done.json["ranges_from"] == "calibration data calib.npz"
+    samples = [feeds["x"] for feeds in Bundle.open(tmp_path / "out.edgec").samples()[0]]
+    np.testing.assert_array_equal(np.stack(samples[:2]), real)
+    assert len(samples) == 5
+    np.testing.assert_array_equal(np.concatenate(samples[2:]), seen[[0, 4, 7]])
+
+
+def test_a_wrong_example_is_one_sentence(edgec: Command, model_file: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "real.npz", y=np.zeros(3, np.float32))
+    done = edgec("compile", model_file, "--target", "x86", "--example", tmp_path / "real.npz")
+    assert done.status == 2
+    assert "real.npz: has no array 'x', which the model takes" in done.err
+
+
+BRANCHES = """<ir_version: 8, opset_import: ["": 17]> g (float[4, 8] x) => (float[4, 8] y)
+<float zero = {0.0}, float least = {-1.0}>
+{
+  s = ReduceMean <keepdims = 0> (x)
+  c = Greater (s, zero)
+  a = Abs (s)
+  n = Less (a, least)
+  h = If (c) <
+    then_branch = g1 () => (float[4, 8] p) { p = Exp (x) },
+    else_branch = g2 () => (float[4, 8] q) { q = Tanh (x) }
+  >
+  y = If (n) <
+    then_branch = g3 () => (float[4, 8] r) { r = Neg (h) },
+    else_branch = g4 () => (float[4, 8] t) { t = Relu (h) }
+  >
+}"""
+
+
+def test_branches_are_timed_and_a_side_never_taken_is_said(edgec: Command, tmp_path: Path) -> None:
+    onnx.save(onnx.parser.parse_model(BRANCHES), tmp_path / "b.onnx")
+    options = ["--target", "x86:ort", "--precision", "fp32", "-o", tmp_path / "b.edgec"]
+    done = edgec("compile", tmp_path / "b.onnx", *options)
+    assert done.status == 0, done.err
+    assert "drawn     x N(0, 1)" in done.out
+    assert "2 places that decide by values; never If:y then in" in done.out
+    assert "2 ways measured" in done.out
+    branches = Bundle.open(tmp_path / "b.edgec").report()["branches"]
+    assert [site["missed"] for site in branches["sites"]] == [[], ["then"]]
+    assert all(path["p50"] > 0 for path in branches["paths"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import onnx
 import pytest
 from command_line import Command, block_model
 
+from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle
 
 
@@ -149,6 +151,28 @@ def test_another_models_bundle_is_not_written_over(edgec: Command, tmp_path: Pat
     assert "holds the bundle of another model, a/m.onnx" in done.err
     assert (tmp_path / "m.x86.edgec" / "manifest.json").read_bytes() == kept
     assert edgec("compile", "./a/m.onnx", "--target", "x86:ort").status == 0
+
+
+BROKEN = {
+    "report.json": ("report", {"model": "m", "schema": 1}),
+    "manifest.json": ("verify", {"numerics": {"gates": [{"gate": {"scaled": "much"}}]}}),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_resealed_bundle_that_makes_no_sense_is_one_sentence(
+    edgec: Command, shared_bundle: Path, tmp_path: Path, name: str
+) -> None:
+    command, change = BROKEN[name]
+    shutil.copytree(shared_bundle, tmp_path / "b.edgec")
+    path = tmp_path / "b.edgec" / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    manifest = json.loads((tmp_path / "b.edgec" / "manifest.json").read_text())
+    bundles.seal(tmp_path / "b.edgec", {k: v for k, v in manifest.items() if k not in ("files", "sha256")})
+    done = edgec(command, "b.edgec")
+    assert done.status == 1
+    assert "a bug of edgec" not in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 def test_the_process_folder_is_where_temporary_files_are() -> None:

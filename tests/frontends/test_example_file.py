@@ -63,7 +63,10 @@ def test_nan_and_unequal_counts_are_said(tmp_path):
 
 def embedding(path):
     text = """<ir_version: 9, opset_import: ["": 20]>
-        g (int64[2, 4] ids, float[2, 4, 3] x) => (float[2, 4, 3] y) { e = Gather (table, ids) y = Add (e, x) }"""
+        g (int64[2, 4] ids, float[2, 4, 3] x) => (float[2, 4, 3] y) {
+            e = Gather (table, ids)
+            y = Add (e, x)
+        }"""
     model = onnx.parser.parse_model(text)
     weights = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
     model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "table"))
@@ -84,7 +87,7 @@ def test_an_onnx_file_runs_on_the_real_inputs_first_and_on_known_ends_behind(tmp
 def test_real_inputs_that_the_file_refuses_are_blamed(tmp_path):
     ids = np.stack([real(2, 4), np.full((2, 4), 50)])
     path = saved(tmp_path, ids=ids, x=np.zeros((2, 2, 4, 3), np.float32))
-    with pytest.raises(RequestError, match="e.npz: the model fails on sample 1"):
+    with pytest.raises(RequestError, match=r"e\.npz: the model fails on sample 1"):
         load(embedding(tmp_path), example=path)
 
 

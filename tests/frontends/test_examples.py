@@ -108,7 +108,7 @@ def test_a_sound_has_full_scale_and_is_quiet():
 
 def test_lengths_are_full_first_and_short_later():
     specs = [TensorSpec("x", (2, 50, 8), "float32"), TensorSpec("n", (2,), "int64")]
-    feeds = draw(specs, {"n": Drawing("lengths", low=1)}, samples=3, seed=0)
+    feeds = draw(specs, {"n": Drawing("lengths", low=1, high=0)}, samples=3, seed=0)
     assert feeds[0]["n"].tolist() == [50, 50]
     assert feeds[2]["n"][0] == 1
     assert all(feed["n"].min() >= 1 and feed["n"].max() <= 50 for feed in feeds)

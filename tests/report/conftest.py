@@ -176,6 +176,9 @@ def build_sample() -> dict[str, Any]:
         "precision": "fp32",
         "form": "sdpa",
         "seed": 0,
+        "inputs_drawn": [{"name": "image", "what": "N(0, 1)"}],
+        "ranges_from": "drawn inputs",
+        "branches": None,
         "numerics": {
             "kind": "measured",
             "ran": "the engine itself",

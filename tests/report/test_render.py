@@ -381,3 +381,27 @@ def test_what_the_runtime_is_known_to_get_wrong_is_said_first(sample_report: dic
     text = Page(render(sample_report)).text
     assert text.index(finding["text"]) < text.index("Latency")
     assert "NVIDIA/TensorRT/issues/4813" in text
+
+
+def test_ways_through_branches_have_a_table_and_sides_never_taken_are_named():
+    branches = {
+        "sites": [{"name": "gate <1>", "kind": "If", "taken": ["else"], "missed": ["then"]}],
+        "tried": 160,
+        "shares_of": "drawn inputs",
+        "paths": [{"path": "gate <1> else", "share": 0.75, "p50": 1.5, "p90": 1.75}],
+    }
+    page = Page(render({**SMALLEST, "branches": branches}))
+    [table] = [table for table in page.tables if table["kind"] == "branches"]
+    assert "gate <1> else" in table["text"]
+    assert "75 %" in table["text"]
+    assert "1.50" in table["text"]
+    assert "No sample takes gate <1> then (160 inputs were tried)" in page.text
+
+
+def test_the_page_says_what_the_inputs_were():
+    drawn = [{"name": "ids", "what": "0…999"}, {"name": "x", "what": "N(0, 1)"}]
+    gate = {"stage": "ort fp32", "max_abs": 0, "scaled": 0, "cosine": 1, "output": "y", "passed": True}
+    gate |= {"gate": {"scaled": 1e-4, "cosine": 0.999, "why": "rounding"}, "samples": 3}
+    report = {**SMALLEST, "inputs_drawn": drawn, "ranges_from": "drawn inputs", "precision": "fp16"}
+    page = Page(render({**report, "numerics": {"gates": [gate]}}))
+    assert "ids 0…999; x N(0, 1). Ranges that decide precision come from drawn inputs." in page.text

@@ -157,7 +157,7 @@ def classify(a: Arguments) -> Any:
 
 @kernel("resample")
 def resample(a: Arguments) -> np.ndarray:
-    """X (B, C, H, W) at places (B, h, w, 2) in pixels, x first; outside lies the padding's value or the edge."""
+    """A picture (B, C, H, W) at places (B, h, w, 2) in pixels, across before down."""
     if a.text("coordinates_mode", "") != "unnormalized" or not a.flag("align_corners"):
         raise ValueError("the checker knows places in pixels only")
     x, places = a["x"], np.asarray(a["coordinates"], np.float64)

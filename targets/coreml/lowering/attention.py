@@ -97,7 +97,7 @@ def _mask(
 ) -> tuple[Operand | None, Operand | None]:
     """The additive mask, and which rows see any key at all.
 
-    A mask of floats that is computed at run time is taken at its word: each of its rows sees a key.
+    A mask of floats that is computed at run time sees a key in each of its rows (`hidden_rows`).
     """
     dtype = dtype_of(query)
     allowed: np.ndarray | None = None

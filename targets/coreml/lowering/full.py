@@ -24,8 +24,9 @@ def mark(model: ir.Model, keep: Mapping[str, str]) -> None:
         keep: reasons by node name.
     """
     for node in model.graph:
-        if node.name in keep:
-            node.metadata_props[FULL_KEY] = keep[node.name]
+        why = keep.get(node.name or "")
+        if why is not None:
+            node.metadata_props[FULL_KEY] = why
         elif (
             node.op_type in MOVEMENT
             and node.domain == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -177,10 +178,9 @@ class _Rows:
         scores = [value for value in terms if value not in masks]
         if not masks or not scores:
             return
-        arrays = [constant(value) for value in masks]
-        if all(array is not None for array in arrays):
-            total = sum(arrays[1:], arrays[0])  # type: ignore[arg-type]
-            assert isinstance(total, np.ndarray)
+        arrays = [array for value in masks if (array := constant(value)) is not None]
+        if len(arrays) == len(masks):
+            total = functools.reduce(np.add, arrays)
             if (total.max(-1) > _OPEN).all():
                 return
             taken = _of_array(total)
@@ -211,6 +211,8 @@ class _Rows:
         return _Taken(bias, None, self._most(seen))
 
     def _of_value(self, mask: ir.Value) -> _Taken:
+        for maker in _makers(mask):
+            maker.metadata_props[FULL_KEY] = _WHY
         most = self._most(mask)
         # -inf less -inf is no number.
         off = self._full("Max", [most, self._number(0.9 * _LOWEST)])
@@ -314,41 +316,28 @@ def _is_mask(value: ir.Value) -> bool:
     return all(one.is_graph_input() or one.dtype != FULL for one in _origins(value))
 
 
+def _makers(mask: ir.Value) -> list[ir.Node]:
+    """What a mask is computed with."""
+    found: dict[ir.Node, None] = {}
+    pending = [mask]
+    while pending:
+        maker = pending.pop().producer()
+        if maker is not None and maker not in found and is_op(maker, *_ARITHMETIC):
+            found[maker] = None
+            pending += [one for one in maker.inputs if one is not None and one.dtype == FULL]
+    return list(found)
+
+
 def _origins(value: ir.Value) -> list[ir.Value]:
     """Where a mask's numbers come from, constants aside: inputs, integers, booleans, results of other ops."""
-    found, pending, seen = [], [value], {value}
-    while pending:
-        here = pending.pop()
-        maker = here.producer()
-        if here.dtype != FULL or maker is None or not is_op(maker, *_ARITHMETIC):
-            if constant(here) is None:
-                found.append(here)
-            continue
-        for one in maker.inputs:
-            if one is not None and one not in seen and constant(one) is None:
-                seen.add(one)
-                pending.append(one)
-    # A result of another op is no mask's: it is floating and no input.
-    return found
+    makers = _makers(value)
+    read = [value, *(one for maker in makers for one in maker.inputs if one is not None)]
+    return [one for one in read if one.producer() not in makers and constant(one) is None]
 
 
 def _may_be_infinite(mask: ir.Value) -> bool:
     """Whether a mask's numbers come from -inf, or from somebody outside."""
-    pending, seen = [mask], {mask}
-    while pending:
-        here = pending.pop()
-        array = constant(here)
-        if array is not None:
-            if array.dtype.kind == "f" and np.isinf(array).any():
-                return True
-            continue
-        maker = here.producer()
-        if maker is None or not is_op(maker, *_ARITHMETIC):
-            if here.dtype == FULL:
-                return True
-            continue
-        for one in maker.inputs:
-            if one is not None and one not in seen:
-                seen.add(one)
-                pending.append(one)
-    return False
+    if any(one.dtype == FULL for one in _origins(mask)):
+        return True
+    arrays = [constant(one) for maker in _makers(mask) for one in maker.inputs]
+    return any(one is not None and one.dtype.kind == "f" and bool(np.isinf(one).any()) for one in arrays)

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
+from edgec.passes.editing import constant
 from edgec.targets.coreml.lowering.attention import MASKED
 
 _PASSING = (
@@ -44,6 +45,21 @@ class Clampable:
 def _leaves_keys(array: np.ndarray) -> bool:
     """Whether no row is -inf throughout: a softmax gives NaN there, which the source may look for."""
     return array.ndim > 0 and array.shape[-1] > 1 and bool((array > -np.inf).any(-1).all())
+
+
+def clamped(model: ir.Model) -> ir.Model:
+    """A copy to take ranges from: its masks are those of the program, and -inf is a number."""
+    copy = model.clone()
+    known = clampable(copy.graph)
+    for value in list(copy.graph.initializers.values()):
+        array = constant(value)
+        if array is None or array.dtype.kind != "f":
+            continue
+        finite = known.clamp(value, array)
+        finite = np.where(np.isneginf(finite), finite.dtype.type(MASKED), finite)
+        if not np.array_equal(finite, array):
+            value.const_value = ir.tensor(finite, name=value.name)
+    return copy
 
 
 def clampable(graph: ir.Graph) -> Clampable:

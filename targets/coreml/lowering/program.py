@@ -112,10 +112,8 @@ def _domain(node: ir.Node) -> str:
 
 def _counts(node: ir.Node) -> bool:
     """Whether a node computes integers from integers: what passes through floats on the way stays exact."""
-    values = [
-        value for value in (*node.inputs, *node.outputs) if value is not None and value.dtype is not None
-    ]
-    return not any(value.dtype.is_floating_point() for value in values)
+    kinds = [value.dtype for value in (*node.inputs, *node.outputs) if value is not None]
+    return not any(kind is not None and kind.is_floating_point() for kind in kinds)
 
 
 def _is_full(value: ir.Value) -> bool:

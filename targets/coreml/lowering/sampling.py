@@ -50,14 +50,21 @@ def grid_sample(site: Site) -> Operand:
 
 @lowers("AffineGrid")
 def affine_grid(site: Site) -> Operand:
-    """The places of every pixel, a constant, times theta: (1, pixels, n + 1) · (B, n, n + 1)ᵀ."""
+    """The places of every pixel, a constant, times theta: (1, pixels, n + 1) · (B, n, n + 1)ᵀ.
+
+    Raises:
+        Refusal: an axis of one pixel, aligned by its corners.
+    """
     theta = site.operand(0)
     size = [int(one) for one in site.constant(1, "the size of the grid")]
     corners = bool(site.attribute("align_corners", 0))
     axes = []
     for length in size[2:]:
         steps = np.arange(length, dtype=np.float64)
-        axes.append(steps / max(length - 1, 1) * 2 - 1 if corners else (2 * steps + 1) / length - 1)
+        if corners and length == 1:
+            # ONNX Runtime puts it at 1, torch at 0.
+            raise Refusal("one pixel along an axis has no two corners", "export it with align_corners=0")
+        axes.append(steps / (length - 1) * 2 - 1 if corners else (2 * steps + 1) / length - 1)
     # The last axis of the picture is the first coordinate.
     places = [axis.reshape(-1) for axis in np.meshgrid(*axes, indexing="ij")][::-1]
     base = np.stack([*places, np.ones_like(places[0])], -1).astype(np.float32)

@@ -221,3 +221,55 @@ def test_masks_without_an_exact_form_are_misses(edit, reason):
     (miss,) = fused.result.log.misses
     assert reason in miss.reason
     assert fused.error < 1e-6
+
+
+@pytest.mark.parametrize("fill", [-np.inf, -1e4, LOWEST])
+@pytest.mark.parametrize("added", [False, True])
+def test_probabilities_that_the_masks_condition_zeroes_again(fill, added):
+    # ESPnet, WeNet, NeMo: a query without any key gets zeros, whatever the fill is.
+    g = Graph()
+    hidden = g.input(~keep_with_an_empty_row())
+
+    def edit(x: str) -> str:
+        if added:
+            return g.op("Add", x, g.op("Where", hidden, g.const(fill), g.const(0.0)))
+        return g.op("Where", hidden, g.const(fill), x)
+
+    q, k, v = g.input(g.draw(B, H, M, D)), g.input(g.draw(B, H, N, D)), g.input(g.draw(B, H, N, D))
+    p = g.op("Softmax", edit(g.op("MatMul", q, g.transpose(k, 0, 1, 3, 2))), axis=-1)
+    fused = fuse(g, g.op("MatMul", g.op("Where", hidden, g.const(0.0), p), v))
+    assert one(fused).inputs[3].dtype.name == "BOOL"
+
+
+def test_probabilities_that_another_condition_zeroes_are_told():
+    g = Graph()
+    hidden, other = g.input(~keep_with_an_empty_row()), g.input(~keep_with_an_empty_row()[::-1].copy())
+    q, k, v = g.input(g.draw(B, H, M, D)), g.input(g.draw(B, H, N, D)), g.input(g.draw(B, H, N, D))
+    logits = g.op("Where", hidden, g.const(-1e4), g.op("MatMul", q, g.transpose(k, 0, 1, 3, 2)))
+    p = g.op("Where", other, g.const(0.0), g.op("Softmax", logits, axis=-1))
+    fused = fuse(g, g.op("MatMul", p, v))
+    assert fused.nodes == []
+    assert "no mask of the same condition" in fused.result.log.misses[0].reason
+
+
+@pytest.mark.parametrize("dependent", [False, True])
+def test_probabilities_that_weigh_several_values(dependent):
+    # Zipformer. Values that need the first result cannot stand beside its own.
+    g = Graph()
+    q, k, v, w = (g.input(g.draw(B, H, M, D)) for _ in range(4))
+    p = g.op("Softmax", g.op("MatMul", q, g.transpose(k, 0, 1, 3, 2)), axis=-1)
+    first = g.op("MatMul", p, v)
+    second = g.op("MatMul", p, g.op("Tanh", first) if dependent else w)
+    fused = fuse(g, first, second)
+    assert len(fused.nodes) == 1 + dependent
+    assert fused.result.log.misses == []
+    assert fused.error < 1e-5
+
+
+def test_probabilities_that_are_shown_as_well_are_told():
+    g = Graph()
+    q, k, v, w = (g.input(g.draw(B, H, M, D)) for _ in range(4))
+    p = g.op("Softmax", g.op("MatMul", q, g.transpose(k, 0, 1, 3, 2)), axis=-1)
+    fused = fuse(g, g.op("MatMul", p, v), g.op("MatMul", p, w), g.op("ReduceMean", p))
+    assert fused.nodes == []
+    assert "more than one consumer" in fused.result.log.misses[0].reason

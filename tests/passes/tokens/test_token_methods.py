@@ -106,8 +106,9 @@ def test_pruning_by_attention(made: Made, rates: dict[int, int], merge: bool) ->
         pytest.skip("a mean weighs what is restored, and dropped tokens are")
     model = made.graph()
     PruneTokens(Schedule(rates), merge=merge)(model)
+    heard = made.face.head == "class"
     expected = made.in_torch(
-        {layer: pruning(r, made.face.learned, merge=merge) for layer, r in rates.items()}
+        {layer: pruning(r, made.face.learned, merge=merge, heard=heard) for layer, r in rates.items()}
     )
     np.testing.assert_allclose(made.run(model), expected, **CLOSE)
 

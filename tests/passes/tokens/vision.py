@@ -215,12 +215,16 @@ def merging(r: int, guarded: int) -> Reduce:
     return reduce
 
 
-def pruning(r: int, guarded: int, *, merge: bool) -> Reduce:
-    """The r least attended leave, each into the kept token of the most alike key."""
+def pruning(r: int, guarded: int, *, merge: bool, heard: bool = True) -> Reduce:
+    """The r least attended leave, each into the kept token of the most alike key.
+
+    By token 0 where it is a class token, which something hears; else by all.
+    """
 
     def reduce(x, k, weights, size, place):
         count = x.shape[1]
-        score = weights.mean(1)[:, 0] if guarded else (weights.mean(1) * size).sum(1)
+        by_class = guarded and heard
+        score = weights.mean(1)[:, 0] if by_class else (weights.mean(1) * size).sum(1)
         free = torch.arange(guarded, count)
         order = score[:, free].argsort(dim=-1, descending=True, stable=True) + guarded
         kept, gone = order[:, : count - guarded - r], order[:, count - guarded - r :]

@@ -15,6 +15,7 @@ from edgec.core.dialect import is_op
 from edgec.core.errors import UnsupportedError
 from edgec.core.evaluation import Evaluator
 from edgec.core.numerics import compare
+from edgec.targets.jetson import writing
 from edgec.targets.jetson.engine import runnable
 from edgec.targets.jetson.lowering import lower
 from edgec.targets.jetson.precise import write_half
@@ -226,3 +227,42 @@ def test_an_op_that_a_plugin_runs_is_judged_by_its_body(version):
     with Evaluator(exact) as one, Evaluator(runnable(kept)) as other:
         for feed in feeds:
             assert np.abs(one.run(feed)["y"] - other.run(feed)["y"]).max() < 2e-3
+
+
+def test_a_node_is_refused_once_and_a_definition_with_branches_is_not_written_out():
+    text = """r (float[1, 4, 4] c, float[1, 2, 3] t) => (float[1, 1, 4, 4] y, float[1, 3, 3, 2] g) {
+        y = Col2Im (c, im, bl) g = AffineGrid (t, size)
+    }"""
+    constants = {"im": np.asarray([4, 4]), "bl": np.asarray([2, 2]), "size": np.asarray([1, 1, 3, 3])}
+    with pytest.raises(UnsupportedError) as refused:
+        lower(model(text, constants), dialects()["8.5"], native_attention=False)
+    assert [reason.partition(" (layer ")[0] for reason in refused.value.reasons] == [
+        "Col2Im 'node_y'",
+        "AffineGrid 'node_g'",
+    ]
+
+
+def test_indices_of_a_pooling_are_refused_where_the_graph_gives_them():
+    text = "p (float[1, 2, 4, 4] x) => (int64[1, 2, 2, 2] i) "
+    text += "{ y, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x) }"
+    with pytest.raises(UnsupportedError, match="its indices are read"):
+        lower(model(text), dialects()["10.3"], native_attention=False)
+
+
+def test_defaults_that_shape_inference_looks_for_are_written_out(caplog):
+    """MeanVarianceNormalization's axes: onnx infers no shape of the whole graph without them."""
+    built = model("n (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) { y = MeanVarianceNormalization (x) }")
+    lowered = lower(built, dialects()["10.3"], native_attention=False)
+    assert not caplog.records
+    x = drawn(1, 4, 8, 8)
+    with Evaluator(built) as source, Evaluator(lowered) as found:
+        np.testing.assert_allclose(found.run({"x": x})["y"], source.run({"x": x})["y"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("precision", "flags"),
+    [("fp32", ("int8",)), ("fp16", ("int8", "fp16", "obey_precision_constraints"))],
+)
+def test_a_weakly_typed_build_of_a_quantised_file_may_use_int8(precision, flags):
+    assert writing._flags(precision, quantised=True) == flags
+    assert "int8" not in writing._flags(precision, quantised=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +19,16 @@ from edgec.cli.main import run
 from edgec.core.bundle import Bundle, file_sha256
 from edgec.core.errors import JobError, RequestError, UnsupportedError
 from edgec.core.graph import OpenSize
+from edgec.core.numerics import GATES, Gate
 from edgec.runtime.engine import EngineDescription
 from edgec.targets import open_for_checking, target_named
+from edgec.targets.jetson import writing
 from edgec.targets.jetson.crash import first_to_crash
 from edgec.targets.jetson.devices import device, names
 from edgec.targets.jetson.plan import Plan
 from edgec.targets.jetson.preview import has_fp32_products, nearest_capability, preview
 from edgec.targets.jetson.shapes import shape_profiles
+from edgec.verification import check
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed"
@@ -161,6 +165,20 @@ def test_an_old_jetpack_gets_flags_and_narrow_integers_and_the_same_bytes_twice(
     for name in ("model.onnx", "plan.json", "preview.json", "engine.json"):
         one, two = (bundle.engine_folder / name for bundle in built)
         assert one.read_bytes() == two.read_bytes(), name
+
+
+def test_the_device_allows_what_the_compile_allowed():
+    """A reduced graph's own gate in fp16 is wider; in fp32 no choice of tokens flips, and it has none."""
+    given = block()
+    wide = Gate(1.5, 0.5, 2.0, 0.1, "choices between nearly equal tokens")
+    reduced = dataclasses.replace(given, gates={"fp16": wide})
+    for one, precision, gate in (
+        (reduced, "fp16", wide),
+        (reduced, "fp32", GATES["fp32"]),
+        (given, "fp16", GATES["fp16"]),
+    ):
+        judged = check(one, lambda _, one=one: one.references[0], stage="", precision=precision).gate
+        assert writing.shipped_gate(one, precision) == judged == gate
 
 
 @needs_rtx

@@ -358,3 +358,75 @@ def test_a_mask_worked_out_from_integers_is_exact_and_stays_finite():
     feeds = [np.zeros((2, 4), np.float32), np.array([[1, 1, 0, 0], [0, 0, 0, 0]])]
     [found] = compiled(feeds).values()
     np.testing.assert_allclose(found, [[0.5, 0.5, 0, 0], [0.25] * 4], atol=UNIT)
+
+
+def _angles_and_scores():
+    """Times turned into angles, features turned by them, and the rows that score best."""
+    rng = np.random.default_rng(3)
+
+    def weights(*shape):
+        return (rng.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+
+    constants = {
+        "frequencies": (100.0 ** -(np.arange(32) / 32)).astype(np.float32).reshape(1, 32),
+        "last": np.asarray([-1]),
+        "w1": weights(32, 32),
+        "w2": weights(32, 8),
+        "w3": weights(32, 32),
+        "k": np.asarray([4]),
+    }
+    text = """<ir_version: 10, opset_import: ["": 20]>
+    m (float[1, 16, 32] x, float[1, 16] p) => (float[1, 16, 32] y, float[1, 4] best) {
+        u = Unsqueeze (p, last) angle = Mul (u, frequencies) wave = Cos (angle)
+        h = MatMul (x, w1) turned = Mul (h, wave) y0 = MatMul (turned, w3)
+        s = MatMul (turned, w2) t = Sigmoid (s) r = ReduceMax <keepdims = 0> (t, last)
+        best, places = TopK (r, k) g = Sigmoid (y0) y = MatMul (g, w3)
+    }"""
+    proto = onnx.parser.parse_model(text)
+    for name, array in constants.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    proto = onnx.shape_inference.infer_shapes(proto)
+    feeds = [
+        {
+            "x": rng.standard_normal((1, 16, 32)).astype(np.float32),
+            "p": np.arange(start, start + 16, dtype=np.float32)[None],
+        }
+        for start in (0, 4000)
+    ]
+    return graph_of(proto, feeds)
+
+
+def test_what_must_not_round_does_not_in_a_whole_bf16_engine(tmp_path, monkeypatch):
+    graph = _angles_and_scores()
+    folder = _build(graph, HALF, tmp_path / "engine")
+    engine = OpenVinoEngine(folder)
+    assert engine.description.rest == "fp32"
+    types = {
+        tensor: operation.output(0).get_element_type().to_string()
+        for operation in _operations(folder)
+        for output in operation.outputs()
+        for tensor in output.get_names()
+    }
+    assert types["angle"] == types["wave"] == types["s"] == types["t"] == "f32"
+    assert types["h"] == types["turned"] == types["y0"] == "bf16"
+
+    def error(engine):
+        far, expected = graph.examples[1], graph.references[1]["y"]
+        return np.abs(engine.run(far)["y"] - expected).max() / expected.std()
+
+    assert error(engine) < 0.05
+    x86 = target_named("x86")
+    rounded = x86.rounded_layers(folder)
+    assert set(rounded) >= {"h", "turned", "y0"}
+    assert not {"angle", "wave", "s", "t"} & set(rounded)
+    # With all else kept, its weights alone are rounded.
+    assert error(x86.open_keeping(folder, frozenset(rounded))) < error(x86.open_keeping(folder, frozenset()))
+    monkeypatch.setattr("edgec.targets.x86.bf16.structure.stays_full", lambda _model: {"none": ""})
+    without = _build(graph, HALF.keeping(NONE), tmp_path / "without")
+    assert error(OpenVinoEngine(without)) > 0.2
+
+
+def test_plain_networks_stay_one_hint(block, tmp_path):
+    assert OpenVinoEngine(_build(block, HALF, tmp_path / "engine")).description.rest == ""

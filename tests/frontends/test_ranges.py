@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from edgec.core.graph import TensorSpec
-from edgec.frontends.uses import drawings, understood
+from edgec.frontends.ranges import ranges_of, understood
 
 INV = np.linspace(1, 1e-4, 16, dtype=np.float32)[None, None]
 
@@ -20,7 +20,7 @@ def drawing(body, *, inputs="float[1, 8] x", name="x", weights=(), semantics="un
     model = ir.from_proto(proto)
     value = next(value for value in model.graph.inputs if value.name == name)
     shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
-    return drawings(model, [TensorSpec(name, shape, value.dtype.numpy().name, semantics)]).get(name)
+    return ranges_of(model, [TensorSpec(name, shape, value.dtype.numpy().name, semantics)]).get(name)
 
 
 def table(rows):
@@ -94,6 +94,17 @@ def test_a_mask_is_told_by_what_it_hides_and_which_way(body, inverted):
     assert spec.semantics == ("unknown" if inverted else "mask")
 
 
+def test_ids_that_are_compared_with_padding_are_no_mask():
+    body = "e = Gather (table, x) c = Equal (x, pad) y = Where (c, low, zero)"
+    found = drawing(body, inputs="int64[1, 8] x", weights={**LOW, **table(50), "pad": np.array(1)})
+    assert (found.kind, found.high) == ("values", 50)
+
+
+def test_features_that_are_compared_are_no_mask():
+    body = "c = Greater (x, zero) y = Where (c, x, low)"
+    assert drawing(body, weights=LOW) is None
+
+
 def test_a_float_mask_that_is_added_to_scores_is_a_bias():
     body = "s = Add (scores, mask) y = Softmax (s)"
     found = drawing(body, inputs="float[1, 8] scores, float[1, 8] mask", name="mask")
@@ -136,6 +147,11 @@ def test_features_that_are_summed_over_long_axes_have_means_of_their_own():
     assert (found.kind, found.axis) == ("offset", -1)
     short = inputs.replace("3000", "30")
     assert drawing(body, inputs=short, weights={"axes": np.array([1])}) is None
+
+
+def test_a_mean_that_is_taken_off_is_a_normalisation():
+    body = "m = ReduceMean (x, axes) y = Sub (x, m)"
+    assert drawing(body, inputs="float[1, 3000, 8] x", weights={"axes": np.array([1])}) is None
 
 
 def test_of_an_input_that_only_weights_read_nothing_is_known():

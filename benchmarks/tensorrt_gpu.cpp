@@ -1,0 +1,212 @@
+// What tensorrt_gpu.py needs of TensorRT 8 besides edgec's own runner.
+//
+//   tensorrt_gpu build ONNX ENGINE [fp16] [no_tf32] [LIBRARY.so …]   a plain build, as trtexec does it
+//   tensorrt_gpu time FOLDER [LIBRARY.so …] NAME=ENGINE …            engines in one process, alternating blocks
+//
+// FOLDER holds INPUT.raw for every input of every engine. `time` writes ENGINE.OUTPUT.raw, and prints a JSON object a
+// line: microseconds a run of each block, in CUDA graphs and in a stream. A failure of TensorRT or CUDA ends it with 1.
+#include <NvInfer.h>
+#include <NvInferPlugin.h>
+#include <NvOnnxParser.h>
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace nvinfer1;
+
+constexpr int BLOCKS = 31, WARMUPS = 30, LONGEST_BLOCK = 200;
+constexpr float BLOCK_MICROSECONDS = 5000.0f;
+
+class Log : public ILogger {
+    void log(Severity severity, char const *text) noexcept override {
+        if (severity <= Severity::kWARNING) std::fprintf(stderr, "%.600s\n", text);
+    }
+} logger;
+
+void need(bool made, const std::string &what) {
+    if (!made) throw std::runtime_error(what);
+}
+
+void check(cudaError_t error, const std::string &what) { need(error == cudaSuccess, what + ": " + cudaGetErrorString(error)); }
+
+std::vector<char> read(const std::string &path) {
+    std::ifstream file(path, std::ios::binary);
+    need(static_cast<bool>(file), path + " cannot be read");
+    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+void write(const std::string &path, const void *data, std::size_t size) {
+    std::ofstream file(path, std::ios::binary);
+    file.write(static_cast<const char *>(data), static_cast<std::streamsize>(size));
+    need(static_cast<bool>(file), path + " cannot be written");
+}
+
+bool is_library(const std::string &word) { return word.size() > 3 && word.compare(word.size() - 3, 3, ".so") == 0; }
+
+void load(const std::string &library) { need(dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL) != nullptr, library + " does not load"); }
+
+std::size_t bytes(const ICudaEngine &engine, const char *tensor) {
+    std::size_t count = 1;
+    const Dims dims = engine.getTensorShape(tensor);
+    for (int axis = 0; axis < dims.nbDims; ++axis) count *= static_cast<std::size_t>(dims.d[axis]);
+    switch (engine.getTensorDataType(tensor)) {
+        case DataType::kHALF: return count * 2;
+        case DataType::kINT8:
+        case DataType::kBOOL: return count;
+        default: return count * 4;
+    }
+}
+
+void build(const std::vector<std::string> &words) {
+    bool half = false, exact = false;
+    for (std::size_t at = 2; at < words.size(); ++at) {
+        if (words[at] == "fp16") half = true;
+        else if (words[at] == "no_tf32") exact = true;
+        else load(words[at]);
+    }
+    const std::unique_ptr<IBuilder> builder(createInferBuilder(logger));
+    need(builder != nullptr, "no builder");
+    const std::unique_ptr<INetworkDefinition> network(
+        builder->createNetworkV2(1U << static_cast<unsigned>(NetworkDefinitionCreationFlag::kEXPLICIT_BATCH)));
+    const std::unique_ptr<nvonnxparser::IParser> parser(nvonnxparser::createParser(*network, logger));
+    need(parser->parseFromFile(words[0].c_str(), static_cast<int>(ILogger::Severity::kERROR)), words[0] + " is not taken");
+    const std::unique_ptr<IBuilderConfig> config(builder->createBuilderConfig());
+    config->setProfilingVerbosity(ProfilingVerbosity::kDETAILED);
+    // Without cuBLAS and cuDNN, which the machine need not have.
+    config->setTacticSources(1U << static_cast<unsigned>(TacticSource::kEDGE_MASK_CONVOLUTIONS) |
+                             1U << static_cast<unsigned>(TacticSource::kJIT_CONVOLUTIONS));
+    if (half) config->setFlag(BuilderFlag::kFP16);
+    if (exact) config->clearFlag(BuilderFlag::kTF32);
+    const std::unique_ptr<IHostMemory> engine(builder->buildSerializedNetwork(*network, *config));
+    need(engine != nullptr, words[0] + " is not built");
+    write(words[1], engine->data(), engine->size());
+}
+
+struct Engine {
+    std::string name, path;
+    std::unique_ptr<ICudaEngine> engine;
+    std::unique_ptr<IExecutionContext> context;
+    cudaGraphExec_t graph = nullptr;
+    int runs = 0;
+    std::vector<float> in_graphs, in_stream;
+};
+
+void enqueue(Engine &one, cudaStream_t stream) { need(one.context->enqueueV3(stream), one.name + " does not run"); }
+
+float block(Engine &one, cudaStream_t stream, bool graph, int runs) {
+    cudaEvent_t start, stop;
+    check(cudaEventCreate(&start), "an event");
+    check(cudaEventCreate(&stop), "an event");
+    check(cudaEventRecord(start, stream), "an event");
+    for (int run = 0; run < runs; ++run) {
+        if (graph) check(cudaGraphLaunch(one.graph, stream), one.name);
+        else enqueue(one, stream);
+    }
+    check(cudaEventRecord(stop, stream), "an event");
+    check(cudaEventSynchronize(stop), one.name);
+    float milliseconds = 0;
+    check(cudaEventElapsedTime(&milliseconds, start, stop), "an event");
+    cudaEventDestroy(start), cudaEventDestroy(stop);
+    return milliseconds / static_cast<float>(runs) * 1e3f;
+}
+
+void prepare(Engine &one, IRuntime &runtime, const std::string &folder, cudaStream_t stream) {
+    const std::vector<char> data = read(one.path);
+    one.engine.reset(runtime.deserializeCudaEngine(data.data(), data.size()));
+    need(one.engine != nullptr, one.path + " does not load");
+    one.context.reset(one.engine->createExecutionContext());
+    need(one.context != nullptr, one.path + " has no room");
+    std::vector<std::pair<std::string, void *>> outputs;
+    for (int index = 0; index < one.engine->getNbIOTensors(); ++index) {
+        const char *const tensor = one.engine->getIOTensorName(index);
+        const std::size_t size = bytes(*one.engine, tensor);
+        void *buffer = nullptr;  // lives as long as the process
+        check(cudaMalloc(&buffer, std::max<std::size_t>(size, 1)), "memory");
+        if (one.engine->getTensorIOMode(tensor) == TensorIOMode::kINPUT) {
+            const std::vector<char> given = read(folder + "/" + tensor + ".raw");
+            need(given.size() == size, folder + "/" + tensor + ".raw has another size");
+            check(cudaMemcpy(buffer, given.data(), size, cudaMemcpyHostToDevice), "a copy");
+        } else {
+            check(cudaMemset(buffer, 0x7f, size), "a fill");
+            outputs.emplace_back(tensor, buffer);
+        }
+        one.context->setTensorAddress(tensor, buffer);
+    }
+    for (int run = 0; run < WARMUPS; ++run) enqueue(one, stream);
+    check(cudaStreamSynchronize(stream), one.name);
+    cudaGraph_t graph;
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), one.name);
+    enqueue(one, stream);
+    check(cudaStreamEndCapture(stream, &graph), one.name);
+    check(cudaGraphInstantiate(&one.graph, graph, 0), one.name);
+    const float once = block(one, stream, true, 10);
+    one.runs = std::clamp(static_cast<int>(BLOCK_MICROSECONDS / std::max(once, 1.0f)), 10, LONGEST_BLOCK);
+    for (const auto &[tensor, buffer] : outputs) {
+        std::vector<char> found(bytes(*one.engine, tensor.c_str()));
+        check(cudaMemcpy(found.data(), buffer, found.size(), cudaMemcpyDeviceToHost), "a copy");
+        std::string file = tensor;
+        std::replace(file.begin(), file.end(), '/', '_');
+        write(one.path + "." + file + ".raw", found.data(), found.size());
+    }
+}
+
+std::string listed(const std::vector<float> &values) {
+    std::string text;
+    for (const float value : values) text += (text.empty() ? "" : ", ") + std::to_string(value);
+    return "[" + text + "]";
+}
+
+void time(const std::vector<std::string> &words) {
+    std::vector<Engine> engines;
+    for (std::size_t at = 1; at < words.size(); ++at) {
+        if (is_library(words[at])) {
+            load(words[at]);
+            continue;
+        }
+        const std::size_t equals = words[at].find('=');
+        Engine one;
+        one.name = words[at].substr(0, equals), one.path = words[at].substr(equals + 1);
+        engines.push_back(std::move(one));
+    }
+    const std::unique_ptr<IRuntime> runtime(createInferRuntime(logger));
+    cudaStream_t stream;
+    check(cudaStreamCreate(&stream), "a stream");
+    for (Engine &one : engines) prepare(one, *runtime, words[0], stream);
+    for (int count = 0; count < BLOCKS; ++count) {
+        for (Engine &one : engines) {
+            block(one, stream, true, one.runs);  // the caches are the other engine's
+            one.in_graphs.push_back(block(one, stream, true, one.runs));
+            if (count % 3 == 0) one.in_stream.push_back(block(one, stream, false, one.runs));
+        }
+    }
+    for (const Engine &one : engines) {
+        std::printf("{\"name\": \"%s\", \"layers\": %d, \"graph\": %s, \"stream\": %s}\n", one.name.c_str(),
+                    one.engine->getNbLayers(), listed(one.in_graphs).c_str(), listed(one.in_stream).c_str());
+    }
+}
+
+}  // namespace
+
+int main(int count, char **given) {
+    try {
+        const std::vector<std::string> words(given + 1, given + count);
+        need(words.size() > 2 && (words[0] == "build" || words[0] == "time"), "usage: build ONNX ENGINE … or time FOLDER NAME=ENGINE …");
+        need(initLibNvInferPlugins(&logger, ""), "TensorRT's own plugins do not load");
+        const std::vector<std::string> rest(words.begin() + 1, words.end());
+        words[0] == "build" ? build(rest) : time(rest);
+    } catch (const std::exception &error) {
+        std::fprintf(stderr, "tensorrt_gpu: %s\n", error.what());
+        return 1;
+    }
+    return 0;
+}

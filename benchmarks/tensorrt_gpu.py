@@ -1,0 +1,517 @@
+"""Jetson bundles in a real TensorRT 8 on a GPU: built, verified, and timed beside the plain export.
+
+PyPI's `tensorrt==8.6.0` and `8.5.2.2` hold the real builder and parser; LIBRARIES is a folder with the `.so`
+files of the wheel, as they are: the builder checks the digest of its kernels. Their headers are in
+github.com/NVIDIA/TensorRT, `include/` of that release, and `NvOnnxParser.h` in github.com/onnx/onnx-tensorrt,
+branch `8.6-GA` (not `8.6-EA`, whose parser has other virtual functions). The machine needs nvcc, cmake, and
+edgec with torch and timm. The plugin library looks for cuBLAS 12 and cuDNN 8: where they are not installed,
+stubs of them in LIBRARIES do, for nothing calls them::
+
+    python benchmarks/tensorrt_gpu.py setup WORK --libraries LIBRARIES --headers HEADERS
+    python benchmarks/tensorrt_gpu.py compile WORK [ROW …]      # bundles, and the modules as plain exports
+    python benchmarks/tensorrt_gpu.py build WORK [ROW …]        # engines, several at a time
+    python benchmarks/tensorrt_gpu.py measure WORK [ROW …]      # verdicts and times, one row after the other
+    python benchmarks/tensorrt_gpu.py table WORK                # results/tensorrt_gpu.md
+
+`rows WORK` lists the rows. `setup` compiles edgec's runner and plugins by their own CMakeLists.txt. Three
+things differ from a Jetson: the plan's compute capability becomes this GPU's, the builder is told not to look
+for cuBLAS and cuDNN, and there is no preview. Everything else is what a bundle ships: the engine is built
+and run by `edgec-engine`, and judged by `edgec_engine`'s own `verify` on the bundle's samples. The plain
+export is `torch.onnx.export` of the same module at opset 17, built with TensorRT's defaults: TF32 is on in
+fp32, which edgec turns off. Times are of CUDA graphs in alternating blocks; measure when nothing is built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DEVICE = "jetson:agx-orin-64gb:jetpack5"
+"""The one device profile whose TensorRT is 8; its compute capability is replaced."""
+
+WORKERS = 6
+"""Engines built at once: a build keeps two cores busy, and times its kernels beside the others'."""
+
+EXPLAINED = (
+    "Off: the largest difference over the output's spread. Emulated is the compile's own check on its "
+    "graph, TensorRT's is the built engine's, both against the source's outputs on the bundle's three "
+    "samples; allowed is what the plan tells the device. The plain export is held against ONNX Runtime "
+    "on its own file, on the first sample; it takes no tokens away. Ratio: edgec's median time over the "
+    "plain export's, of alternating blocks."
+)
+
+TREE = Path(__file__).resolve().parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One bundle.
+
+    Attributes:
+        model: as the command line names it.
+        precision: `fp32` or `fp16`.
+        batch: batch size.
+        tokens: a schedule, `off` for none.
+    """
+
+    model: str
+    precision: str
+    batch: int
+    tokens: str = "off"
+
+    @property
+    def name(self) -> str:
+        """The row's name, also of its files."""
+        words = [self.model.partition(":")[2], f"b{self.batch}", self.precision]
+        if self.tokens != "off":
+            words.insert(1, self.tokens.replace(":", "-").replace("=", ""))
+        return "_".join(words)
+
+    @property
+    def export(self) -> str:
+        """The name of the plain export that it is timed beside."""
+        return f"{self.model.partition(':')[2]}_b{self.batch}"
+
+
+ZOO = (
+    *(
+        "deit_tiny",
+        "deit_small",
+        "swin_tiny",
+        "efficientformer_l1",
+        "mobilevit_s",
+        "poolformer_s12",
+        "caformer_s18",
+    ),
+    *("cait_xxs24", "edgenext_small", "minilm", "vit_shapes"),
+)
+
+REDUCED = (
+    *(("zoo:vit_shapes", 8, "3:80+6:40"), ("zoo:deit_small", 8, "r=13"), ("zoo:deit_small", 8, "prune:r=13")),
+    ("zoo:vit_shapes", 1, "3:80+6:40"),
+)
+
+UNSEEN = ("timm:deit_tiny_distilled_patch16_224", "timm:vit_small_patch14_reg4_dinov2")
+
+ROWS = (
+    *(
+        Row(f"zoo:{model}", precision, batch)
+        for model in ZOO
+        for batch in (1, 8)
+        for precision in ("fp32", "fp16")
+    ),
+    *(
+        Row(model, precision, batch, tokens)
+        for model, batch, tokens in REDUCED
+        for precision in ("fp32", "fp16")
+    ),
+    *(Row(model, "fp16", 1) for model in UNSEEN),
+)
+
+
+class Work:
+    """A folder that holds everything, and the programs made in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.runner = self.folder / "runner" / "edgec-engine"
+        self.timer = self.folder / "tensorrt_gpu"
+
+    def at(self, *parts: str) -> Path:
+        """A path in the folder, its parent made."""
+        path = self.folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def plugins(self) -> list[Path]:
+        """The compiled plugin libraries."""
+        return sorted(self.at("plugins", "x").parent.glob("*.so"))
+
+    def run(self, words: list[object], log: str, limit: float = 900) -> str:
+        """Run a program with TensorRT's libraries; its standard output.
+
+        Raises:
+            RuntimeError: it failed; says the end of what it said.
+        """
+        found = f"{self.folder / 'libraries'}:/usr/local/cuda/lib64:{os.environ.get('LD_LIBRARY_PATH', '')}"
+        environment = {**os.environ, "LD_LIBRARY_PATH": found, "CUDA_MODULE_LOADING": "LAZY"}
+        done = subprocess.run(
+            list(map(str, words)), env=environment, capture_output=True, text=True, timeout=limit
+        )
+        self.at("logs", f"{log}.log").write_text(f"{words}\n{done.stdout}\n{done.stderr}", encoding="utf-8")
+        if done.returncode != 0:
+            raise RuntimeError(f"{log}: status {done.returncode}: {done.stderr.strip()[-600:]}")
+        return done.stdout
+
+
+def setup(work: Work, libraries: Path, headers: Path) -> None:
+    """Lay out the libraries, and compile the runner, the plugins and the timer."""
+    from edgec.plugins import tensorrt
+
+    folder = work.at("libraries", "x").parent
+    for library in libraries.glob("*.so*"):
+        shutil.copy(library, folder / library.name)
+    for stem in ("nvinfer", "nvonnxparser", "nvinfer_plugin"):
+        link = folder / f"lib{stem}.so"
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"lib{stem}.so.8")
+    source = work.at("source", "x").parent
+    shutil.rmtree(source)
+    shutil.copytree(TREE / "targets/jetson/on_device/cpp", source / "runner")
+    builder = source / "runner/source/builder.cpp"
+    before = "    config->clearFlag(nvinfer1::BuilderFlag::kTF32);\n"
+    text = builder.read_text(encoding="utf-8")
+    assert before in text
+    # The edge mask and JIT convolutions: all but cuBLAS and cuDNN.
+    builder.write_text(
+        text.replace(before, before + "    config->setTacticSources(1U << 3 | 1U << 4);\n"), encoding="utf-8"
+    )
+    tensorrt.copy_sources(source / "plugins", tensorrt.LIBRARIES)
+    capability = compute_capability().replace(".", "")
+    found = [
+        f"-DTENSORRT_INCLUDE={headers.resolve()}",
+        f"-DNVINFER={folder / 'libnvinfer.so'}",
+        f"-DNVONNXPARSER={folder / 'libnvonnxparser.so'}",
+        f"-DCMAKE_CUDA_ARCHITECTURES={capability}",
+        "-DCMAKE_CXX_FLAGS=-Wno-deprecated-declarations",
+        f"-DCMAKE_SHARED_LINKER_FLAGS=-Wl,-rpath-link,{folder}",
+        f"-DCMAKE_EXE_LINKER_FLAGS=-Wl,-rpath-link,{folder}",
+    ]
+    for name in ("runner", "plugins"):
+        work.run(["cmake", "-S", source / name, "-B", work.folder / name, *found], f"configure_{name}")
+        work.run(["cmake", "--build", work.folder / name, "--parallel", "8"], f"compile_{name}")
+    flags = [
+        "-std=c++17",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-isystem",
+        headers,
+        "-isystem",
+        "/usr/local/cuda/include",
+    ]
+    places = ["-L", folder, "-L/usr/local/cuda/lib64", f"-Wl,-rpath-link,{folder}"]
+    linked = [f"-l{name}" for name in ("nvinfer", "nvonnxparser", "nvinfer_plugin", "cudart", "dl")]
+    program = TREE / "benchmarks/tensorrt_gpu.cpp"
+    work.run(["g++", *flags, "-o", work.timer, program, *places, *linked], "compile_timer")
+    work.at("machine.json").write_text(json.dumps(machine(headers)), encoding="utf-8")
+
+
+def machine(headers: Path) -> dict[str, str]:
+    """The GPU, its driver, and the TensorRT of the headers."""
+    words = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[0]
+    gpu, driver = (word.strip() for word in said.split(","))
+    text = (headers / "NvInferVersion.h").read_text(encoding="utf-8")
+    parts = [re.search(rf"NV_TENSORRT_{part} (\d+)", text) for part in ("MAJOR", "MINOR", "PATCH")]
+    return {"gpu": gpu, "driver": driver, "tensorrt": ".".join(part.group(1) for part in parts if part)}
+
+
+def compute_capability() -> str:
+    """Of the first GPU: `9.0`."""
+    words = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[0].strip()
+
+
+def compile_row(work: Work, row: Row) -> None:
+    """Compile a row's bundle in a process of its own, and write down edgec's verdict."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(TREE / 'benchmarks')!r}); import tensorrt_gpu; "
+        "tensorrt_gpu.compile_here(*sys.argv[1:])"
+    )
+    bundle = work.at("bundles", row.name)
+    if bundle.exists():
+        return
+    words = [row.model, row.precision, row.batch, row.tokens, bundle]
+    work.run([sys.executable, "-c", code, *words], f"compile_{row.name}")
+    plan = json.loads((bundle / "engine/plan.json").read_text(encoding="utf-8"))
+    plan["compute_capability"] = compute_capability()
+    (bundle / "engine/plan.json").write_text(json.dumps(plan), encoding="utf-8")
+
+
+def compile_here(model: str, precision: str, batch: str, tokens: str, bundle: str) -> None:
+    """Compile in this process, without a preview: it takes tensorrt-rtx, which the machine need not have."""
+    import edgec
+    import edgec.targets.jetson.target as jetson
+    from edgec.targets.jetson.preview import Preview
+
+    jetson.preview = lambda *_, **__: Preview("none: no tensorrt-rtx on this machine", b"", 0, 0.0)
+    edgec.compile(model, target=DEVICE, output=bundle, precision=precision, batch=int(batch), tokens=tokens)
+
+
+def export_row(work: Work, row: Row) -> None:
+    """Export a row's module as users do: `torch.onnx.export`, opset 17."""
+    path = work.at("exports", f"{row.export}.onnx")
+    if path.exists():
+        return
+    code = (
+        f"import sys; sys.path.insert(0, {str(TREE / 'benchmarks')!r}); import tensorrt_gpu; "
+        "tensorrt_gpu.export_here(*sys.argv[1:])"
+    )
+    work.run([sys.executable, "-c", code, row.model, row.batch, path], f"export_{row.export}")
+
+
+def export_here(model: str, batch: str, path: str) -> None:
+    """Export in this process; the weights are those that edgec draws."""
+    import torch
+
+    from edgec.zoo.loading import _drawn, module
+
+    kind, _, name = model.partition(":")
+    network, examples = module(name) if kind == "zoo" else _drawn(name, 0)
+    names = ["image"] if len(examples) == 1 else list(inspect.signature(network.forward).parameters)
+    inputs = tuple(example.repeat(int(batch), *[1] * (example.dim() - 1)) for example in examples)
+    scratch = f"{path}.partial"
+    with torch.no_grad():
+        torch.onnx.export(network, inputs, scratch, dynamo=False, opset_version=17, input_names=names)
+    Path(scratch).rename(path)
+
+
+def engine_of(work: Work, kind: str, name: str) -> Path:
+    """Where an engine is: `edgec`, or `plain` in a precision."""
+    return work.at("engines", kind, name, "model.engine")
+
+
+def build_row(work: Work, row: Row) -> None:
+    """Build the bundle's engine with edgec's own runner."""
+    engine = engine_of(work, "edgec", row.name)
+    if engine.exists():
+        return
+    state = engine.parent / "plugins"
+    state.mkdir(exist_ok=True)
+    for library in work.plugins:
+        shutil.copy(library, state)
+    work.run([work.runner, "build", work.at("bundles", row.name), engine], f"build_{row.name}")
+
+
+def build_export(work: Work, row: Row) -> None:
+    """Build the plain export with TensorRT's defaults and the row's precision as the builder's flag."""
+    engine = engine_of(work, "plain", f"{row.export}_{row.precision}")
+    if engine.exists():
+        return
+    flags = ["fp16"] if row.precision == "fp16" else []
+    model = work.at("exports", f"{row.export}.onnx")
+    work.run([work.timer, "build", model, engine, *flags], f"plain_{row.export}_{row.precision}")
+
+
+class Shipped:
+    """The runner that a bundle ships, for `edgec_engine.verification`."""
+
+    def __init__(self, work: Work, row: Row) -> None:
+        self.work, self.row = work, row
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once, through files."""
+        folder = self.work.at("arrays", self.row.name, "x").parent
+        folder.mkdir(exist_ok=True)
+        words: list[object] = [self.work.runner, "run", self.work.at("bundles", self.row.name)]
+        words += [engine_of(self.work, "edgec", self.row.name), "--output", folder]
+        for name, array in feeds.items():
+            np.save(folder / f"{name}.in.npy", array)
+            words += ["--input", f"{name}={folder / f'{name}.in.npy'}"]
+        said = self.work.run(words, f"run_{self.row.name}")
+        names = [line.split(" ")[0] for line in said.splitlines() if line]
+        return {name: np.load(folder / f"{name.replace('/', '_')}.npy") for name in names}
+
+
+def measure_row(work: Work, row: Row) -> dict[str, Any]:
+    """Both verdicts, and the times beside the plain export."""
+    bundle = work.at("bundles", row.name)
+    found: dict[str, Any] = {**dataclasses.asdict(row), "name": row.name}
+    if not bundle.exists():
+        log = work.at("logs", f"compile_{row.name}.log")
+        return {**found, "edgec": "refused" if log.exists() else "not run"}
+    numerics = json.loads((bundle / "report.json").read_text(encoding="utf-8"))["numerics"]
+    found["edgec"], found["emulated"] = "passed", numerics["gates"][-1]
+    # What ships with the bundle judges it.
+    sys.path.insert(0, str(bundle / "device"))
+    from edgec_engine import verification
+    from edgec_engine.plan import Plan
+
+    plan = Plan.read(str(bundle))
+    try:
+        found["verified"] = verification.verify(plan, Shipped(work, row))
+    except RuntimeError as error:
+        return {**found, "failed": str(error)}
+    folder = work.at("inputs", row.name, "x").parent
+    engines = {"edgec": engine_of(work, "edgec", row.name)}
+    plain = engine_of(work, "plain", f"{row.export}_{row.precision}")
+    if plain.exists():
+        engines["plain"] = plain
+    with np.load(bundle / "samples/0.inputs.npz") as feeds:
+        for name in feeds.files:
+            array = feeds[name]
+            array.astype(np.int32 if array.dtype.kind in "iu" else array.dtype).tofile(folder / f"{name}.raw")
+    try:
+        said = work.run(
+            [
+                work.timer,
+                "time",
+                folder,
+                *work.plugins,
+                *(f"{kind}={path}" for kind, path in engines.items()),
+            ],
+            f"time_{row.name}",
+        )
+    except RuntimeError as error:
+        return {**found, "untimed": str(error)}
+    for line in said.splitlines():
+        timed = json.loads(line)
+        found[f"{timed['name']}_time"] = {key: timed[key] for key in ("layers", "graph", "stream")}
+    if plain.exists():
+        found["plain_off"] = _plain_error(work.at("exports", f"{row.export}.onnx"), bundle, plain)
+    return found
+
+
+def _plain_error(export: Path, bundle: Path, engine: Path) -> float:
+    """How far the plain engine's first output is from ONNX Runtime's, over its spread."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(export, providers=["CPUExecutionProvider"])
+    with np.load(bundle / "samples/0.inputs.npz") as feeds:
+        expected = session.run(None, {one.name: feeds[one.name] for one in session.get_inputs()})[0]
+    name = session.get_outputs()[0].name.replace("/", "_")
+    actual = np.fromfile(f"{engine}.{name}.raw", np.float32).reshape(expected.shape)
+    return float(np.abs(actual - expected).max() / expected.std())
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The results in Markdown."""
+    from tables import markdown
+
+    listed = []
+    for row in rows:
+        emulated, verified = row.get("emulated"), row.get("verified")
+        edgec, plain = (
+            np.array(row[kind]["graph"]) if kind in row else None for kind in ("edgec_time", "plain_time")
+        )
+        ratio = "" if edgec is None or plain is None else f"{np.median(edgec / plain):.3f}"
+        said = row.get("failed") or row.get("untimed") or ""
+        listed.append(
+            [
+                row["model"],
+                row["precision"],
+                row["batch"],
+                "" if row["tokens"] == "off" else row["tokens"],
+                "" if emulated is None else f"{emulated['scaled']:.1e}",
+                "" if verified is None else f"{verified['scaled']:.1e}",
+                "" if verified is None else f"{verified['cosine']:.7f}",
+                "" if verified is None else f"{verified['gate']['scaled']:.1e}",
+                row["edgec"],
+                "failed" if verified is None else "passed" if verified["passed"] else "REFUSED",
+                "" if edgec is None else f"{np.median(edgec):.1f}",
+                "" if plain is None else f"{np.median(plain):.1f}",
+                ratio,
+                f"{row['plain_off']:.1e}" if "plain_off" in row else "",
+                said.splitlines()[0][:80] if said else "",
+            ]
+        )
+    headers = ["model", "precision", "batch", "tokens", "off, emulated", "off, TensorRT", "cosine", "allowed"]
+    headers += ["edgec's verdict", "TensorRT's", "edgec, µs", "plain, µs", "ratio", "plain, off", ""]
+    return markdown(headers, listed)
+
+
+def main() -> None:
+    """One step for the rows named, all where none is."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("step", choices=("setup", "compile", "build", "measure", "table", "rows"))
+    parser.add_argument("work", type=Path)
+    parser.add_argument("rows", nargs="*")
+    parser.add_argument("--libraries", type=Path)
+    parser.add_argument("--headers", type=Path)
+    parser.add_argument("--workers", type=int, default=WORKERS)
+    options = parser.parse_args()
+    work = Work(options.work)
+    known = {row.name: row for row in ROWS}
+    unknown = set(options.rows) - known.keys()
+    if unknown:
+        parser.error(f"no such rows: {', '.join(sorted(unknown))}")
+    rows = [known[name] for name in options.rows] or list(ROWS)
+    if options.step == "rows":
+        print("\n".join(row.name for row in rows))
+    elif options.step == "setup":
+        setup(work, options.libraries, options.headers)
+    elif options.step == "compile":
+        steps = [(export_row, row) for row in _exports(rows)] + [(compile_row, row) for row in rows]
+        _all(work, steps, options.workers)
+    elif options.step == "build":
+        plain = {id(row) for row in _exports(rows, precisions=True)}
+        steps = []
+        for row in rows:
+            steps += [(build_row, row)] + [(build_export, row)] * (id(row) in plain)
+        _all(work, steps, options.workers)
+    elif options.step == "measure":
+        for row in rows:
+            found = measure_row(work, row)
+            work.at("measured", f"{row.name}.json").write_text(json.dumps(found), encoding="utf-8")
+            told = ("name", "edgec", "verified", "plain_off", "failed", "untimed")
+            print(json.dumps({key: found.get(key) for key in told}))
+    else:
+        _publish(work, rows)
+
+
+def _exports(rows: list[Row], *, precisions: bool = False) -> list[Row]:
+    """The first row of each plain export, or of each of its engines."""
+    kept: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        kept.setdefault((row.export, row.precision if precisions else ""), row)
+    return list(kept.values())
+
+
+def _all(work: Work, steps: list[Any], workers: int) -> None:
+    def one(step: Any) -> str:
+        started = time.monotonic()
+        try:
+            step[0](work, step[1])
+            said = "done"
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            said = str(error)
+        line = f"{step[0].__name__} {step[1].name}: {time.monotonic() - started:.0f} s, {said}"
+        print(line, flush=True)
+        return line
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        list(pool.map(one, steps))
+
+
+def _publish(work: Work, rows: list[Row]) -> None:
+    """Write the table with its machine, and `WORK/notes.md` under it where that is there."""
+    from tables import RESULTS
+
+    measured = [work.at("measured", f"{row.name}.json") for row in rows]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in measured if path.exists()]
+    missing = [row.name for row, path in zip(rows, measured, strict=True) if not path.exists()]
+    on = json.loads(work.at("machine.json").read_text(encoding="utf-8"))
+    notes = work.at("notes.md")
+    parts = [
+        "# Jetson bundles in TensorRT on a GPU",
+        "Command: `python benchmarks/tensorrt_gpu.py table WORK`, after its other steps on the machine",
+        f"Machine: {on['gpu']}, driver {on['driver']}; TensorRT {on['tensorrt']}",
+        EXPLAINED,
+        table(found),
+        *([notes.read_text(encoding="utf-8").strip()] if notes.exists() else []),
+        *([f"Not measured: {', '.join(missing)}."] if missing else []),
+    ]
+    text = "\n\n".join(parts) + "\n"
+    print(text)
+    (RESULTS / "tensorrt_gpu.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
