@@ -308,8 +308,8 @@ def compile_graph(
         finally:
             engine.close()
         progress.step("writing the bundle")
-        judged = graph if reduction is None else reduction.reduced.graph
-        bundles.write_samples(scratch, graph.examples, judged.expected)
+        shipped = graph if reduction is None else reduction.reduced.graph
+        bundles.write_samples(scratch, graph.examples, shipped.expected)
         io = InputsOutputs(graph.inputs, graph.outputs, graph.preprocessing, graph.labels)
         bundles.write_json(scratch / bundles.IO, io.to_json())
         if isinstance(target, Ships):

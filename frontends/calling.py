@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgec.core.errors import RequestError
@@ -30,7 +30,7 @@ class Binding:
     keywords: tuple[str, ...]
     constants: dict[str, Any]
 
-    def call(self, module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
+    def call(self, module: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any:
         """Call the module with other tensors in the examples' places."""
         values = {**self.constants, **tensors}
         return module(

@@ -154,7 +154,7 @@ def export(
         unlike = ""
         if samples.hidden and not GATES["fp32"].accepts(difference):
             samples = samples.without_hidden()
-            difference, unlike = _verify(path, samples.feeds, samples.references), _HIDDEN
+            difference, unlike = _verify(path, samples, in_float64), _HIDDEN
         if not GATES["fp32"].accepts(difference):
             failures.append(
                 f"{name} computes something else (largest difference {difference.max_abs:.3g} "

@@ -62,7 +62,7 @@ def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None
             where=str(opened.path),
             fix="compile the model again on this machine",
         )
-    error = JobError(
+    refusal = JobError(
         f"{', '.join(not_run)} did not run here, so it is not verified; the stand-in agrees",
         where=str(opened.path),
         fix="run it on its device and compare with the bundle's samples",
@@ -70,8 +70,8 @@ def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None
     if as_json:
         from edgec.cli.output import print_json
 
-        told = {"what": error.what, "where": error.where, "fix": error.fix}
-        print_json(fields if passed else {**fields, "error": told, "exit_status": error.exit_status})
+        told = {"what": refusal.what, "where": refusal.where, "fix": refusal.fix}
+        print_json(fields if passed else {**fields, "error": told, "exit_status": refusal.exit_status})
     else:
         print(f"files     {fields['files']} as recorded")
         print(f"ran       {fields['ran']}")
@@ -82,5 +82,5 @@ def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None
         if elsewhere:
             print(f"not run   {', '.join(not_run) or 'the engine on its device'}: {elsewhere.why}")
     if not passed:
-        print(f"edgec: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_status)
+        print(f"edgec: {refusal}", file=sys.stderr)
+        raise typer.Exit(refusal.exit_status)

@@ -110,7 +110,7 @@ class _Tape:
         return node.outputs[0]
 
     def number(self, value: float) -> ir.Value:
-        return self.constant(np.float64(value))
+        return self.constant(np.array(value, np.float64))
 
 
 def _replace(node: ir.Node, nodes: list[ir.Node]) -> None:
@@ -183,7 +183,7 @@ def _convolution(node: ir.Node) -> list[ir.Node] | None:
     """Conv as a sum over the kernel's places: each is a product of a strided view with the weights there."""
     x, weight = node.inputs[0], node.inputs[1]
     held = None if weight is None else ir.convenience.get_const_tensor(weight)
-    places = _Places.of(node, None if held is None else tuple(int(size) for size in held.shape[2:]))
+    places = _Places.of(node, None if held is None else tuple(held.numpy().shape[2:]))
     if x is None or held is None or places is None:
         return None
     weights = held.numpy().astype(np.float64)
@@ -215,13 +215,13 @@ def _average_pool(node: ir.Node) -> list[ir.Node] | None:
     """AveragePool as the mean of the window's views; padding counts or does not."""
     x, kernel = node.inputs[0], node.attributes.get_ints("kernel_shape")
     places = _Places.of(node, None if kernel is None else tuple(kernel))
-    if x is None or places is None or node.attributes.get_int("ceil_mode", 0):
+    if x is None or places is None or node.attributes.get_int("ceil_mode", 0) == 1:
         return None
     tape = _Tape()
     padded = places.padded(tape, x, 0.0)
     views = [places.view(tape, padded, offset) for offset in places.offsets]
     total = tape.op("Sum", views)
-    if node.attributes.get_int("count_include_pad", 0) or not any(places.pads):
+    if node.attributes.get_int("count_include_pad", 0) == 1 or not any(places.pads):
         count = tape.number(float(len(views)))
     else:
         ones = tape.op("Expand", [tape.number(1.0), tape.op("Shape", [x])])
@@ -387,12 +387,13 @@ class _Places:
             pads = (0,) * 2 * rank
         elif mode != "NOTSET":
             x = node.inputs[0]
-            sizes = None if x is None or x.shape is None else x.shape[2:]
-            if sizes is None or not all(isinstance(size, int) for size in sizes):
+            declared = () if x is None or x.shape is None else x.shape[2:]
+            sizes = [size for size in declared if isinstance(size, int)]
+            if len(sizes) != rank:
                 return None
             before, after = [], []
             for size, step, dilation, width in zip(sizes, strides, dilations, kernel, strict=True):
-                lacking = max(0, (-(-size // step) - 1) * step + dilation * (width - 1) + 1 - size)  # type: ignore[operator]
+                lacking = max(0, (-(-size // step) - 1) * step + dilation * (width - 1) + 1 - size)
                 small, large = lacking // 2, lacking - lacking // 2
                 before.append(small if mode == "SAME_UPPER" else large)
                 after.append(large if mode == "SAME_UPPER" else small)

@@ -185,6 +185,9 @@ class Settles(Protocol):
     ) -> tuple[dict[str, np.ndarray], int]:
         """The actual outputs with near-ties decided as the source did, and how many there were."""
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """As named arrays, for a file."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Expected:

@@ -137,13 +137,13 @@ def _matched(
 ) -> tuple[np.ndarray, list[int]]:
     """Which found row belongs to each expected one, and the rows at the end for which others were chosen."""
     distance = np.zeros((len(scores), len(scores)))
-    for one, other in zip(expected, found):
-        distance = np.maximum(distance, _distances(one, other))
+    for wanted, given in zip(expected, found):
+        distance = np.maximum(distance, _distances(wanted, given))
     order = np.arange(len(scores))
-    astray = [int(row) for row in order if not distance[row, row] <= tolerance]
+    astray = [row for row in range(len(scores)) if not distance[row, row] <= tolerance]
     near = np.abs(scores[:, None] - scores[None, :]) <= 2.0 * tolerance
     pairs = sorted(
-        (distance[row, other], row, other)
+        (float(distance[row, other]), row, other)
         for row in astray
         for other in astray
         if near[row, other] and distance[row, other] < np.inf

@@ -71,8 +71,11 @@ def attention_received(sweep: Sweep, site: Site, *, row: int | None) -> ir.Value
     assert query.shape is not None
     assert key is not None
     batch, heads, _, depth = query.shape
-    groups = sizes(key)[1]  # type: ignore[index]
-    length = sweep.length(site)
+    groups, length = (sizes(key) or ())[1], sweep.length(site)
+    assert isinstance(heads, int)
+    assert isinstance(depth, int)
+    assert isinstance(groups, int)
+    assert isinstance(length, int)
     rows = length
     if row is not None:
         rows = 1
@@ -82,23 +85,22 @@ def attention_received(sweep: Sweep, site: Site, *, row: int | None) -> ir.Value
             like=node,
             shape=[batch, heads, 1, depth],
         )
-    assert isinstance(heads, int)
-    assert isinstance(depth, int)
+    together = heads // groups * rows
     if groups != heads:
-        together = [batch, groups, heads // groups * rows, depth]
         query = sweep.insert(
-            "Reshape", [query, sweep.ints([0, *together[1:]], "groups")], like=node, shape=together
+            "Reshape",
+            [query, sweep.ints([0, groups, together, depth], "groups")],
+            like=node,
+            shape=[batch, groups, together, depth],
         )
     turned = sweep.insert(
         "Transpose", [key], like=node, attributes={"perm": [0, 1, 3, 2]}, shape=[batch, groups, depth, length]
     )
+    logits = sweep.insert("MatMul", [query, turned], like=node, shape=[batch, groups, together, length])
     shape = [batch, heads, rows, length]
-    logits = sweep.insert(
-        "MatMul", [query, turned], like=node, shape=[batch, groups, heads // groups * rows, length]
-    )
     if groups != heads:
         logits = sweep.insert(
-            "Reshape", [logits, sweep.ints([0, *shape[1:]], "heads")], like=node, shape=shape
+            "Reshape", [logits, sweep.ints([0, heads, rows, length], "heads")], like=node, shape=shape
         )
     scale = attribute(node, "scale") or depth**-0.5
     numpy_type = logits.dtype.numpy() if logits.dtype else np.float32
