@@ -7,7 +7,8 @@ asks for float32 gets float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,17 +22,42 @@ def call_in_float64(module: torch.nn.Module) -> Callable[..., Any]:
     Tensors of float32 that it is given are widened. Its parameters are widened once, here.
     """
     with torch.no_grad():
-        state = {
-            name: _widened(tensor.detach())
-            for name, tensor in [*module.named_parameters(), *module.named_buffers()]
-        }
+        wide = {id(tensor): _widened(tensor.detach()) for *_, tensor in _state(module)}
 
     def called(*args: Any, **kwargs: Any) -> Any:
-        with torch.no_grad(), _InFloat64():
-            wide = tree_map(_widened, (args, kwargs))
-            return torch.func.functional_call(module, state, *wide)
+        with torch.no_grad(), _holding(module, wide), _InFloat64():
+            positional, named = tree_map(_widened, (args, kwargs))
+            return module(*positional, **named)
 
     return called
+
+
+def _state(module: torch.nn.Module) -> list[tuple[dict[str, Any], str, torch.Tensor]]:
+    """Every parameter and buffer, and the table that holds it; a module in two places counts once."""
+    return [
+        (table, name, tensor)
+        for part in module.modules()
+        for table in (part._parameters, part._buffers)
+        for name, tensor in table.items()
+        if tensor is not None
+    ]
+
+
+@contextlib.contextmanager
+def _holding(module: torch.nn.Module, wide: Mapping[int, torch.Tensor]) -> Iterator[None]:
+    """Within the block the module holds other tensors in place of its own.
+
+    `torch.func.functional_call` does the same, and leaves a module that stands in two places with the others
+    (torch 2.13).
+    """
+    own = _state(module)
+    try:
+        for table, name, tensor in own:
+            table[name] = wide.get(id(tensor), tensor)
+        yield
+    finally:
+        for table, name, tensor in own:
+            table[name] = tensor
 
 
 class _InFloat64(TorchDispatchMode):

@@ -6,8 +6,8 @@ numerics gate, a budget out of reach), 2 when the request was wrong (no such fil
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -89,7 +89,7 @@ class MissingExtraError(JobError):
         self.package = package
         self.extra = extra
         # Where only the runtime is installed, its own wheel has the extra.
-        alone = importlib.util.find_spec("edgec.compiler") is None
+        alone = not (Path(__file__).parent.parent / "compiler.py").is_file()
         super().__init__(
             f"this needs the package {package}, which is not installed",
             fix=f"run: pip install '{'edgec-runtime' if alone else 'edgec'}[{extra}]'",

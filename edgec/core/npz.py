@@ -53,8 +53,15 @@ def read(source: Source, most: int) -> dict[str, np.ndarray]:
     except MemoryError:
         raise NpzError("it does not fit into the memory") from None
     except Exception as error:
+        if isinstance(source, str) and _is_single_array(source):
+            raise NpzError("it holds one array without a name") from error
         # A damaged zip file ends in any of a dozen classes of zipfile, zlib and the operating system.
         raise NpzError("it is damaged, or no zip file") from error
+
+
+def _is_single_array(path: str) -> bool:
+    with open(path, "rb") as file:  # noqa: PTH123 - Python 3.8 on a device
+        return file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
 
 
 def write(target: Source, arrays: Mapping[str, np.ndarray]) -> None:

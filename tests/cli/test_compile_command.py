@@ -127,7 +127,7 @@ def test_a_stopped_compile_leaves_nothing(
     # Stop it while it holds its scratch folder, with the engines it has built so far.
     end = time.monotonic() + 120
     while (
-        not (list(folder.iterdir()) and len(list(folder.glob(".*/*/engine.json"))) >= engines)
+        not (list(folder.iterdir()) and len(list(folder.glob(".*/new/*/engine.json"))) >= engines)
         and process.poll() is None
         and time.monotonic() < end
     ):

@@ -69,6 +69,26 @@ def test_the_module_and_its_buffers_are_left_as_they_were() -> None:
     assert x.dtype == torch.float32
 
 
+def test_a_module_that_stands_in_two_places_keeps_its_parameters() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            block = nn.Linear(4, 4)
+            self.one, self.two = nn.ModuleList([block]), nn.ModuleList([block])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.two[0](self.one[0](x))
+
+    module = Twice().eval()
+    weight = module.one[0].weight
+    assert call_in_float64(module)(torch.rand(1, 4)).dtype == torch.float64
+    assert module.one[0].weight is weight
+    assert module.two[0].weight is weight
+    with pytest.raises(RuntimeError):
+        call_in_float64(module)(torch.rand(1, 5))
+    assert module.one[0].weight is weight
+
+
 @pytest.mark.parametrize("kind", ["tied", "convolution", "transformer", "recurrent"])
 def test_it_is_what_a_widened_copy_computes(kind: str) -> None:
     import copy

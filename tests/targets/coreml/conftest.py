@@ -28,13 +28,18 @@ def saved(tmp_path: Path) -> Callable[..., Callable[[Mapping[str, np.ndarray]], 
     from edgec.targets.coreml.checker.interpreter import Interpreter
     from edgec.targets.coreml.checker.package import read
     from edgec.targets.coreml.lowering.program import lower
-    from edgec.targets.coreml.package import save
+    from edgec.targets.coreml.package import merged_outputs, save
     from edgec.targets.coreml.versions import release
 
     def build(model: ir.Model, name: str = "ios18", precision: str = "fp32"):  # type: ignore[no-untyped-def]
-        lowered = lower(model, release(name), half_inputs=precision == "fp16")
         path = tmp_path / "model.mlpackage"
-        save(lowered, path, release(name), precision)
+        apart: dict[str, int] = {}
+        while True:  # as the target does: outputs that coremltools takes together are computed apart
+            lowered = lower(model, release(name), half_inputs=precision == "fp16", apart=apart)
+            merged = merged_outputs(lowered, save(lowered, path, release(name), precision))
+            if not merged:
+                break
+            apart |= {output: number for number, output in enumerate(merged, len(apart) + 1)}
         program = Interpreter(read(path))
 
         def run(feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -162,7 +162,7 @@ def test_a_cache_is_kept_from_call_to_call(tmp_path: Path, kind: str, precision:
     assert [item.name for item in told.output] == ["y"]
     assert ops_of(package.interpreter).count("write_state") == 2
     # A cache holds fp16, and the samples say so: in fp32 the two sides compute on the same numbers.
-    assert difference(graph, package) < (GATES["fp32"].scaled if precision == "fp32" else 5e-3)
+    assert difference(graph, package) < (GATES["fp32"].scaled if precision == "fp32" else 1e-2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
