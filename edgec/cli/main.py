@@ -104,9 +104,6 @@ def run(arguments: list[str], debug: bool) -> int:
     except Terminated:
         return 128 + signal.SIGTERM
     except (KeyboardInterrupt, typer.Abort):
-        # An interrupt that passed through `exec` (every dataclass is made by one) would end the process by the
-        # signal, whatever status it asks for: CPython remembers it as unhandled until the next `exec`.
-        exec("", {})
         return 128 + signal.SIGINT
     except typer.Exit as stop:
         return stop.exit_code
