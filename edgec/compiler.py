@@ -309,7 +309,10 @@ def compile_graph(
             engine.close()
         progress.step("writing the bundle")
         shipped = graph if reduction is None else reduction.reduced.graph
-        bundles.write_samples(scratch, graph.examples, shipped.expected)
+        expected = shipped.expected
+        if choice.chosen.gates[-1].rounded_inputs:
+            expected = shipped.expected_of_rounded(choice.chosen.candidate.precision) or expected
+        bundles.write_samples(scratch, graph.examples, expected)
         io = InputsOutputs(graph.inputs, graph.outputs, graph.preprocessing, graph.labels)
         bundles.write_json(scratch / bundles.IO, io.to_json())
         if isinstance(target, Ships):

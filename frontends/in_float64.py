@@ -25,9 +25,16 @@ def call_in_float64(module: torch.nn.Module) -> Callable[..., Any]:
         wide = {id(tensor): _widened(tensor.detach()) for *_, tensor in _state(module)}
 
     def called(*args: Any, **kwargs: Any) -> Any:
-        with torch.no_grad(), _holding(module, wide), _InFloat64():
-            positional, named = tree_map(_widened, (args, kwargs))
-            return module(*positional, **named)
+        mode = _InFloat64()
+        try:
+            with torch.no_grad(), _holding(module, wide), mode:
+                positional, named = tree_map(_widened, (args, kwargs))
+                return module(*positional, **named)
+        finally:
+            if mode.met_control_flow:
+                # `torch.cond` is compiled even where it runs at once, and what was compiled in here serves
+                # nowhere else: the next call of the module, or its export, would fail.
+                torch._dynamo.reset()
 
     return called
 
@@ -61,6 +68,12 @@ def _holding(module: torch.nn.Module, wide: Mapping[int, torch.Tensor]) -> Itera
 
 
 class _InFloat64(TorchDispatchMode):
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met_control_flow = False
+
     def __torch_dispatch__(
         self,
         func: Any,
@@ -68,6 +81,8 @@ class _InFloat64(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            return self._control_flow(func, args)
         written = {argument.name for argument in func._schema.arguments if _is_written(argument)}
         names = [argument.name for argument in func._schema.arguments]
         wide = [
@@ -81,6 +96,15 @@ class _InFloat64(TorchDispatchMode):
         if "dtype" in names and named.get("dtype") is None and _makes_float(func, names, args, named):
             named["dtype"] = torch.float64
         return func(*wide, **named)
+
+    def _control_flow(self, func: Any, args: Sequence[Any]) -> Any:
+        """`torch.cond` on a value that is there takes one of its sides."""
+        self.met_control_flow = True
+        if func.name() != "cond":
+            raise NotImplementedError(f"{func.name()} does not run in float64")
+        decided, taken, other, operands = args
+        with self:
+            return (taken if bool(decided) else other)(*operands)
 
 
 def _is_written(argument: Any) -> bool:

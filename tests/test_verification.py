@@ -82,3 +82,41 @@ def test_a_lossy_engine_that_gives_no_numbers_fails(graph):
     result = observe(graph, lambda feeds: {"y": source(feeds)["y"] * np.nan}, stage="int8")
     assert not result.passed
     assert result.gate == GATES["bf16"]
+
+
+def quantised(feeds):
+    """A source that quantises: a tenth of the spread to a step."""
+    return {"y": np.round(np.tanh(feeds["x"]) / 0.06).astype(np.float32) * np.float32(0.06)}
+
+
+def in_fp16(feeds):
+    """The same with fp16 in front of the quantiser: what lies near a step's edge falls on its other side."""
+    half = np.tanh(feeds["x"].astype(np.float16)).astype(np.float32)
+    return {"y": np.round(half / 0.06).astype(np.float32) * np.float32(0.06)}
+
+
+def test_what_rounding_the_inputs_moves_in_the_source_is_not_the_engine_s_fault(graph):
+    near = np.arctanh(0.06 * (np.arange(WIDTH) % 20 - 9.5)).astype(np.float32)
+    examples = [{"x": row["x"].copy()} for row in graph.examples]
+    for feeds in examples:
+        feeds["x"][0, :20] = near[:20]
+    steps = dataclasses.replace(
+        graph, examples=examples, references=[quantised(feeds) for feeds in examples], run_source=quantised
+    )
+    result = check(steps, in_fp16, stage="engine", precision="fp16")
+    assert result.passed
+    assert result.rounded_inputs
+    assert result.difference.scaled > GATES["fp16"].scaled
+    # An engine in fp32 has no such excuse, and what is off without any flip has none either.
+    assert not check(steps, in_fp16, stage="engine", precision="fp32").passed
+
+    def wrong(feeds):
+        return {"y": in_fp16(feeds)["y"][:, ::-1].copy()}
+
+    assert not check(steps, wrong, stage="engine", precision="fp16").passed
+
+
+def test_a_source_that_rounding_hardly_moves_excuses_nothing(graph):
+    result = check(graph, off_by(0.06), stage="engine", precision="fp16")
+    assert not result.passed
+    assert not result.rounded_inputs

@@ -190,6 +190,41 @@ class Graph:
         exact = [self.run_exact(feeds) for feeds in self.examples] if self.run_exact is not None else []
         return Expected(self.references, exact, self.ties)
 
+    def expected_of_rounded(self, precision: str) -> Expected | None:
+        """What the source computed, with what it computes on inputs as a precision knows them as its float64.
+
+        An engine in fp16 or bf16 cannot know its inputs better than that, nor what it makes of them. What a
+        rounding of the inputs moves in the source itself (a file that quantises, a division by little) no
+        such engine is to blame for. The inputs are rounded, and moved by one rounding at random some times;
+        of what the source then computes, the number that is farthest from its own counts.
+
+        Args:
+            precision: `fp16` or `bf16`.
+
+        Returns:
+            None where nothing is rounded: no input is of float32, or the source cannot be run.
+        """
+        floats = {spec.name for spec in self.inputs if spec.dtype == "float32"}
+        if self.run_source is None or not floats:
+            return None
+        farthest = [dict(reference) for reference in self.references]
+        for draw in range(ROUNDINGS):
+            for feeds, reference, far in zip(self.examples, self.references, farthest, strict=True):
+                moved = {
+                    name: _rounded(array, precision, draw) if name in floats else array
+                    for name, array in feeds.items()
+                }
+                try:
+                    found = self.run_source(moved)
+                except Exception as error:  # whatever the source raises
+                    _logger.debug("the source does not run on rounded inputs", exc_info=error)
+                    return None
+                for name, array in reference.items():
+                    if array.dtype == np.float32 and found[name].shape == array.shape:
+                        farther = np.abs(found[name] - array) > np.abs(far[name] - array)
+                        far[name] = np.where(farther, found[name], far[name])
+        return Expected(self.references, farthest, self.ties)
+
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The outputs, in the graph's order."""
@@ -208,6 +243,25 @@ class Graph:
     def clone(self) -> Graph:
         """A copy whose model can be edited without touching this one; tensors are shared."""
         return self.with_model(self.model.clone())
+
+
+ROUNDINGS = 5
+"""Times that inputs are rounded, the first to the nearest: enough that what a rounding may flip does flip."""
+
+
+def _rounded(array: np.ndarray, precision: str, draw: int) -> np.ndarray:
+    """A float32 array rounded to a precision, or moved by one rounding; itself where it leaves the range."""
+    import ml_dtypes
+
+    kind = np.float16 if precision == "fp16" else ml_dtypes.bfloat16
+    if draw:
+        unit = float(ml_dtypes.finfo(kind).eps)
+        array = array * (1 + unit * np.random.default_rng(draw).uniform(-1, 1, array.shape)).astype(
+            np.float32
+        )
+    with np.errstate(over="ignore"):
+        rounded = array.astype(kind).astype(np.float32)
+    return rounded if np.array_equal(np.isfinite(rounded), np.isfinite(array)) else array
 
 
 def tensor_spec(value: ir.Value, semantics: Semantics = "unknown") -> TensorSpec:

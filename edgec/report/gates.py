@@ -20,7 +20,18 @@ LABELS = {
 }
 """Headings of the figures by their key; another one is headed by its key."""
 
-_TOLD_APART = ("stage", "output", "passed", "samples", "gate", "details", "beyond", "beyond_rms", "blame")
+_TOLD_APART = (
+    "stage",
+    "output",
+    "passed",
+    "samples",
+    "gate",
+    "details",
+    "beyond",
+    "beyond_rms",
+    "blame",
+    "rounded_inputs",
+)
 _RARE = ("unequal", "near_ties")
 """Figures that get a column only where one of them is not 0."""
 
@@ -62,6 +73,8 @@ def row(gate: Mapping[str, Any], keys: Sequence[str]) -> Row:
         and not _is_figure(value)
         and not isinstance(value, Mapping | list)
     ]
+    if gate.get("rounded_inputs"):
+        remarks.append("the source's own rounding is what rounding its inputs moves in it")
     blame = gate.get("blame")
     if blame:
         what = blame["pass_name"] or blame["before"] or "it"

@@ -100,6 +100,7 @@ class GateResult(TypedDict):
     gate: Gate
     passed: bool
     samples: int
+    rounded_inputs: bool
     blame: Blame | None
     details: NotRequired[list[SampleDifference]]
 

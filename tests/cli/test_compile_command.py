@@ -136,8 +136,8 @@ def test_a_stopped_compile_leaves_nothing(
     for _ in range(2 if number == signal.SIGTERM else 1):
         process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    # Once in some forty tries CPython ends an interrupted process by the signal itself, which a shell tells as
-    # the same status.
+    # Once in some forty tries CPython ends an interrupted process by the signal itself, which a shell tells
+    # as the same status.
     assert process.returncode in (128 + number, -number)
     assert error == f"edgec: {said}; nothing half written is left\n"
     assert list(folder.iterdir()) == []

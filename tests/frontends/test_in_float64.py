@@ -69,6 +69,22 @@ def test_the_module_and_its_buffers_are_left_as_they_were() -> None:
     assert x.dtype == torch.float32
 
 
+def test_a_module_that_decides_runs_on_either_side_and_as_before_afterwards() -> None:
+    class Decides(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cond(x.sum() > 0, lambda t: t / 3, lambda t: t.exp(), (x,))
+
+    module = Decides().eval()
+    for x in (torch.rand(4), -torch.rand(4)):
+        before = module(x)
+        found = call_in_float64(module)(x)
+        wide = x.double()
+        right = wide / 3 if float(x.sum()) > 0 else wide.exp()
+        torch.testing.assert_close(found, right, rtol=1e-14, atol=1e-15)
+        torch.testing.assert_close(module(x), before)
+    torch.export.export(module, (torch.rand(4),))
+
+
 def test_a_module_that_stands_in_two_places_keeps_its_parameters() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
