@@ -10,8 +10,8 @@ import numpy as np
 import edgec
 from edgec import zoo
 from edgec.cli.output import print_table
-from edgec.compiler import summary
 from edgec.core.progress import progress
+from edgec.report.assemble import summary
 
 NAME = "vit_digits"
 

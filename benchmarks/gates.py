@@ -27,6 +27,7 @@ from edgec import compiler, zoo
 from edgec.core.errors import EdgecError, NumericsError
 from edgec.core.numerics import GATES, Expected
 from edgec.core.progress import Silent
+from edgec.request import Request
 from edgec.targets import target_named
 from edgec.trials import Trial, build
 
@@ -83,7 +84,7 @@ def judged(spec: str) -> dict[str, Any]:
     """A model's export, its neutral graph and its plain engines at the fp32 gate."""
     start = time.perf_counter()
     try:
-        request = compiler.Request.checked("x86", None, "fp32")
+        request = Request.checked("x86", None, "fp32")
         graph = compiler.load(spec)
         neutral = compiler.to_neutral(graph, request.pipeline, Silent())
         target = target_named("x86")

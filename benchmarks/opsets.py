@@ -15,8 +15,9 @@ from pathlib import Path
 from fusion_counts import export
 from tables import markdown, publish
 
-from edgec.compiler import Request, compile_graph, load
+from edgec.compiler import compile_graph, load
 from edgec.core.timing import measure
+from edgec.request import Request
 from edgec.runtime.session import load as load_session
 
 NAMES = ("deit_tiny", "swin_tiny", "minilm")

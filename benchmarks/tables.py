@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgec.compiler import tool_versions
 from edgec.devices.host import host_profile
+from edgec.report.assemble import tool_versions
 
 RESULTS = Path(__file__).parent / "results"
 

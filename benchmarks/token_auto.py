@@ -24,13 +24,14 @@ from tables import markdown, publish
 
 from edgec.accuracy import EvaluationData, run_all
 from edgec.budget import Judge
-from edgec.compiler import Request, compile_graph, load, to_neutral
+from edgec.compiler import compile_graph, load, to_neutral
 from edgec.core.errors import JobError
 from edgec.core.graph import Arrays, Graph
 from edgec.core.progress import Silent
 from edgec.core.timing import measure
 from edgec.passes.pipeline import default_pipeline
 from edgec.passes.tokens.schedule import Schedule
+from edgec.request import Request
 from edgec.runtime.engine import Engine
 from edgec.targets.base import Candidate
 from edgec.targets.x86.target import X86

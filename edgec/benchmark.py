@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgec.compiler import Request, compile_graph, load
+from edgec.compiler import compile_graph, load
 from edgec.core.bundle import MANIFEST, Bundle
 from edgec.core.errors import JobError, RequestError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
 from edgec.core.timing import Latency, measure
 from edgec.peers import opened
+from edgec.request import Request
 from edgec.runtime.session import load as load_session
 
 BLOCK_SECONDS = 0.3

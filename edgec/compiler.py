@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
-import importlib.metadata
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,43 +18,23 @@ from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle, InputsOutputs
 from edgec.core.errors import JobError, NumericsError, RequestError
 from edgec.core.graph import Graph
-from edgec.core.json_file import read_object, to_bytes
+from edgec.core.json_file import read_object
 from edgec.core.progress import Progress, Silent
 from edgec.decisions import with_ties
-from edgec.devices.known_wrong import Finding
-from edgec.inspection import Inspection, inspect_model
 from edgec.passes.manager import PassReport, Pipeline
-from edgec.precision_search import SECONDS
-from edgec.report.schema import LATENCY_FIGURES
-from edgec.runtime.engines import kind_of, what_runs
-from edgec.runtime_warnings import runtime_warnings, to_json
+from edgec.report.assemble import manifest_of, report_of, write_report
+from edgec.request import Request
+from edgec.runtime_warnings import runtime_warnings
 from edgec.sample_data import with_calibration_samples
-from edgec.targets.base import Annotates, FallsBack, LeavesOut, PreparesGraphs, Ships, Target
+from edgec.targets.base import Annotates, PreparesGraphs, Ships, Target
 from edgec.token_auto import reduce_by_search
-from edgec.token_methods import check_words
 from edgec.token_padding import padding_report, typical_first
 from edgec.token_reduction import Reduction, agreement, reduce_tokens
 from edgec.tokens import Goal
 from edgec.verification import GateResult, check_neutral
-from edgec.version import __version__
 
 if TYPE_CHECKING:
     import torch
-
-PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "int4")
-
-_TOOLS = (
-    "onnx",
-    "onnx-ir",
-    "onnxscript",
-    "onnxruntime",
-    "openvino",
-    "coremltools",
-    "numpy",
-    "torch",
-    "timm",
-    "transformers",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,117 +104,6 @@ def compile(
         model, example_inputs, example=example, inputs=inputs, batch=batch, seed=seed, progress=progress
     )
     return compile_graph(graph, request, eval_data=eval_data, calib=calib, progress=progress)
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What is asked of a compile, apart from the model.
-
-    Attributes:
-        target: the target.
-        target_spec: how the user named it.
-        output: the bundle's folder; None for the default name.
-        precision: one of `PRECISIONS`.
-        latency: the largest median latency to accept, in milliseconds.
-        max_drop: the largest drop of the evaluation's score to accept, as a fraction.
-        pipeline: the passes.
-        pass_edits: the edits that made the pipeline from the default one.
-        seed: seed of everything that is drawn.
-        tokens: what to do about tokens, as the command line says it.
-        search_seconds: how long a search within a budget may take.
-    """
-
-    target: Target
-    target_spec: str
-    output: Path | None
-    precision: str
-    latency: float | None
-    max_drop: float | None
-    pipeline: Pipeline
-    pass_edits: tuple[str, ...]
-    seed: int
-    tokens: str = "off"
-    search_seconds: float = SECONDS
-
-    @property
-    def is_lossy(self) -> bool:
-        """Whether it allows a step that changes what the network computes, within a budget."""
-        return self.max_drop is not None or self.precision in ("int8", "int4") or self.tokens != "off"
-
-    @property
-    def is_gated(self) -> bool:
-        """Whether a loss on held-out data refuses the result.
-
-        A schedule that the user names without a drop is theirs to judge by the report.
-        """
-        return self.max_drop is not None or self.precision in ("int8", "int4")
-
-    @classmethod
-    def checked(
-        cls,
-        target: str,
-        output: str | Path | None = None,
-        precision: str = "auto",
-        latency: float | str | None = None,
-        max_drop: float | str | None = None,
-        passes: Sequence[str] = (),
-        seed: int = 0,
-        tokens: str = "off",
-    ) -> Request:
-        """The request, with every word of it checked before anything slow begins.
-
-        Raises:
-            RequestError: there is no such target, precision, pass, seed or amount, or the output cannot be
-                written.
-        """
-        from edgec.passes.pipeline import default_pipeline
-        from edgec.targets import target_named
-
-        if precision not in PRECISIONS:
-            raise RequestError(
-                f"no precision is named {precision!r}", fix=f"choose from {', '.join(PRECISIONS)}"
-            )
-        seed = amounts.whole(seed, "--seed", 0, 2**32 - 1)
-        latency = amounts.milliseconds(latency, "--latency")
-        max_drop = amounts.share(max_drop, "--max-drop")
-        for name, text in (("--target", target), ("--tokens", tokens)):
-            if not isinstance(text, str):
-                raise RequestError(f"{name} {text!r} is no text", fix="write what the command line takes")
-        named = target_named(target)
-        if latency is not None and not named.runs_here:
-            raise RequestError(
-                f"--latency needs measuring, and {named.name} does not run on this machine",
-                fix="leave out --latency and measure on the device",
-            )
-        if output is not None:
-            bundles.check_writable(Path(output))
-        if tokens == "auto" and not named.runs_here:
-            raise RequestError(
-                f"--tokens auto measures engines, and {named.name} does not run on this machine",
-                fix="name a schedule, as --tokens r=8, or one that --target x86 --tokens auto reports",
-            )
-        if tokens not in ("off", "auto"):
-            check_words(tokens)
-        return cls(
-            named,
-            target,
-            None if output is None else Path(output),
-            precision,
-            latency,
-            max_drop,
-            default_pipeline().edited([*_left_out(named, passes), *passes]),
-            tuple(passes),
-            seed,
-            tokens,
-        )
-
-
-def _left_out(target: Target, edits: Sequence[str]) -> list[str]:
-    """The edits that take out what the target's engines get wrong; what the user edits is the user's."""
-    named = {edit[1:] for edit in edits}
-    if not isinstance(target, LeavesOut):
-        return []
-    return [f"-{name}" for name in target.without_passes if name not in named]
 
 
 def compile_graph(
@@ -322,7 +188,7 @@ def compile_graph(
         findings = runtime_warnings(
             scratch / bundles.ENGINE, shipped.model, candidate.engine, candidate.precision
         )
-        report = _report(
+        report = report_of(
             graph,
             neutral,
             choice,
@@ -335,8 +201,8 @@ def compile_graph(
         )
         if isinstance(target, Annotates):
             target.annotate(report, scratch)
-        _write_report(scratch, report)
-        bundles.seal(scratch, _manifest(report, graph))
+        write_report(scratch, report)
+        bundles.seal(scratch, manifest_of(report, graph))
     return Bundle.open(folder, check=False)
 
 
@@ -517,212 +383,3 @@ def _check_latency(choice: Choice, budget: float | None) -> None:
             f"{reached / budget:.2f} times the {budget:g} ms asked for",
             fix=f"ask for --latency {reached * 1.05:.2f}ms or a smaller model",
         )
-
-
-def _report(
-    graph: Graph,
-    neutral: Neutral,
-    choice: Choice,
-    request: Request,
-    *,
-    findings: list[Finding],
-    scores: accuracy.Scores | None,
-    layers: list[dict[str, Any]],
-    reduction: Reduction | None,
-    branches: dict[str, Any] | None,
-) -> dict[str, Any]:
-    from edgec.devices.host import host_profile
-
-    inspection: Inspection = inspect_model(neutral.graph.model)
-    candidate = choice.chosen.candidate
-    steps = [*neutral.reports, *(() if reduction is None else reduction.reduced.reports)]
-    device = host_profile().to_dict()
-    return {
-        "schema": bundles.SCHEMA,
-        "edgec": __version__,
-        "command": _command(graph, request),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "model": {
-            **dataclasses.asdict(graph.source),
-            "parameters": inspection.parameters,
-            "macs": inspection.macs,
-            "inputs": [dataclasses.asdict(spec) for spec in graph.inputs],
-            "outputs": [dataclasses.asdict(spec) for spec in graph.outputs],
-        },
-        "target": request.target.name,
-        "device": device,
-        "engine": candidate.engine,
-        "precision": candidate.precision,
-        "form": candidate.form,
-        "seed": request.seed,
-        "inputs_drawn": [dataclasses.asdict(item) for item in graph.drawn],
-        "ranges_from": graph.ranges_from,
-        "branches": branches,
-        "numerics": {
-            "kind": kind_of(candidate.engine),
-            "ran": what_runs(candidate.engine),
-            "gates": [gate.to_json() for gate in (neutral.gate, *choice.chosen.gates)],
-        },
-        "latency": {
-            "measured": choice.chosen.latency is not None,
-            "device": device["name"] if choice.chosen.latency else "",
-            "blocks": len(choice.chosen.latency.blocks) if choice.chosen.latency else 0,
-            "entries": choice.entries(),
-            "predicted": [],
-        },
-        "accuracy": None if scores is None else {**scores.to_json(), "kind": kind_of(candidate.engine)},
-        "layers": layers,
-        "passes": [_pass_json(report) for report in steps],
-        "attention": [dataclasses.asdict(site) for site in inspection.attention],
-        "search": choice.search,
-        "fallbacks": _fallbacks(neutral, choice, request, reduction),
-        "known_wrong": to_json(findings),
-        "tokens": None if reduction is None else reduction.report,
-        "slim": None,
-        "tools": tool_versions(),
-        "files": {},
-    }
-
-
-def _fallbacks(
-    neutral: Neutral, choice: Choice, request: Request, reduction: Reduction | None
-) -> list[dict[str, str]]:
-    """What the target had to do without."""
-    if not isinstance(request.target, FallsBack):
-        return []
-    graph = neutral.graph if reduction is None else reduction.reduced.graph
-    beside = None if reduction is None else reduction.report["baseline"]
-    measured = f"measured: {beside['ratio']:.2f} times the same engine with all tokens" if beside else ""
-    found = request.target.fallbacks(graph, choice.chosen.candidate, measured)
-    return [dataclasses.asdict(fallback) for fallback in found]
-
-
-def _pass_json(report: PassReport) -> dict[str, Any]:
-    fields = dataclasses.asdict(report)
-    del fields["seconds"]
-    return fields
-
-
-def _write_report(folder: Path, report: dict[str, Any]) -> None:
-    from edgec.report.render import render
-
-    names = (file for file in folder.rglob("*") if file.is_file())
-    report["files"] = {
-        file.relative_to(folder).as_posix(): bundles.file_sha256(file) for file in sorted(names)
-    }
-    bundles.write_json(folder / bundles.REPORT_JSON, report)
-    (folder / bundles.REPORT_HTML).write_bytes(to_bytes(render(report)))
-
-
-def _manifest(report: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
-    """The manifest says what the report says, less the long tables."""
-    kept = ("edgec", "model", "target", "device", "engine", "precision", "form", "seed", "accuracy")
-    return {
-        **{key: report[key] for key in kept},
-        "tools": report["tools"],
-        "passes": [{"name": step["name"], "matched": step["matched"]} for step in report["passes"]],
-        "numerics": report["numerics"],
-        "latency": {
-            "measured": report["latency"]["measured"],
-            "device": report["latency"]["device"],
-            "entries": [
-                {key: entry[key] for key in LATENCY_FIGURES} for entry in report["latency"]["entries"]
-            ],
-            "predicted": [],
-        },
-        "fallbacks": report["fallbacks"],
-        "tokens": report["tokens"],
-        "slim": None,
-        "samples": len(graph.examples),
-    }
-
-
-def summary(bundle: Bundle) -> dict[str, Any]:
-    """What `compile --json` prints of a bundle."""
-    report = bundle.report()
-    entries = report["latency"]["entries"]
-    chosen = next(entry for entry in entries if entry["role"] == "chosen")
-    baseline = min(
-        (entry for entry in entries if entry["role"] == "baseline"),
-        key=lambda entry: entry["p50"],
-        default=None,
-    )
-    shipped = report["numerics"]["gates"][-1]
-    return {
-        "bundle": str(bundle.path),
-        "target": report["target"],
-        "engine": report["engine"],
-        "precision": report["precision"],
-        "form": report["form"],
-        "latency_ms": {
-            "kind": "measured" if report["latency"]["measured"] else None,
-            "p50": chosen["p50"],
-            "p90": chosen["p90"],
-            "interval": chosen["interval"],
-            "baseline": None if baseline is None else baseline["name"],
-            "baseline_p50": None if baseline is None else baseline["p50"],
-            "ratio": chosen["ratio_to_best_baseline"],
-            "ratio_interval": chosen["ratio_interval"],
-            "verdict": chosen["verdict"],
-        },
-        "numerics": {
-            "kind": report["numerics"]["kind"],
-            "ran": report["numerics"]["ran"],
-            "max_abs": shipped["max_abs"],
-            "scaled": shipped["scaled"],
-            "rms": shipped["rms"],
-            "cosine": shipped["cosine"],
-            "rounding": shipped["rounding"],
-            "near_ties": shipped["near_ties"],
-            "gate": {key: shipped["gate"][key] for key in ("scaled", "rms", "unequal")},
-        },
-        "inputs_drawn": report["inputs_drawn"],
-        "ranges_from": report["ranges_from"],
-        "branches": report["branches"],
-        "accuracy": report["accuracy"],
-        "fusions": {
-            step["name"]: {"matched": step["matched"], "missed": step["missed"]} for step in report["passes"]
-        },
-        "tokens": report["tokens"],
-        "fallbacks": report["fallbacks"],
-        "slim": report["slim"],
-        "exporter": report["model"]["exporter"],
-        "exporter_reason": report["model"]["exporter_reason"],
-        "weights": report["model"]["weights"],
-        "notes": report["model"]["notes"],
-        "known_wrong": report["known_wrong"],
-        "neural_engine": _neural_engine(report.get("neural_engine")),
-        "report": str(bundle.path / bundles.REPORT_HTML),
-    }
-
-
-def _neural_engine(section: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What is predicted of a Core ML package, without its lists; None for other targets."""
-    if section is None:
-        return None
-    kept = ("predicted", "form", "operations", "transposes", "fused_attention", "placement", "counts")
-    return {key: section[key] for key in kept}
-
-
-def tool_versions() -> dict[str, str]:
-    """Versions of the packages that a bundle depends on, those that are installed."""
-    versions = {}
-    for name in _TOOLS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _command(graph: Graph, request: Request) -> str:
-    words = ["edgec", "compile", graph.source.spec, "--target", request.target_spec]
-    if request.precision != "auto":
-        words += ["--precision", request.precision]
-    if request.tokens != "off":
-        words += ["--tokens", request.tokens]
-    if request.max_drop is not None:
-        words += ["--max-drop", f"{request.max_drop:g}"]
-    if request.pass_edits:
-        words += ["--passes", ",".join(request.pass_edits)]
-    return shlex.join(words)

@@ -25,7 +25,7 @@ import numpy as np
 from edgec import accuracy
 from edgec import budget as budgets
 from edgec.accuracy import EvaluationData
-from edgec.compiler import Request, compile_graph, load, tool_versions
+from edgec.compiler import compile_graph, load
 from edgec.core.bundle import Bundle
 from edgec.core.errors import EdgecError, RequestError
 from edgec.core.graph import Arrays, Graph
@@ -35,6 +35,8 @@ from edgec.devices.cpu import read_processor
 from edgec.devices.host import cache_folder, host_profile, measured_rates
 from edgec.devices.rates import Rates
 from edgec.peers import model_file, open_file
+from edgec.report.assemble import tool_versions
+from edgec.request import Request
 from edgec.runtime.session import load as load_session
 from edgec.suite_data import DESCRIPTION, data_of
 from edgec.targets.x86.cpu import lacking

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from edgec import amounts
-from edgec.compiler import Request, load
+from edgec.compiler import load
 from edgec.core.errors import RequestError
+from edgec.request import Request
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,9 @@ def command(
 ) -> None:
     """Compile a model for a target and write its bundle."""
     import edgec
-    from edgec.compiler import summary
     from edgec.core.bundle import pack
     from edgec.core.progress import progress
+    from edgec.report.assemble import summary
 
     # Every target takes a graph whole or refuses it: nothing runs elsewhere, and an op of edgec's own that
     # runs by its definition, in the same engine, is reported and needs no leave.

@@ -119,7 +119,7 @@ def test_the_report_keeps_predictions_apart(bundle: Bundle) -> None:
 
 
 def test_the_summary_counts(bundle: Bundle) -> None:
-    from edgec.compiler import summary
+    from edgec.report.assemble import summary
 
     fields = summary(bundle)
     assert fields["neural_engine"]["counts"].keys() == {"leaves", "may leave", "slow"}

@@ -9,11 +9,11 @@ import onnx_ir as ir
 import pytest
 from jetson_graphs import drawn, model
 
-from edgec.compiler import Request
 from edgec.core.dialect import is_op
 from edgec.core.evaluation import Evaluator
 from edgec.passes.infra import registered
 from edgec.passes.pipeline import load_passes
+from edgec.request import Request
 from edgec.targets.jetson.lowering import lower
 from edgec.targets.jetson.versions import dialects
 
