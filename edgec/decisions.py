@@ -60,7 +60,7 @@ def _ties(picked: Mapping[str, ir.Node], rankings: Mapping[str, list[ir.Node]], 
             if axis is not None:
                 axes.setdefault(node, {})[name] = axis
                 break
-    return Ties(margins, tuple(Ranking(named, _scores(node, values)) for node, named in axes.items()))
+    return Ties(margins, tuple(Ranking(named, *_scores(node, values)) for node, named in axes.items()))
 
 
 def _picking_node(output: ir.Value) -> ir.Node | None:
@@ -124,8 +124,8 @@ def _topks_before(output: ir.Value) -> Iterator[ir.Node]:
 
 def _rows_axis(topk: ir.Node, values: Arrays, output: np.ndarray) -> int | None:
     """The axis of an output that holds the rows a TopK kept; None where it did not order them."""
-    kept = _array(topk.outputs[0], values)
-    if kept is None or kept.dtype.kind != "f" or kept.shape[-1] < 2:
+    kept, ranked = _array(topk.outputs[0], values), _array(topk.inputs[0], values)
+    if kept is None or ranked is None or kept.dtype.kind != "f" or kept.shape[-1] < 2:
         return None
     if topk.attributes.get_int("axis", -1) not in (-1, kept.ndim - 1):
         return None
@@ -133,10 +133,18 @@ def _rows_axis(topk: ir.Node, values: Arrays, output: np.ndarray) -> int | None:
     return axis if output.ndim > axis and output.shape[: axis + 1] == kept.shape else None
 
 
-def _scores(topk: ir.Node, values: Arrays) -> np.ndarray:
+def _scores(topk: ir.Node, values: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    """The scores that a TopK kept, (batch, rows), and the best that it left out; in units of their spread."""
     kept, ranked = _array(topk.outputs[0], values), _array(topk.inputs[0], values)
     assert kept is not None
-    return (kept / _spread(kept if ranked is None else ranked)).reshape(-1, kept.shape[-1])
+    assert ranked is not None
+    count, unit = kept.shape[-1], _spread(ranked)
+    best_last = np.sort(ranked, axis=-1)
+    if topk.attributes.get_int("largest", 1) == 0:
+        best_last = best_last[..., ::-1]
+    all_kept = best_last.shape[-1] == count
+    left_out = np.full(kept.shape[:-1], np.inf) if all_kept else best_last[..., -1 - count]
+    return (kept / unit).reshape(-1, count), (left_out / unit).reshape(-1)
 
 
 def _constant(value: ir.Value) -> np.ndarray | None:

@@ -46,7 +46,20 @@ def test_rows_behind_a_topk_are_ranked_by_their_scores() -> None:
     graph = with_ties(graph_of(DETECTOR, boxes=drawn(1, 50, 4, seed=1), scores=scores))
     [ranking] = graph.ties[0].rankings
     assert ranking.axes == {"y": 1, "v": 1, "labels": 1}
-    np.testing.assert_allclose(ranking.scores[0], np.sort(scores[0])[::-1][:10] / scores.std(), rtol=1e-6)
+    ordered = np.sort(scores[0])[::-1] / scores.std()
+    np.testing.assert_allclose(ranking.scores[0], ordered[:10], rtol=1e-6)
+    np.testing.assert_allclose(ranking.left_out, ordered[10:11], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "left_out"), [(3, 4.0), (8, np.inf)])
+def test_the_best_that_was_left_out_of_the_smallest_is_the_next(count: int, left_out: float) -> None:
+    x = np.arange(1, 9, dtype=np.float32)[None, ::-1].copy()
+    text = f"""(float[1,8] x) => (float[1,{count}] v, int64[1,{count}] y) {{
+        k = Constant<value = int64[1] {{{count}}}>()
+        v, y = TopK<largest = 0>(x, k)
+    }}"""
+    [ranking] = with_ties(graph_of(text, x=x)).ties[0].rankings
+    np.testing.assert_allclose(ranking.left_out, [left_out / x.std()], rtol=1e-6)
 
 
 def test_nearly_equal_scores_may_change_places_and_others_may_not() -> None:

@@ -28,10 +28,12 @@ class Ranking:
     Attributes:
         axes: the axis of the rows, by output; all axes before it are the batch.
         scores: (batch, rows), in units of the spread of all scores that were ranked.
+        left_out: (batch,), the best score that was not kept, in the same units; not finite where all were.
     """
 
     axes: dict[str, int]
     scores: np.ndarray
+    left_out: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Ties:
         Returns:
             outputs in which rows stand where the source's do and near-ties are decided as it decided them.
         """
-        settled = {name: np.array(array) for name, array in actual.items()}
+        settled = {name: np.array(array, order="C") for name, array in actual.items()}
         count = 0
         for ranking in self.rankings:
             count += _match_rows(ranking, reference, settled, tolerance)
@@ -81,6 +83,7 @@ class Ties:
         arrays = {f"margin:{name}": array for name, array in self.margins.items()}
         for index, ranking in enumerate(self.rankings):
             arrays[f"scores:{index}"] = ranking.scores
+            arrays[f"left_out:{index}"] = ranking.left_out
             for name, axis in ranking.axes.items():
                 arrays[f"axis:{index}:{name}"] = np.array(axis)
         return arrays
@@ -91,16 +94,21 @@ class Ties:
         margins: dict[str, np.ndarray] = {}
         axes: dict[str, dict[str, int]] = {}
         scores: dict[str, np.ndarray] = {}
+        left_out: dict[str, np.ndarray] = {}
         for key, array in arrays.items():
             kind, _, rest = key.partition(":")
             if kind == "margin":
                 margins[rest] = np.asarray(array)
             elif kind == "scores":
                 scores[rest] = np.asarray(array)
+            elif kind == "left_out":
+                left_out[rest] = np.asarray(array)
             else:
                 index, _, name = rest.partition(":")
                 axes.setdefault(index, {})[name] = int(array)
-        rankings = tuple(Ranking(axes.get(index, {}), scores[index]) for index in sorted(scores))
+        rankings = tuple(
+            Ranking(axes.get(index, {}), scores[index], left_out[index]) for index in sorted(scores)
+        )
         return cls(margins, rankings)
 
 
@@ -119,7 +127,7 @@ def _match_rows(ranking: Ranking, reference: Arrays, actual: dict[str, np.ndarra
     for index in range(batch if names else 0):
         views = [_rows(actual[name], ranking.axes[name], index) for name in names]
         expected = [_rows(np.asarray(reference[name]), ranking.axes[name], index) for name in names]
-        order, free = _matched(expected, views, ranking.scores[index], tolerance)
+        order, free = _matched(expected, views, ranking.scores[index], ranking.left_out[index], tolerance)
         count += int(np.count_nonzero(order != np.arange(rows))) + len(free)
         for view, wanted in zip(views, expected):
             view[...] = view[order]
@@ -133,9 +141,16 @@ def _rows(array: np.ndarray, axis: int, index: int) -> np.ndarray:
 
 
 def _matched(
-    expected: list[np.ndarray], found: list[np.ndarray], scores: np.ndarray, tolerance: float
+    expected: list[np.ndarray],
+    found: list[np.ndarray],
+    scores: np.ndarray,
+    left_out: float,
+    tolerance: float,
 ) -> tuple[np.ndarray, list[int]]:
-    """Which found row belongs to each expected one, and the rows at the end for which others were chosen."""
+    """Which found row belongs to each expected one, and the rows for which others were chosen.
+
+    Another may be chosen where one that was left out scores nearly the same; what is not finite is none.
+    """
     distance = np.zeros((len(scores), len(scores)))
     for wanted, given in zip(expected, found):
         distance = np.maximum(distance, _distances(wanted, given))
@@ -157,11 +172,12 @@ def _matched(
     rest = [other for other in astray if other not in taken]
     for row in astray:
         order[row] = placed[row] if row in placed else rest.pop(0)
-    last = scores[-1]
     free = [
         row
         for row in astray
-        if not distance[row, order[row]] <= tolerance and abs(scores[row] - last) <= 2.0 * tolerance
+        if not distance[row, order[row]] <= tolerance
+        and abs(scores[row] - left_out) <= 2.0 * tolerance
+        and all(np.isfinite(given[order[row]]).all() for given in found)
     ]
     return order, free
 
@@ -175,4 +191,7 @@ def _distances(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
     one, other = one.astype(np.float64), other.astype(np.float64)
     finite = one[np.isfinite(one)]
     unit = float(np.std(finite)) if finite.size else 1.0
-    return np.abs(one[:, None, :] - other[None, :, :]).max(axis=2) / (unit or 1.0)
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(one[:, None, :] - other[None, :, :])
+    apart[one[:, None, :] == other[None, :, :]] = 0.0  # infinities too
+    return np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(axis=2) / (unit or 1.0)
