@@ -22,7 +22,8 @@ _WITH_CONSTANT = ("Add", "Clip", "Div", "Max", "Min", "Mod", "Mul", "Sub")
 
 _PICKS = ("ArgMax", "ArgMin")
 _COMPARES = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
-_ROUNDS = ("Ceil", "Floor", "Round")
+_ROUNDED = {"Ceil": np.ceil, "Floor": np.floor, "Round": np.round}
+_ROUNDS = tuple(_ROUNDED)
 
 
 def with_ties(graph: Graph) -> Graph:
@@ -48,11 +49,13 @@ def with_ties(graph: Graph) -> Graph:
 
 
 def _ties(picked: Mapping[str, ir.Node], rankings: Mapping[str, list[ir.Node]], values: Arrays) -> Ties:
-    margins = {}
+    margins, steps = {}, {}
     for name, node in picked.items():
         margin = _margin(node, values)
         if margin is not None and margin.size == values[name].size:
             margins[name] = margin.reshape(values[name].shape).astype(np.float32)
+            if is_op(node, *_ROUNDS):
+                steps[name] = _steps(node, values, values[name])
     axes: dict[ir.Node, dict[str, int]] = {}
     for name, nodes in rankings.items():
         for node in nodes:
@@ -60,7 +63,7 @@ def _ties(picked: Mapping[str, ir.Node], rankings: Mapping[str, list[ir.Node]], 
             if axis is not None:
                 axes.setdefault(node, {})[name] = axis
                 break
-    return Ties(margins, tuple(Ranking(named, *_scores(node, values)) for node, named in axes.items()))
+    return Ties(margins, tuple(Ranking(named, *_scores(node, values)) for node, named in axes.items()), steps)
 
 
 def _picking_node(output: ir.Value) -> ir.Node | None:
@@ -102,6 +105,15 @@ def _margin(node: ir.Node, values: Arrays) -> np.ndarray | None:
     # How far from the number where the next whole one begins.
     moved = scores - 0.5 if node.op_type == "Round" else scores
     return np.abs(moved - np.round(moved)) / _spread(scores)
+
+
+def _steps(node: ir.Node, values: Arrays, output: np.ndarray) -> tuple[float, float]:
+    """What one whole number of a rounding is worth in the output, and the scores' spread in its numbers."""
+    scores = _array(node.inputs[0], values)
+    assert scores is not None
+    rounded = _ROUNDED[node.op_type](scores)
+    step = float(np.ptp(output.astype(np.float64))) / (float(np.ptp(rounded)) or 1.0)
+    return step, step * _spread(scores)
 
 
 def _topks_before(output: ir.Value) -> Iterator[ir.Node]:

@@ -102,6 +102,16 @@ def test_the_margin_of_each_element_is_known(body: str) -> None:
     assert margins.min() >= 0.0
 
 
+def test_a_step_of_a_rounding_is_told_in_the_output_s_numbers() -> None:
+    x = 40 * drawn(2, 8)
+    text = """(float[2,8] x) => (int64[2,8] y) {
+        five = Constant<value = int64 {5}>()  f = Floor(x)  i = Cast<to = 7>(f)  y = Mul(i, five)
+    }"""
+    np.testing.assert_allclose(
+        with_ties(graph_of(text, x=x)).ties[0].steps["y"], (5.0, 5 * x.std()), rtol=1e-6
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [

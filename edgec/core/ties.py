@@ -44,10 +44,13 @@ class Ties:
         margins: by output, in its shape: how far the decision behind each element is from the other way, in
             units of the scores' spread.
         rankings: the ranked rows.
+        steps: for outputs that are rounded to steps: one step, and the spread of the scores, both in the
+            output's own numbers. A near-tie is the next step, not any.
     """
 
     margins: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     rankings: tuple[Ranking, ...] = ()
+    steps: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.margins or self.rankings)
@@ -74,6 +77,10 @@ class Ties:
                 continue
             # Both scores of a pair may be off.
             tied = (margins <= 2.0 * tolerance) & (settled[name] != reference[name])
+            if name in self.steps:
+                step, spread = self.steps[name]
+                apart = np.abs(settled[name].astype(np.float64) - reference[name])
+                tied &= apart <= 1.001 * step + tolerance * spread
             settled[name][tied] = reference[name][tied]
             count += int(np.count_nonzero(tied))
         return settled, count
@@ -81,6 +88,7 @@ class Ties:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """As named arrays, for a file."""
         arrays = {f"margin:{name}": array for name, array in self.margins.items()}
+        arrays.update({f"steps:{name}": np.array(both) for name, both in self.steps.items()})
         for index, ranking in enumerate(self.rankings):
             arrays[f"scores:{index}"] = ranking.scores
             arrays[f"left_out:{index}"] = ranking.left_out
@@ -95,10 +103,13 @@ class Ties:
         axes: dict[str, dict[str, int]] = {}
         scores: dict[str, np.ndarray] = {}
         left_out: dict[str, np.ndarray] = {}
+        steps: dict[str, tuple[float, float]] = {}
         for key, array in arrays.items():
             kind, _, rest = key.partition(":")
             if kind == "margin":
                 margins[rest] = np.asarray(array)
+            elif kind == "steps":
+                steps[rest] = (float(array[0]), float(array[1]))
             elif kind == "scores":
                 scores[rest] = np.asarray(array)
             elif kind == "left_out":
@@ -109,7 +120,7 @@ class Ties:
         rankings = tuple(
             Ranking(axes.get(index, {}), scores[index], left_out[index]) for index in sorted(scores)
         )
-        return cls(margins, rankings)
+        return cls(margins, rankings, steps)
 
 
 def _match_rows(ranking: Ranking, reference: Arrays, actual: dict[str, np.ndarray], tolerance: float) -> int:

@@ -126,12 +126,25 @@ def test_a_class_may_be_another_where_two_score_alike() -> None:
     assert clear.unequal == 0.25
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_rounded_number_may_be_the_next_and_no_other(precision: str) -> None:
+    random = np.random.default_rng(7)
+    scores = random.normal(0.0, 3e4, 500)
+    whole = np.floor(scores).astype(np.int64)
+    gate, spread = GATES[precision], float(scores.std())
+    ties = Ties({"y": np.abs(scores - np.round(scores)) / spread}, steps={"y": (1.0, spread)})
+    expected = Expected([{"y": whole}], ties=[ties])
+    assert gate.accepts(expected.difference([{"y": whole + 1}], gate))
+    assert not gate.accepts(expected.difference([{"y": random.permutation(whole)}], gate))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_they_come_back_from_a_file(seed: int) -> None:
     outputs, ties = detections(seed)
-    ties = Ties({"mask": np.random.default_rng(seed).random((2, 3))}, ties.rankings)
+    ties = Ties({"mask": np.random.default_rng(seed).random((2, 3))}, ties.rankings, {"mask": (1.0, 2.5)})
     back = Ties.from_arrays(ties.to_arrays())
     np.testing.assert_array_equal(back.margins["mask"], ties.margins["mask"])
+    assert back.steps == ties.steps
     assert back.rankings[0].axes == ties.rankings[0].axes
     np.testing.assert_array_equal(back.rankings[0].left_out, ties.rankings[0].left_out)
     settled, count = back.settled(outputs, outputs, TOLERANCE)
