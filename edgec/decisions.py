@@ -11,6 +11,7 @@ import onnx_ir as ir
 from edgec.core.dialect import is_op
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Arrays, Graph
+from edgec.core.numerics import is_fill
 from edgec.core.ties import Ranking, Ties
 from edgec.verification import runnable
 
@@ -176,5 +177,5 @@ def _array(value: ir.Value | None, values: Arrays) -> np.ndarray | None:
 
 
 def _spread(scores: np.ndarray) -> float:
-    finite = scores[np.isfinite(scores)]
+    finite = scores[np.isfinite(scores) & ~is_fill(scores)]
     return (float(np.std(finite)) if finite.size else 0.0) or 1.0
