@@ -322,9 +322,10 @@ def compare_arrays(
         return compare_arrays(*pairs, name, spread=spread, exact=known)
     expected, found = reference.astype(np.float64), actual.astype(np.float64)
     finite = np.isfinite(expected)
-    if not np.array_equal(finite, np.isfinite(found)) or not np.array_equal(
-        expected[~finite], found[~finite], equal_nan=True
-    ):
+    if not np.array_equal(finite, np.isfinite(found)):
+        return Difference.infinite(name)
+    wanted, given = expected[~finite], found[~finite]
+    if not np.all((wanted == given) | (np.isnan(wanted) & np.isnan(given))):
         return Difference.infinite(name)
     if not finite.any():
         return Difference(output=name)
@@ -523,7 +524,8 @@ def _worst_slice(
             continue
         mean = functools.partial(_mean, axes=rest, finite=finite)
         sizes = np.sqrt(mean(expected**2))
-        centred = expected - np.expand_dims(mean(expected), rest)
+        along = [count if other == axis else 1 for other in range(expected.ndim)]
+        centred = expected - mean(expected).reshape(along)
         units = np.maximum.reduce([np.sqrt(mean(centred**2)), sizes / 4.0, np.full(count, smallest * unit)])
         rounding = mean(last**2) / 12.0 * _LAST_ROUNDING**2
         before = 0.0 if own is None else np.maximum(mean(own**2) - 2.0 * mean(last**2) / 12.0, 0.0)
