@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -23,7 +23,11 @@ _WITH_CONSTANT = ("Add", "Clip", "Div", "Max", "Min", "Mod", "Mul", "Sub")
 
 _PICKS = ("ArgMax", "ArgMin")
 _COMPARES = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
-_ROUNDED = {"Ceil": np.ceil, "Floor": np.floor, "Round": np.round}
+_ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "Ceil": np.ceil,
+    "Floor": np.floor,
+    "Round": np.round,
+}
 _ROUNDS = tuple(_ROUNDED)
 
 
@@ -57,10 +61,12 @@ def _ties(picked: Mapping[str, ir.Node], rankings: Mapping[str, list[ir.Node]], 
             margins[name] = margin.reshape(values[name].shape).astype(np.float32)
             if is_op(node, *_ROUNDS):
                 steps[name] = _steps(node, values, values[name])
+    # The kept scores themselves are in order whatever row each belongs to: they are compared as they are.
     axes: dict[ir.Node, dict[str, int]] = {}
     for name, nodes in rankings.items():
         for node in nodes:
-            axis = _rows_axis(node, values, values[name])
+            ordered = node.attributes.get_int("sorted", 1) == 1 and name == node.outputs[0].name
+            axis = None if ordered else _rows_axis(node, values, values[name])
             if axis is not None:
                 axes.setdefault(node, {})[name] = axis
                 break

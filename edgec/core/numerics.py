@@ -257,8 +257,8 @@ def compare(
             found = compare_arrays(expected, actual[name], name, spread=units[index][name], exact=true)
             worst = worst.worst(found)
     for name in references[0]:
-        stacks = [_stacked(samples, name) for samples in (references, actuals, exact)]
-        slice_rms = _worst_number(*stacks, max(unit[name] for unit in units))
+        wanted, given, true = (_stacked(samples, name) for samples in (references, actuals, exact))
+        slice_rms = _worst_number(wanted, given, true, max(unit[name] for unit in units))
         worst = worst.worst(Difference(output=name, slice_rms=slice_rms))
     return worst
 
@@ -317,9 +317,8 @@ def compare_arrays(
     if reference.dtype.kind not in "fc":
         return Difference(output=name, unequal=float(np.mean(reference != actual)))
     if reference.dtype.kind == "c":
-        pairs = (_pairs(array) for array in (reference, actual))
         known = None if exact is None else _pairs(exact)
-        return compare_arrays(*pairs, name, spread=spread, exact=known)
+        return compare_arrays(_pairs(reference), _pairs(actual), name, spread=spread, exact=known)
     expected, found = reference.astype(np.float64), actual.astype(np.float64)
     finite = np.isfinite(expected)
     if not np.array_equal(finite, np.isfinite(found)):
