@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from edgec.core.dialect import is_op
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Arrays, Graph
+from edgec.core.numerics import is_fill
 from edgec.core.ties import Ranking, Ties
 from edgec.verification import runnable
 
@@ -22,7 +23,12 @@ _WITH_CONSTANT = ("Add", "Clip", "Div", "Max", "Min", "Mod", "Mul", "Sub")
 
 _PICKS = ("ArgMax", "ArgMin")
 _COMPARES = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
-_ROUNDS = ("Ceil", "Floor", "Round")
+_ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "Ceil": np.ceil,
+    "Floor": np.floor,
+    "Round": np.round,
+}
+_ROUNDS = tuple(_ROUNDED)
 
 
 def with_ties(graph: Graph) -> Graph:
@@ -48,19 +54,23 @@ def with_ties(graph: Graph) -> Graph:
 
 
 def _ties(picked: Mapping[str, ir.Node], rankings: Mapping[str, list[ir.Node]], values: Arrays) -> Ties:
-    margins = {}
+    margins, steps = {}, {}
     for name, node in picked.items():
         margin = _margin(node, values)
         if margin is not None and margin.size == values[name].size:
             margins[name] = margin.reshape(values[name].shape).astype(np.float32)
+            if is_op(node, *_ROUNDS):
+                steps[name] = _steps(node, values, values[name])
+    # The kept scores themselves are in order whatever row each belongs to: they are compared as they are.
     axes: dict[ir.Node, dict[str, int]] = {}
     for name, nodes in rankings.items():
         for node in nodes:
-            axis = _rows_axis(node, values, values[name])
+            ordered = node.attributes.get_int("sorted", 1) == 1 and name == node.outputs[0].name
+            axis = None if ordered else _rows_axis(node, values, values[name])
             if axis is not None:
                 axes.setdefault(node, {})[name] = axis
                 break
-    return Ties(margins, tuple(Ranking(named, _scores(node, values)) for node, named in axes.items()))
+    return Ties(margins, tuple(Ranking(named, *_scores(node, values)) for node, named in axes.items()), steps)
 
 
 def _picking_node(output: ir.Value) -> ir.Node | None:
@@ -104,6 +114,15 @@ def _margin(node: ir.Node, values: Arrays) -> np.ndarray | None:
     return np.abs(moved - np.round(moved)) / _spread(scores)
 
 
+def _steps(node: ir.Node, values: Arrays, output: np.ndarray) -> tuple[float, float]:
+    """What one whole number of a rounding is worth in the output, and the scores' spread in its numbers."""
+    scores = _array(node.inputs[0], values)
+    assert scores is not None
+    rounded = _ROUNDED[node.op_type](scores)
+    step = float(np.ptp(output.astype(np.float64))) / (float(np.ptp(rounded)) or 1.0)
+    return step, step * _spread(scores)
+
+
 def _topks_before(output: ir.Value) -> Iterator[ir.Node]:
     """Every TopK before an output, the nearest first."""
     front, seen = [output], {output}
@@ -124,8 +143,8 @@ def _topks_before(output: ir.Value) -> Iterator[ir.Node]:
 
 def _rows_axis(topk: ir.Node, values: Arrays, output: np.ndarray) -> int | None:
     """The axis of an output that holds the rows a TopK kept; None where it did not order them."""
-    kept = _array(topk.outputs[0], values)
-    if kept is None or kept.dtype.kind != "f" or kept.shape[-1] < 2:
+    kept, ranked = _array(topk.outputs[0], values), _array(topk.inputs[0], values)
+    if kept is None or ranked is None or kept.dtype.kind != "f" or kept.shape[-1] < 2:
         return None
     if topk.attributes.get_int("axis", -1) not in (-1, kept.ndim - 1):
         return None
@@ -133,10 +152,18 @@ def _rows_axis(topk: ir.Node, values: Arrays, output: np.ndarray) -> int | None:
     return axis if output.ndim > axis and output.shape[: axis + 1] == kept.shape else None
 
 
-def _scores(topk: ir.Node, values: Arrays) -> np.ndarray:
+def _scores(topk: ir.Node, values: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    """The scores that a TopK kept, (batch, rows), and the best that it left out; in units of their spread."""
     kept, ranked = _array(topk.outputs[0], values), _array(topk.inputs[0], values)
     assert kept is not None
-    return (kept / _spread(kept if ranked is None else ranked)).reshape(-1, kept.shape[-1])
+    assert ranked is not None
+    count, unit = kept.shape[-1], _spread(ranked)
+    best_last = np.sort(ranked, axis=-1)
+    if topk.attributes.get_int("largest", 1) == 0:
+        best_last = best_last[..., ::-1]
+    all_kept = best_last.shape[-1] == count
+    left_out = np.full(kept.shape[:-1], np.inf) if all_kept else best_last[..., -1 - count]
+    return (kept / unit).reshape(-1, count), (left_out / unit).reshape(-1)
 
 
 def _constant(value: ir.Value) -> np.ndarray | None:
@@ -156,5 +183,5 @@ def _array(value: ir.Value | None, values: Arrays) -> np.ndarray | None:
 
 
 def _spread(scores: np.ndarray) -> float:
-    finite = scores[np.isfinite(scores)]
+    finite = scores[np.isfinite(scores) & ~is_fill(scores)]
     return (float(np.std(finite)) if finite.size else 0.0) or 1.0

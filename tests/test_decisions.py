@@ -45,8 +45,21 @@ def test_rows_behind_a_topk_are_ranked_by_their_scores() -> None:
     scores = drawn(1, 50)
     graph = with_ties(graph_of(DETECTOR, boxes=drawn(1, 50, 4, seed=1), scores=scores))
     [ranking] = graph.ties[0].rankings
-    assert ranking.axes == {"y": 1, "v": 1, "labels": 1}
-    np.testing.assert_allclose(ranking.scores[0], np.sort(scores[0])[::-1][:10] / scores.std(), rtol=1e-6)
+    assert ranking.axes == {"y": 1, "labels": 1}
+    ordered = np.sort(scores[0])[::-1] / scores.std()
+    np.testing.assert_allclose(ranking.scores[0], ordered[:10], rtol=1e-6)
+    np.testing.assert_allclose(ranking.left_out, ordered[10:11], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "left_out"), [(3, 4.0), (8, np.inf)])
+def test_the_best_that_was_left_out_of_the_smallest_is_the_next(count: int, left_out: float) -> None:
+    x = np.arange(1, 9, dtype=np.float32)[None, ::-1].copy()
+    text = f"""(float[1,8] x) => (float[1,{count}] v, int64[1,{count}] y) {{
+        k = Constant<value = int64[1] {{{count}}}>()
+        v, y = TopK<largest = 0>(x, k)
+    }}"""
+    [ranking] = with_ties(graph_of(text, x=x)).ties[0].rankings
+    np.testing.assert_allclose(ranking.left_out, [left_out / x.std()], rtol=1e-6)
 
 
 def test_nearly_equal_scores_may_change_places_and_others_may_not() -> None:
@@ -89,6 +102,16 @@ def test_the_margin_of_each_element_is_known(body: str) -> None:
     assert margins.min() >= 0.0
 
 
+def test_a_step_of_a_rounding_is_told_in_the_output_s_numbers() -> None:
+    x = 40 * drawn(2, 8)
+    text = """(float[2,8] x) => (int64[2,8] y) {
+        five = Constant<value = int64 {5}>()  f = Floor(x)  i = Cast<to = 7>(f)  y = Mul(i, five)
+    }"""
+    np.testing.assert_allclose(
+        with_ties(graph_of(text, x=x)).ties[0].steps["y"], (5.0, 5 * x.std()), rtol=1e-6
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -109,3 +132,14 @@ def test_the_margin_of_each_element_is_known(body: str) -> None:
 def test_a_network_without_such_an_output_has_none(text: str) -> None:
     graph = graph_of(text, x=drawn(2, 8))
     assert not with_ties(graph).ties
+
+
+def test_the_scores_that_a_topk_kept_are_never_excused() -> None:
+    scores = drawn(1, 50) * np.float32(1e-4)
+    scores[0, :3] = 9.0, 8.0, 7.0
+    graph = with_ties(graph_of(DETECTOR, boxes=drawn(1, 50, 4, seed=1), scores=scores))
+    wrong = {name: array.copy() for name, array in graph.references[0].items()}
+    wrong["v"][0, 5:] = 1.0
+    gate = GATES["fp16"]
+    assert gate.accepts(graph.expected.difference(graph.references, gate))
+    assert not gate.accepts(graph.expected.difference([wrong], gate))

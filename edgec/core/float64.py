@@ -331,6 +331,28 @@ def _error_function(tape: _Tape, x: ir.Value) -> ir.Value:
     return tape.op("Where", [tape.op("LessOrEqual", [size, tape.number(0.46875)]), near, signed])
 
 
+def _hard_swish(node: ir.Node) -> list[ir.Node] | None:
+    x = node.inputs[0]
+    if x is None:
+        return None
+    tape = _Tape()
+    share = tape.op("Add", [tape.op("Div", [x, tape.number(6.0)]), tape.number(0.5)])
+    tape.op("Mul", [x, tape.op("Clip", [share, tape.number(0.0), tape.number(1.0)])])
+    return tape.nodes
+
+
+def _mish(node: ir.Node) -> list[ir.Node] | None:
+    x = node.inputs[0]
+    if x is None:
+        return None
+    tape = _Tape()
+    # log(1 + exp(x)), in the form that does not overflow.
+    small = tape.op("Exp", [tape.op("Neg", [tape.op("Abs", [x])])])
+    rest = tape.op("Log", [tape.op("Add", [small, tape.number(1.0)])])
+    tape.op("Mul", [x, tape.op("Tanh", [tape.op("Add", [tape.op("Relu", [x]), rest])])])
+    return tape.nodes
+
+
 def _mean(node: ir.Node) -> list[ir.Node] | None:
     values = [value for value in node.inputs if value is not None]
     tape = _Tape()
@@ -345,8 +367,10 @@ _WRITTEN_OUT = {
     "Gelu": _gelu,
     "GlobalAveragePool": _global("ReduceMean"),
     "GlobalMaxPool": _global("ReduceMax"),
+    "HardSwish": _hard_swish,
     "InstanceNormalization": _instance_norm,
     "Mean": _mean,
+    "Mish": _mish,
 }
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # a device that only runs a bundle has no onnx_ir
 
     from edgec.core.branches import Branches
 
-from edgec.core.numerics import Expected, Gate
+from edgec.core.numerics import Expected, Gate, roundings_only
 from edgec.core.ties import Ties
 
 _logger = logging.getLogger("edgec.core")
@@ -188,7 +188,7 @@ class Graph:
     def expected(self) -> Expected:
         """What the source computed on the examples."""
         exact = [self.run_exact(feeds) for feeds in self.examples] if self.run_exact is not None else []
-        return Expected(self.references, exact, self.ties)
+        return Expected(self.references, roundings_only(self.references, exact), self.ties)
 
     def expected_of_rounded(self, precision: str) -> Expected | None:
         """What the source computed, with what it computes on inputs as a precision knows them as its float64.

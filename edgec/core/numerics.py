@@ -11,6 +11,7 @@ and Python 3.8.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Mapping, Protocol, Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ _FEW = 32
 """An output of fewer elements tells its spread over samples, not within one: a single number has none."""
 
 _FEWEST_IN_SLICE = 64
+_FEWEST_SAMPLES = 3
 _MOST_SLICES = 4096
 
 _REORDERING = 4.0
@@ -34,6 +36,16 @@ _LAST_ROUNDING = 2.0
 _LARGEST_ROUNDING = 0.1
 """In spreads. Where float64 is further away than this, it is no rounding (the source decides, or loses what
 it adds to a mask of -1e9), and excuses no more: an engine must then follow the source's own fp32."""
+
+_LEAST_FILL = 1e4
+_SURE_FILL = 1e9
+_FILL_GAP = 100.0
+"""Masks are filled with -1e4 and more (-1e9, the largest number), far from all that is no fill. Numbers that
+large and alike, with a gap of this factor below them, are no part of an output's spread; a single one must
+be larger still."""
+
+_NOISE = 4.0 * float(np.finfo(np.float32).eps)
+"""Of an output's size. What varies by less than this is constant up to the last places of its numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +63,8 @@ class Difference:
         beyond: `scaled` less what the source's rounding explains.
         beyond_rms: `rms` less likewise.
         slice_rms: the same of the worst slice along an axis (a channel, a token), over that slice's own
-            size: boxes in pixels do not hide scores between 0 and 1 beside them.
+            size: boxes in pixels do not hide scores between 0 and 1 beside them. Where an output has few
+            numbers, each of them is such a slice, over the samples.
         unequal: largest share of elements of an integer output that are not the source's, near-ties aside.
         near_ties: elements and rows that differ because the source decides between nearly equal scores.
     """
@@ -243,7 +256,36 @@ def compare(
             true = exact[index].get(name) if exact else None
             found = compare_arrays(expected, actual[name], name, spread=units[index][name], exact=true)
             worst = worst.worst(found)
+    for name in references[0]:
+        wanted, given, true = (_stacked(samples, name) for samples in (references, actuals, exact))
+        slice_rms = _worst_number(wanted, given, true, max(unit[name] for unit in units))
+        worst = worst.worst(Difference(output=name, slice_rms=slice_rms))
     return worst
+
+
+def _stacked(samples: Sequence[Arrays], name: str) -> np.ndarray | None:
+    """An output of few numbers over samples, (samples, numbers), in float64; None where it is no such one."""
+    arrays = [sample.get(name) for sample in samples]
+    known = [array for array in arrays if array is not None and array.dtype.kind == "f"]
+    if not known or len(known) < len(arrays) or len({array.shape for array in known}) > 1:
+        return None
+    if known[0].size >= _FEW:
+        return None
+    return np.stack([array.astype(np.float64).ravel() for array in known])
+
+
+def _worst_number(
+    expected: np.ndarray | None, found: np.ndarray | None, exact: np.ndarray | None, unit: float
+) -> float:
+    """`Difference.slice_rms` of an output of few numbers: each is a slice, over the samples."""
+    if expected is None or found is None or len(expected) < _FEWEST_SAMPLES:
+        return 0.0
+    finite = np.isfinite(expected) & np.isfinite(found) & ~is_fill(expected)
+    expected = np.where(finite, expected, 0.0)
+    error = np.abs(expected - np.where(finite, found, 0.0))
+    last = np.spacing(np.abs(expected).astype(np.float32)).astype(np.float64)
+    own = _own_rounding(expected, exact, finite)
+    return _worst_slice(expected, error, own, last, finite, unit, _FEWEST_SAMPLES, 1e-3)
 
 
 def compare_arrays(
@@ -274,14 +316,21 @@ def compare_arrays(
         return Difference(output=name)
     if reference.dtype.kind not in "fc":
         return Difference(output=name, unequal=float(np.mean(reference != actual)))
+    if reference.dtype.kind == "c":
+        known = None if exact is None else _pairs(exact)
+        return compare_arrays(_pairs(reference), _pairs(actual), name, spread=spread, exact=known)
     expected, found = reference.astype(np.float64), actual.astype(np.float64)
     finite = np.isfinite(expected)
-    if not np.array_equal(finite, np.isfinite(found)) or not np.array_equal(
-        expected[~finite], found[~finite], equal_nan=True
-    ):
+    if not np.array_equal(finite, np.isfinite(found)):
+        return Difference.infinite(name)
+    wanted, given = expected[~finite], found[~finite]
+    if not np.all((wanted == given) | (np.isnan(wanted) & np.isnan(given))):
         return Difference.infinite(name)
     if not finite.any():
         return Difference(output=name)
+    fill = is_fill(expected)
+    if fill.any():
+        return _beside_fill(expected, found, fill, name, spread, exact)
     unit = _unit([expected], 0) if spread is None else spread
     expected, found = np.where(finite, expected, 0.0), np.where(finite, found, 0.0)
     error = np.abs(expected - found)
@@ -302,6 +351,50 @@ def compare_arrays(
     )
 
 
+def _beside_fill(
+    expected: np.ndarray,
+    found: np.ndarray,
+    fill: np.ndarray,
+    name: str,
+    spread: float | None,
+    exact: np.ndarray | None,
+) -> Difference:
+    """A mask's fill is off relative to a tenth of itself: it is a constant, and hardly rounded.
+
+    The rest is compared as if the fill were not finite.
+    """
+    rest = compare_arrays(
+        np.where(fill, -np.inf, expected),
+        np.where(fill, -np.inf, found),
+        name,
+        spread=_unit([expected], 0) if spread is None else spread,
+        exact=exact,
+    )
+    off = 10.0 * float(np.max(np.abs(found[fill] / expected[fill] - 1.0)))
+    return rest.worst(Difference(max_abs=0.0, scaled=off, output=name, beyond=max(0.0, off - 10.0 * _NOISE)))
+
+
+def is_fill(values: np.ndarray) -> np.ndarray:
+    """Which finite values are a mask's fill: large ones, alike, far beyond all others, where these vary."""
+    sizes = np.abs(np.where(np.isfinite(values), values, 0.0))
+    none = np.zeros(values.shape, bool)
+    if not sizes.size or sizes.max() < _LEAST_FILL:
+        return none
+    ordered = np.unique(sizes)
+    begins = np.flatnonzero((ordered[1:] >= _LEAST_FILL) & (ordered[1:] / _FILL_GAP >= ordered[:-1]))
+    if not begins.size:
+        return none
+    fill = sizes >= ordered[begins[0] + 1]
+    rest, filled = values[np.isfinite(values) & ~fill], sizes[fill]
+    alike = np.ptp(filled) <= 1e-2 * filled.max() and (filled.size > 1 or filled[0] >= _SURE_FILL)
+    return fill if alike and rest.size and np.ptp(rest) > 0 else none
+
+
+def _pairs(array: np.ndarray) -> np.ndarray:
+    """Complex numbers as pairs of real ones, along a new last axis."""
+    return np.stack([array.real, array.imag], axis=-1)
+
+
 def rounding_of(reference: Arrays, exact: Arrays) -> dict[str, np.ndarray]:
     """What a sample's outputs lack to their float64, in float32; outputs of whole numbers lack nothing."""
     return {
@@ -311,6 +404,34 @@ def rounding_of(reference: Arrays, exact: Arrays) -> dict[str, np.ndarray]:
         for name, array in reference.items()
         if name in exact and array.dtype.kind == "f" and exact[name].shape == array.shape
     }
+
+
+def roundings_only(references: Sequence[Arrays], exact: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
+    """What a source computes in float64, as far as its fp32 differs from that by rounding.
+
+    An output that is further away on the whole is left out, and a number that is takes fp32's value: there
+    the source decides otherwise in float64, which says nothing of how it rounds.
+
+    Args:
+        references: what the source computed, by output, a mapping a sample.
+        exact: what it computes in float64, likewise; an output may be missing.
+    """
+    kept: list[dict[str, np.ndarray]] = []
+    for reference, known, units in zip(references, exact, spreads(references)):
+        rounded = {}
+        for name, array in reference.items():
+            true = known.get(name)
+            if true is None or array.dtype.kind != "f" or true.shape != array.shape:
+                continue
+            finite = np.isfinite(array) & np.isfinite(true) & ~is_fill(array)
+            if not finite.any():
+                continue
+            own = _own_rounding(array.astype(np.float64), true, finite)
+            assert own is not None
+            if _rms(own, finite) <= _LARGEST_ROUNDING * units[name]:
+                rounded[name] = np.where(own <= _LARGEST_ROUNDING * units[name], true, array)
+        kept.append(rounded)
+    return kept
 
 
 def spreads(references: Sequence[Arrays]) -> list[dict[str, float]]:
@@ -332,6 +453,10 @@ def _unit(samples: Sequence[np.ndarray], index: int) -> float:
     own = samples[index] if index < len(samples) else samples[-1]
     if own.dtype.kind not in "fc":
         return 1.0
+    if own.dtype.kind == "c":
+        return _unit([_pairs(sample) for sample in samples], index)
+    samples = [np.where(is_fill(sample), np.nan, sample) for sample in samples]
+    own = samples[index] if index < len(samples) else samples[-1]
     values = own[np.isfinite(own)].astype(np.float64)
     within = float(np.std(values)) if values.size else 0.0
     alike = [sample for sample in samples if sample.shape == own.shape and np.isfinite(sample).all()]
@@ -339,7 +464,7 @@ def _unit(samples: Sequence[np.ndarray], index: int) -> float:
     # A sample on which the output is nearly the same everywhere is not held to less than its rounding.
     candidates = [max(within, 1e-3 * over), over] if own.size >= _FEW else [over, within]
     size = float(np.sqrt(np.mean(values**2))) if values.size else 0.0
-    return next((value for value in [*candidates, size] if value > 1e-12 * size), size or 1.0)
+    return next((value for value in [*candidates, size] if value > _NOISE * size), size or 1.0)
 
 
 def _own_rounding(expected: np.ndarray, exact: np.ndarray | None, finite: np.ndarray) -> np.ndarray | None:
@@ -350,17 +475,14 @@ def _own_rounding(expected: np.ndarray, exact: np.ndarray | None, finite: np.nda
     return np.where(known, np.abs(expected - np.where(known, exact, 0.0)), 0.0)
 
 
-def _inner(
-    own: np.ndarray | None, last: np.ndarray, axes: tuple[int, ...] | None = None
-) -> np.ndarray | float:
+def _inner(own: np.ndarray | None, last: np.ndarray) -> float:
     """Mean square of the source's rounding before its last one, as far as it clearly exceeds that.
 
     A number is rounded by at most half of its last place, evenly: a mean square of its twelfth.
     """
     if own is None:
         return 0.0
-    squares = np.mean(own**2, axis=axes) - 2.0 * np.mean(last**2, axis=axes) / 12.0
-    return np.maximum(squares, 0.0)
+    return max(0.0, float(np.mean(own**2) - 2.0 * np.mean(last**2) / 12.0))
 
 
 def _rms_explained(own: np.ndarray | None, last: np.ndarray, finite: np.ndarray, unit: float) -> float:
@@ -382,23 +504,38 @@ def _worst_slice(
     last: np.ndarray,
     finite: np.ndarray,
     unit: float,
+    fewest: int = _FEWEST_IN_SLICE,
+    smallest: float = 1e-4,
 ) -> float:
-    """The largest root mean square error of a slice along one axis, over the slice's own size."""
+    """The largest root mean square error of a slice along one axis, over the slice's own size.
+
+    Slices of fewer finite numbers than `fewest` are not judged, and none is taken for smaller than `smallest`
+    of the output's unit.
+    """
     worst = 0.0
-    if not finite.all():
-        return worst
     for axis in range(1, expected.ndim):
         count = expected.shape[axis]
-        if not 1 < count <= _MOST_SLICES or expected.size // count < _FEWEST_IN_SLICE:
+        if not 1 < count <= _MOST_SLICES or expected.size // count < fewest:
             continue
         rest = tuple(other for other in range(expected.ndim) if other != axis)
-        sizes = np.sqrt(np.mean(expected**2, axis=rest))
-        units = np.maximum.reduce([np.std(expected, axis=rest), sizes / 4.0, np.full(count, 1e-4 * unit)])
-        rounding = np.mean(last**2, axis=rest) / 12.0 * _LAST_ROUNDING**2
-        inner = np.minimum(_REORDERING * np.sqrt(_inner(own, last, rest)), _LARGEST_ROUNDING * units)
-        off = np.sqrt(np.mean(error**2, axis=rest)) - np.hypot(inner, np.sqrt(rounding))
-        worst = max(worst, float(np.max(off / units)))
+        judged = np.count_nonzero(finite, axis=rest) >= fewest
+        if not judged.any():
+            continue
+        mean = functools.partial(_mean, axes=rest, finite=finite)
+        sizes = np.sqrt(mean(expected**2))
+        along = [count if other == axis else 1 for other in range(expected.ndim)]
+        centred = expected - mean(expected).reshape(along)
+        units = np.maximum.reduce([np.sqrt(mean(centred**2)), sizes / 4.0, np.full(count, smallest * unit)])
+        rounding = mean(last**2) / 12.0 * _LAST_ROUNDING**2
+        before = 0.0 if own is None else np.maximum(mean(own**2) - 2.0 * mean(last**2) / 12.0, 0.0)
+        inner = np.minimum(_REORDERING * np.sqrt(before), _LARGEST_ROUNDING * units)
+        off = np.sqrt(mean(error**2)) - np.hypot(inner, np.sqrt(rounding))
+        worst = max(worst, float(np.max((off / units)[judged])))
     return worst
+
+
+def _mean(values: np.ndarray, axes: tuple[int, ...], finite: np.ndarray) -> np.ndarray:
+    return np.sum(values, axis=axes, where=finite) / np.maximum(np.count_nonzero(finite, axis=axes), 1)
 
 
 def _rms(values: np.ndarray, finite: np.ndarray) -> float:

@@ -28,10 +28,12 @@ class Ranking:
     Attributes:
         axes: the axis of the rows, by output; all axes before it are the batch.
         scores: (batch, rows), in units of the spread of all scores that were ranked.
+        left_out: (batch,), the best score that was not kept, in the same units; not finite where all were.
     """
 
     axes: dict[str, int]
     scores: np.ndarray
+    left_out: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +44,13 @@ class Ties:
         margins: by output, in its shape: how far the decision behind each element is from the other way, in
             units of the scores' spread.
         rankings: the ranked rows.
+        steps: for outputs that are rounded to steps: one step, and the spread of the scores, both in the
+            output's own numbers. A near-tie is the next step, not any.
     """
 
     margins: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     rankings: tuple[Ranking, ...] = ()
+    steps: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.margins or self.rankings)
@@ -63,7 +68,7 @@ class Ties:
         Returns:
             outputs in which rows stand where the source's do and near-ties are decided as it decided them.
         """
-        settled = {name: np.array(array) for name, array in actual.items()}
+        settled = {name: np.array(array, order="C") for name, array in actual.items()}
         count = 0
         for ranking in self.rankings:
             count += _match_rows(ranking, reference, settled, tolerance)
@@ -72,6 +77,10 @@ class Ties:
                 continue
             # Both scores of a pair may be off.
             tied = (margins <= 2.0 * tolerance) & (settled[name] != reference[name])
+            if name in self.steps:
+                step, spread = self.steps[name]
+                apart = np.abs(settled[name].astype(np.float64) - reference[name])
+                tied &= apart <= 1.001 * step + tolerance * spread
             settled[name][tied] = reference[name][tied]
             count += int(np.count_nonzero(tied))
         return settled, count
@@ -79,8 +88,10 @@ class Ties:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """As named arrays, for a file."""
         arrays = {f"margin:{name}": array for name, array in self.margins.items()}
+        arrays.update({f"steps:{name}": np.array(both) for name, both in self.steps.items()})
         for index, ranking in enumerate(self.rankings):
             arrays[f"scores:{index}"] = ranking.scores
+            arrays[f"left_out:{index}"] = ranking.left_out
             for name, axis in ranking.axes.items():
                 arrays[f"axis:{index}:{name}"] = np.array(axis)
         return arrays
@@ -91,17 +102,25 @@ class Ties:
         margins: dict[str, np.ndarray] = {}
         axes: dict[str, dict[str, int]] = {}
         scores: dict[str, np.ndarray] = {}
+        left_out: dict[str, np.ndarray] = {}
+        steps: dict[str, tuple[float, float]] = {}
         for key, array in arrays.items():
             kind, _, rest = key.partition(":")
             if kind == "margin":
                 margins[rest] = np.asarray(array)
+            elif kind == "steps":
+                steps[rest] = (float(array[0]), float(array[1]))
             elif kind == "scores":
                 scores[rest] = np.asarray(array)
+            elif kind == "left_out":
+                left_out[rest] = np.asarray(array)
             else:
                 index, _, name = rest.partition(":")
                 axes.setdefault(index, {})[name] = int(array)
-        rankings = tuple(Ranking(axes.get(index, {}), scores[index]) for index in sorted(scores))
-        return cls(margins, rankings)
+        rankings = tuple(
+            Ranking(axes.get(index, {}), scores[index], left_out[index]) for index in sorted(scores)
+        )
+        return cls(margins, rankings, steps)
 
 
 def _match_rows(ranking: Ranking, reference: Arrays, actual: dict[str, np.ndarray], tolerance: float) -> int:
@@ -119,7 +138,7 @@ def _match_rows(ranking: Ranking, reference: Arrays, actual: dict[str, np.ndarra
     for index in range(batch if names else 0):
         views = [_rows(actual[name], ranking.axes[name], index) for name in names]
         expected = [_rows(np.asarray(reference[name]), ranking.axes[name], index) for name in names]
-        order, free = _matched(expected, views, ranking.scores[index], tolerance)
+        order, free = _matched(expected, views, ranking.scores[index], ranking.left_out[index], tolerance)
         count += int(np.count_nonzero(order != np.arange(rows))) + len(free)
         for view, wanted in zip(views, expected):
             view[...] = view[order]
@@ -133,9 +152,16 @@ def _rows(array: np.ndarray, axis: int, index: int) -> np.ndarray:
 
 
 def _matched(
-    expected: list[np.ndarray], found: list[np.ndarray], scores: np.ndarray, tolerance: float
+    expected: list[np.ndarray],
+    found: list[np.ndarray],
+    scores: np.ndarray,
+    left_out: float,
+    tolerance: float,
 ) -> tuple[np.ndarray, list[int]]:
-    """Which found row belongs to each expected one, and the rows at the end for which others were chosen."""
+    """Which found row belongs to each expected one, and the rows for which others were chosen.
+
+    Another may be chosen where one that was left out scores nearly the same; what is not finite is none.
+    """
     distance = np.zeros((len(scores), len(scores)))
     for wanted, given in zip(expected, found):
         distance = np.maximum(distance, _distances(wanted, given))
@@ -157,11 +183,12 @@ def _matched(
     rest = [other for other in astray if other not in taken]
     for row in astray:
         order[row] = placed[row] if row in placed else rest.pop(0)
-    last = scores[-1]
     free = [
         row
         for row in astray
-        if not distance[row, order[row]] <= tolerance and abs(scores[row] - last) <= 2.0 * tolerance
+        if not distance[row, order[row]] <= tolerance
+        and abs(scores[row] - left_out) <= 2.0 * tolerance
+        and all(np.isfinite(given[order[row]]).all() for given in found)
     ]
     return order, free
 
@@ -175,4 +202,7 @@ def _distances(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
     one, other = one.astype(np.float64), other.astype(np.float64)
     finite = one[np.isfinite(one)]
     unit = float(np.std(finite)) if finite.size else 1.0
-    return np.abs(one[:, None, :] - other[None, :, :]).max(axis=2) / (unit or 1.0)
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(one[:, None, :] - other[None, :, :])
+    apart[one[:, None, :] == other[None, :, :]] = 0.0  # infinities too
+    return np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(axis=2) / (unit or 1.0)

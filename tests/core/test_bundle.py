@@ -42,7 +42,8 @@ def test_rounding_and_ties_come_back(tmp_path: Path) -> None:
     feeds = [{"pixels": np.zeros((1, 2), np.float32)}]
     reference = {"logits": np.array([[0.25, 3.0]], np.float32), "label": np.array([1])}
     exact = {"logits": reference["logits"] - np.array([[1e-9, -2e-7]]), "label": np.array([1])}
-    ties = Ties({"label": np.array([0.5], np.float32)}, (Ranking({"logits": 1}, np.array([[2.0, 1.0]])),))
+    ranking = Ranking({"logits": 1}, np.array([[2.0, 1.0]]), np.array([0.5]))
+    ties = Ties({"label": np.array([0.5], np.float32)}, (ranking,))
     with bundles.writing(tmp_path / "t.edgec") as scratch:
         bundles.write_samples(scratch, feeds, Expected([reference], [exact], [ties]))
         bundles.write_json(scratch / bundles.IO, IO.to_json())

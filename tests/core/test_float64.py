@@ -102,6 +102,14 @@ def test_both_forms_of_gelu(approximate: str) -> None:
     np.testing.assert_allclose(found, right, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize(("op_type", "name"), [("HardSwish", "hardswish"), ("Mish", "mish")])
+def test_gates_that_onnx_runtime_expands_into_ops_that_it_lacks(op_type: str, name: str) -> None:
+    x = np.concatenate([drawn(1000) * 5, np.array([-1e3, 1e3], np.float32)])
+    found = run(model_of(f"(float[1002] x) => (float[] y) {{ y = {op_type}(x) }}"), x=x)["y"]
+    right = getattr(torch.nn.functional, name)(wide(x)).numpy()
+    np.testing.assert_allclose(found, right, rtol=1e-12, atol=1e-13)
+
+
 def test_norms_and_attention() -> None:
     x, q = drawn(2, 5, 8), drawn(1, 2, 6, 4)
     body = """(float[2,5,8] x, float[1,2,6,4] q) => (float[] n, float[] i, float[] m, float[] a) {

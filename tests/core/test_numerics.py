@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgec.core.numerics import GATES, Difference, Expected, Gate, compare, compare_arrays, spreads
+from edgec.core.numerics import (
+    GATES,
+    Difference,
+    Expected,
+    Gate,
+    compare,
+    compare_arrays,
+    roundings_only,
+    spreads,
+)
 from edgec.core.ties import Ties
 
 DRAWN = np.random.default_rng(0).normal(size=(4, 100)).astype(np.float32)
@@ -200,3 +209,85 @@ def test_the_fp32_gate_sees_a_tanh_gelu() -> None:
     tanh = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
     assert not FP32.accepts(compare_arrays(exact, tanh))
     assert GATES["fp16"].accepts(compare_arrays(exact, tanh))
+
+
+@pytest.mark.parametrize("fill", [-1e4, -1e9, 1e10, float(np.finfo(np.float32).min)])
+@pytest.mark.parametrize("shape", [(1, 5), (1, 200)])
+def test_a_mask_s_fill_does_not_hide_what_stands_beside_it(fill: float, shape: tuple[int, ...]) -> None:
+    references = rounded(drawn(shape, 8))
+    wrong = rounded([array + 0.05 for array in drawn(shape, 8)])
+    for sample in (*references, *wrong):
+        sample["y"][..., -2:] = fill
+    assert not FP32.accepts(compare(references, wrong))
+    assert FP32.accepts(compare(references, references))
+    for sample, reference in zip(wrong, references, strict=True):
+        sample["y"][...] = reference["y"]
+        sample["y"][..., -1] *= np.float32(0.9)
+    assert not GATES["fp16"].accepts(compare(references, wrong))
+
+
+def test_masked_values_do_not_hide_scores_beside_pixels() -> None:
+    random = np.random.default_rng(3)
+    output = np.concatenate([random.uniform(0, 640, (1, 4, 500)), random.random((1, 8, 500)) ** 4], axis=1)
+    output[0, 0, 0] = -np.inf
+    wrong = output.copy()
+    wrong[:, 5] = wrong[:, 6]
+    assert not GATES["fp16"].accepts(compare_arrays(output, wrong))
+    assert GATES["fp16"].accepts(compare_arrays(output, output))
+
+
+def test_a_score_beside_pixels_does_not_hide_where_there_are_few_numbers() -> None:
+    random = np.random.default_rng(4)
+    exact = [np.concatenate([random.uniform(0, 640, 4), random.random(1)])[None] for _ in range(3)]
+    wrong = [array.copy() for array in exact]
+    for array in wrong:
+        array[0, 4] = 1.0 - array[0, 4]
+    half = [{"y": array.astype(np.float16)} for array in exact]
+    assert GATES["fp16"].accepts(compare(rounded(exact), half))
+    assert not GATES["fp16"].accepts(compare(rounded(exact), rounded(wrong)))
+
+
+def test_what_varies_by_its_last_places_alone_is_constant() -> None:
+    random = np.random.default_rng(5)
+    ones = (1.0 + 6e-8 * random.integers(-1, 2, (1, 500))).astype(np.float32)
+    assert FP32.accepts(compare_arrays(ones, np.ones_like(ones)))
+    assert GATES["fp16"].accepts(compare_arrays(ones, ones.astype(np.float16)))
+    assert not FP32.accepts(compare_arrays(ones, ones + np.float32(1e-3)))
+
+
+def test_complex_numbers_are_compared_in_both_parts() -> None:
+    random = np.random.default_rng(6)
+    both = random.standard_normal((1, 50)) + 1j * random.standard_normal((1, 50))
+    assert FP32.accepts(compare_arrays(both, both.copy()))
+    assert not GATES["bf16"].accepts(compare_arrays(both, both.conj()))
+
+
+def test_a_float64_that_is_no_rounding_excuses_nothing() -> None:
+    random = np.random.default_rng(7)
+    exact = random.standard_normal((1, 3, 40, 40))
+    flipped = exact.copy()
+    flipped[0, 0, 0, 0] += 2.0
+    other = random.standard_normal(exact.shape)
+    references = rounded([exact])
+    wrong = rounded([exact + 0.02 * random.standard_normal(exact.shape)])
+    for known in (flipped, other):
+        assert not FP32.accepts(compare(references, wrong, roundings_only(references, [{"y": known}])))
+        assert FP32.accepts(compare(references, references, roundings_only(references, [{"y": known}])))
+    [kept] = roundings_only(references, [{"y": flipped}])
+    assert np.count_nonzero(kept["y"] != flipped) == 1
+    assert roundings_only(references, [{"y": other}]) == [{}]
+
+
+def test_a_fill_that_float64_holds_better_is_no_other_function() -> None:
+    exact = drawn((1, 200), 9)
+    for array in exact:
+        array[0, 50:] -= 1e9
+    references = rounded(exact)
+    kept = roundings_only(references, [{"y": array} for array in exact])
+    assert all("y" in sample for sample in kept)
+
+
+def test_a_single_large_number_is_no_fill() -> None:
+    exact = [np.array([[20000.0 + place, 3.0 + place / 10]]) for place in range(3)]
+    wrong = [array + np.array([[0.05, 0.0]]) for array in exact]
+    assert not FP32.accepts(compare(rounded(exact), rounded(wrong)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -12,14 +14,14 @@ TOLERANCE = GATES["fp16"].scaled
 
 
 def detections(seed: int, rows: int = 20) -> tuple[dict[str, np.ndarray], Ties]:
-    """Boxes and labels in the order of scores that are 0.5 apart."""
+    """Boxes and labels in the order of scores that are 0.5 apart; one like the last was left out."""
     random = np.random.default_rng(seed)
     scores = np.arange(rows, 0, -1) * 0.5
     outputs = {
         "boxes": random.standard_normal((1, rows, 4)).astype(np.float32),
         "labels": random.integers(0, 80, (1, rows)),
     }
-    return outputs, Ties(rankings=(Ranking({"boxes": 1, "labels": 1}, scores[None]),))
+    return outputs, Ties(rankings=(Ranking({"boxes": 1, "labels": 1}, scores[None], scores[-1:] - 1e-3),))
 
 
 def swapped(outputs: dict[str, np.ndarray], one: int, other: int) -> dict[str, np.ndarray]:
@@ -33,7 +35,7 @@ def near(ties: Ties, one: int, other: int) -> Ties:
     """The same with two neighbours that score alike."""
     scores = ties.rankings[0].scores.copy()
     scores[0, other] = scores[0, one] - 1e-3
-    return Ties(rankings=(Ranking(ties.rankings[0].axes, scores),))
+    return Ties(rankings=(dataclasses.replace(ties.rankings[0], scores=scores),))
 
 
 def test_neighbours_of_nearly_one_score_may_change_places() -> None:
@@ -60,6 +62,35 @@ def test_the_last_row_may_be_another_choice_and_none_before_it() -> None:
         other["boxes"][0, row] += 3.0
         found = Expected([outputs], ties=[ties]).difference([other], GATES["fp16"])
         assert GATES["fp16"].accepts(found) is allowed
+
+
+@pytest.mark.parametrize("left_out", [0.0, np.inf])
+def test_the_last_row_is_no_other_where_none_that_was_left_out_scores_alike(left_out: float) -> None:
+    outputs, ties = detections(2)
+    ties = Ties(rankings=(dataclasses.replace(ties.rankings[0], left_out=np.array([left_out])),))
+    other = {name: array.copy() for name, array in outputs.items()}
+    other["boxes"][0, -1] += 3.0
+    gate = GATES["fp16"]
+    assert not gate.accepts(Expected([outputs], ties=[ties]).difference([other], gate))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_row_that_is_not_finite_is_no_other_choice(bad: float) -> None:
+    outputs, ties = detections(2)
+    other = {name: array.copy() for name, array in outputs.items()}
+    other["boxes"][0, -1, 2] = bad
+    gate = GATES["bf16"]
+    assert not gate.accepts(Expected([outputs], ties=[ties]).difference([other], gate))
+
+
+def test_rows_are_matched_in_any_layout() -> None:
+    outputs, ties = detections(6)
+    outputs = {name: np.concatenate([array, array + 1]) for name, array in outputs.items()}
+    ranking = near(ties, 4, 5).rankings[0]
+    ranking = Ranking(ranking.axes, np.tile(ranking.scores, (2, 1)), np.tile(ranking.left_out, 2))
+    found = {name: np.asfortranarray(array) for name, array in swapped(outputs, 4, 5).items()}
+    expected = Expected([outputs], ties=[Ties(rankings=(ranking,))])
+    assert GATES["fp16"].accepts(expected.difference([found], GATES["fp16"]))
 
 
 def test_a_row_of_another_class_is_noticed() -> None:
@@ -95,13 +126,27 @@ def test_a_class_may_be_another_where_two_score_alike() -> None:
     assert clear.unequal == 0.25
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_rounded_number_may_be_the_next_and_no_other(precision: str) -> None:
+    random = np.random.default_rng(7)
+    scores = random.normal(0.0, 3e4, 500)
+    whole = np.floor(scores).astype(np.int64)
+    gate, spread = GATES[precision], float(scores.std())
+    ties = Ties({"y": np.abs(scores - np.round(scores)) / spread}, steps={"y": (1.0, spread)})
+    expected = Expected([{"y": whole}], ties=[ties])
+    assert gate.accepts(expected.difference([{"y": whole + 1}], gate))
+    assert not gate.accepts(expected.difference([{"y": random.permutation(whole)}], gate))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_they_come_back_from_a_file(seed: int) -> None:
     outputs, ties = detections(seed)
-    ties = Ties({"mask": np.random.default_rng(seed).random((2, 3))}, ties.rankings)
+    ties = Ties({"mask": np.random.default_rng(seed).random((2, 3))}, ties.rankings, {"mask": (1.0, 2.5)})
     back = Ties.from_arrays(ties.to_arrays())
     np.testing.assert_array_equal(back.margins["mask"], ties.margins["mask"])
+    assert back.steps == ties.steps
     assert back.rankings[0].axes == ties.rankings[0].axes
+    np.testing.assert_array_equal(back.rankings[0].left_out, ties.rankings[0].left_out)
     settled, count = back.settled(outputs, outputs, TOLERANCE)
     assert count == 0
     assert settled.keys() == outputs.keys()
