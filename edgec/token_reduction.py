@@ -78,7 +78,7 @@ def sites_of(neutral: Graph) -> tuple[list[Site], MatchLog]:
     log = MatchLog()
     sites = find_sites(neutral.model, log)
     if not sites:
-        reasons = "; ".join(f"{miss.source}: {miss.reason}" for miss in log.misses)
+        reasons = "; ".join(f"{miss.source} (node {miss.node}): {miss.reason}" for miss in log.misses)
         raise JobError(
             f"no block's tokens can be reduced ({reasons or 'the graph has no attention'})",
             fix="leave --tokens off",

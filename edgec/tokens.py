@@ -155,10 +155,13 @@ class Search:
 
     @property
     def frontier(self) -> tuple[Point, ...]:
-        """The points that no other beats in latency, score and damage; fastest first, the baseline last."""
+        """The points that no other beats in latency, score and damage, fastest first.
+
+        The baseline is always among them: it is what ships where a later measurement refuses the others.
+        """
         every = (*self.points, self.baseline)
-        kept = [point for point in every if not any(other.beats(point) for other in every)]
-        return tuple(sorted(kept, key=lambda point: point.milliseconds))
+        kept = [point for point in self.points if not any(other.beats(point) for other in every)]
+        return tuple(sorted((*kept, self.baseline), key=lambda point: point.milliseconds))
 
     def named(self, name: str) -> Point:
         """The point with a name.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +18,33 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent / "passes" / "tokens"))
 from encoders import CHANNELS, Encoder, run
 
-from edgec.accuracy import EvaluationData
+from edgec import token_auto, token_reduction
+from edgec.accuracy import EvaluationData, mean_cosine
+from edgec.budget import Budget, Judge
+from edgec.choice import Choice, Trial
 from edgec.core.errors import RequestError
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph, Source, TensorSpec
 from edgec.core.numerics import GATES, Difference, compare
+from edgec.core.progress import Silent
+from edgec.core.timing import Latency
+from edgec.inspection import inspect_model
 from edgec.passes.tokens.schedule import Schedule
-from edgec.token_auto import sample_losses
+from edgec.targets.base import Candidate
+from edgec.token_auto import reduce_by_search, sample_losses
 from edgec.token_methods import METHODS, Plan, check_words, read_plan
 from edgec.token_padding import filled, typical_first
-from edgec.token_reduction import apply, coarse_gates, describe, sites_of, with_references
+from edgec.token_reduction import (
+    Reduction,
+    apply,
+    built,
+    coarse_gates,
+    describe,
+    reduce_tokens,
+    sites_of,
+    with_references,
+)
+from edgec.tokens import Goal
 from edgec.verification import check
 
 
@@ -130,6 +149,26 @@ def test_losses_are_signed_and_of_each_sample() -> None:
     assert sample_losses(EvaluationData("d", {"x": expected}, None), expected, found).tolist() == [1, 0, 0, 1]
 
 
+def test_what_both_have_at_infinity_costs_a_sample_nothing() -> None:
+    expected = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    expected[:, 4:] = -np.inf  # masked logits, in every sample
+    expected[4] = -np.inf
+    found = expected.copy()
+    found[1, :4] *= -1
+    found[2, 4] = 0.0
+    found[3, 0] = np.nan
+    drawn = {"x": np.zeros((5, 1), np.float32)}
+    unlabelled = EvaluationData("d", drawn, None)
+    losses = sample_losses(unlabelled, expected, found)
+    # The same, the opposite, finite where the source is infinite, NaN, and infinite all over in both.
+    assert losses.tolist() == pytest.approx([0.0, 2.0, 1.0, 1.0, 0.0])
+    assert losses.mean() == pytest.approx(1.0 - mean_cosine(expected, found))
+    labels = expected.argmax(axis=1)
+    labelled = EvaluationData("d", drawn, labels)
+    assert sample_losses(labelled, expected, expected).tolist() == [0.0] * 5
+    assert sample_losses(labelled, expected, found).tolist()[2:] == [1.0, 1.0, 0.0]
+
+
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=5),
     st.integers(9, 14),
@@ -173,3 +212,175 @@ def test_latencies_are_taken_on_an_input_of_the_datas_median_length() -> None:
     np.testing.assert_array_equal(first.examples[0]["patches"], feeds[2]["patches"])
     assert len(first.references) == len(first.examples) == 4
     assert typical_first(dataclasses.replace(graph, inputs=graph.inputs[:1]), data).examples == graph.examples
+
+
+EXACT = Candidate("formula", "fp32", "plain")
+
+
+class Answering:
+    """An engine that answers what the source does and an error, and says how long it takes."""
+
+    def __init__(self, source: Callable, milliseconds: float, error: float) -> None:
+        self.source, self.milliseconds, self.error = source, milliseconds, error
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        result = self.source(feeds)["result"]
+        noise = np.random.default_rng(0).standard_normal(result.shape).astype(np.float32)
+        return {"result": result + np.float32(self.error) * noise}
+
+    def close(self) -> None:
+        pass
+
+
+@dataclasses.dataclass
+class ByWork:
+    """A target whose engines take a millisecond for a thousand multiply-accumulates, as the search sees it.
+
+    Attributes:
+        source: what its engines compute, beside an error.
+        whole: multiply-accumulates of the unreduced network.
+        error: of an engine without any work left; others have it in proportion to what they leave out.
+        last: what the last measurements say of the reduced engine's time over the unreduced one's, in turn;
+            the last of them from then on.
+    """
+
+    source: Callable
+    whole: int
+    error: float = 0.05
+    last: list[float] = dataclasses.field(default_factory=list)
+    runs_here: bool = True
+
+    def candidates(self, graph: Graph, precision: str) -> list[Candidate]:
+        return [EXACT]
+
+    def lower(self, graph: Graph, candidate: Candidate) -> Graph:
+        return graph
+
+    def build(self, graph: Graph, candidate: Candidate, folder: Path) -> None:
+        macs = inspect_model(graph.model).macs
+        fields = {"milliseconds": macs / 1e3, "error": self.error * (1 - macs / self.whole)}
+        (folder / "engine.json").write_text(json.dumps(fields))
+
+    def open(self, folder: Path) -> Answering:
+        return Answering(self.source, **json.loads((folder / "engine.json").read_text()))
+
+    def choose(self, graph: Graph, folder: Path) -> Choice:
+        trial = Trial(EXACT, folder / "engine")
+        built(self, graph, EXACT, trial.folder).close()
+        return Choice(trial, [trial], {}, None)
+
+    def measure(self, calls: Mapping[str, functools.partial], **_: object) -> dict[str, Latency]:
+        times = {name: call.func.__self__.milliseconds for name, call in calls.items()}
+        return {name: Latency((ms,) * 5, (ms,) * 5) for name, ms in times.items()}
+
+    def measure_last(self, calls: Mapping[str, Callable]) -> dict[str, Latency]:
+        ratio = self.last.pop(0) if len(self.last) > 1 else self.last[0]
+        return {
+            name: Latency((ms,) * 5, (ms,) * 5) for name, ms in (("unreduced", 4.0), ("reduced", 4.0 * ratio))
+        }
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def by_work(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Iterator[ByWork]:
+    with Evaluator(graph.model) as evaluator:
+        target = ByWork(evaluator.run, inspect_model(graph.model).macs)
+        monkeypatch.setattr(token_auto, "measure", target.measure)
+        monkeypatch.setattr(token_reduction, "measure", target.measure_last)
+        yield target
+
+
+def _searched(target: ByWork, graph: Graph, scratch: Path, notes: Notes) -> Reduction:
+    graph = dataclasses.replace(graph, run_source=target.source)
+    drawn = np.concatenate([example["patches"] for example in graph.examples])
+    judge = Judge(graph, EvaluationData("drawn", {"patches": drawn}, None))
+    budget, goal = Budget(0.01, judge, judge), Goal(max_drop=0.01)
+    return reduce_by_search(graph, goal, target, target.choose, target.choose, budget, scratch, notes)  # type: ignore[arg-type]
+
+
+def test_what_is_measured_to_be_slower_last_does_not_ship_and_the_next_best_does(
+    graph: Graph, by_work: ByWork, tmp_path: Path
+) -> None:
+    by_work.last, notes = [1.5, 1.0, 0.5], Notes()
+    reduction = _searched(by_work, graph, tmp_path, notes)
+    report = reduction.report
+    looks = report["held_out"]["looks"]
+    assert [(look["ratio"], look["kept"]) for look in looks] == [(1.5, False), (1.0, False), (0.5, True)]
+    # Best first, as the search saw them.
+    assert [look["name"] for look in looks] == [point["name"] for point in report["frontier"][:3]]
+    assert report["name"] == reduction.reduced.plan.name == looks[2]["name"] != "none"
+    assert [point["name"] for point in report["frontier"] if point["chosen"]] == [report["name"]]
+    assert report["baseline"]["ratio"] == 0.5
+    for look in looks[:2]:
+        assert any(f"{look['name']} is no faster: {look['ratio']:.2f}" in note for note in notes.notes)
+    shipped = by_work.open(reduction.choice.chosen.folder).milliseconds
+    assert shipped == inspect_model(reduction.reduced.graph.model).macs / 1e3
+
+
+def test_where_all_are_measured_to_be_slower_the_unreduced_engine_ships(
+    graph: Graph, by_work: ByWork, tmp_path: Path
+) -> None:
+    by_work.last, notes = [2.0], Notes()
+    report = _searched(by_work, graph, tmp_path, notes).report
+    *refused, shipped = report["held_out"]["looks"]
+    assert [look["name"] for look in (*refused, shipped)] == [point["name"] for point in report["frontier"]]
+    assert len(refused) > 1
+    assert {(look["ratio"], look["kept"]) for look in refused} == {(2.0, False)}
+    assert (shipped["name"], shipped["ratio"], shipped["kept"]) == ("none", None, True)
+    assert (report["name"], report["before"], report["after"]) == ("none", 17, 17)
+    assert report["baseline"] is None
+    assert "no token schedule is faster" in notes.notes[-1]
+    assert by_work.open(tmp_path / "chosen").milliseconds == inspect_model(graph.model).macs / 1e3
+
+
+def test_the_unreduced_engine_ships_too_where_reduction_costs_nothing(
+    graph: Graph, by_work: ByWork, tmp_path: Path
+) -> None:
+    # As where only padding leaves: the unreduced engine is then slower in the search, and better in nothing.
+    by_work.error, by_work.last = 0.0, [2.0]
+    report = _searched(by_work, graph, tmp_path, Notes()).report
+    assert report["name"] == "none"
+    assert [look["name"] for look in report["held_out"]["looks"]][-1] == "none"
+
+
+def test_once_the_time_is_over_no_other_schedule_is_measured_last(
+    graph: Graph, by_work: ByWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(token_auto, "time", clock)
+
+    def measure_last(calls: Mapping[str, Callable]) -> dict[str, Latency]:
+        clock.now += 2 * token_auto.SECONDS
+        return by_work.measure_last(calls)
+
+    monkeypatch.setattr(token_reduction, "measure", measure_last)
+    by_work.last = [2.0, 0.5]
+    report = _searched(by_work, graph, tmp_path, Notes()).report
+    looks = report["held_out"]["looks"]
+    assert [(look["name"], look["kept"]) for look in looks] == [
+        (report["frontier"][0]["name"], False),
+        ("none", True),
+    ]
+
+
+def test_a_schedule_that_was_named_ships_though_it_is_slower(
+    graph: Graph, by_work: ByWork, tmp_path: Path
+) -> None:
+    by_work.last = [2.0]
+    reduction = reduce_tokens(graph, "0:6+1:3", by_work, by_work.choose, tmp_path, Silent())  # type: ignore[arg-type]
+    assert reduction.report["name"] == "0:6+1:3"
+    assert reduction.report["baseline"]["ratio"] == 2.0
+    assert reduction.choice.chosen.folder.exists()

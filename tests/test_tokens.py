@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent / "passes" / "tokens"))
 from encoders import Encoder
 
 from edgec import tokens
-from edgec.core.errors import JobError
+from edgec.core.errors import JobError, Terminated
 from edgec.core.timing import Latency
 from edgec.passes.tokens.sites import find_sites
 from edgec.token_methods import METHODS, Plan
@@ -69,6 +69,45 @@ class Formula:
 
     def close(self, plan: Plan) -> None:
         self.open -= 1
+
+
+BUILD_SECONDS = 10.0
+
+
+class Clock:
+    """In place of the module `time`: it goes on only where it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Timed(Formula):
+    """Building takes ten seconds of a clock, and all else none; one build may be interrupted."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        interrupted_at: int | None = None,
+        interrupt: type[BaseException] = KeyboardInterrupt,
+    ) -> None:
+        super().__init__()
+        self.clock, self.interrupted_at, self.interrupt = clock, interrupted_at, interrupt
+
+    def build(self, plan: Plan) -> Plan:
+        self.clock.now += BUILD_SECONDS
+        if len(self.built) + 1 == self.interrupted_at:
+            raise self.interrupt
+        return super().build(plan)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(tokens, "time", made)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +223,56 @@ def test_one_wild_measurement_does_not_turn_the_prediction() -> None:
 def test_a_graph_without_sites_is_refused() -> None:
     with pytest.raises(JobError, match="no block"):
         tokens.search([], Formula(), Goal(max_drop=0.01))
+
+
+def test_a_search_keeps_to_its_seconds_and_offers_what_it_has(clock: Clock) -> None:
+    trials = Timed(clock)
+    search = tokens.search(_sites(), trials, Goal(max_drop=0.02), seconds=8 * BUILD_SECONDS)
+    assert search.stopped == "the search's 80 s were over"
+    # The unreduced engine, probes for a quarter of the time, the table up to six tenths, points for the rest.
+    assert (len(search.probes), len(search.table), len(search.points)) == (1, 3, 3)
+    assert clock.now == 8 * BUILD_SECONDS
+    assert search.wanted(Goal(max_drop=0.02))[0] in search.points
+    assert trials.open == 0
+
+
+def test_a_search_without_time_offers_the_unreduced_engine_alone(clock: Clock) -> None:
+    trials = Timed(clock)
+    search = tokens.search(_sites(), trials, Goal(max_drop=0.02), seconds=0.0)
+    assert search.stopped == "the search's 0 s were over"
+    assert [point.name for point in search.wanted(Goal(max_drop=0.02))] == ["none"]
+    assert trials.open == 0
+
+
+def test_a_search_with_time_enough_was_not_stopped(found: tuple[tokens.Search, Formula]) -> None:
+    assert found[0].stopped is None
+
+
+def test_an_interrupt_keeps_the_best_so_far(clock: Clock, found: tuple[tokens.Search, Formula]) -> None:
+    offered_from = 1 + len(METHODS) + len(found[0].table)
+    trials = Timed(clock, interrupted_at=offered_from + 4)
+    search = tokens.search(_sites(), trials, Goal(max_drop=0.02), seconds=1e6)
+    assert search.stopped == "interrupted: the best so far was taken"
+    assert {point.name for point in search.points} == set(trials.built[offered_from:])
+    assert len(search.points) == 3
+    assert search.wanted(Goal(max_drop=0.02))[0] in search.points
+    assert trials.open == 0
+
+
+def test_an_interrupt_before_anything_is_offered_is_the_callers(
+    clock: Clock, found: tuple[tokens.Search, Formula]
+) -> None:
+    for build in (3, 1 + len(METHODS) + len(found[0].table)):
+        trials = Timed(clock, interrupted_at=build)
+        with pytest.raises(KeyboardInterrupt):
+            tokens.search(_sites(), trials, Goal(max_drop=0.02), seconds=1e6)
+        assert trials.open == 0
+
+
+def test_a_polite_kill_ends_the_search_whatever_was_offered(
+    clock: Clock, found: tuple[tokens.Search, Formula]
+) -> None:
+    trials = Timed(clock, 4 + len(METHODS) + len(found[0].table), Terminated)
+    with pytest.raises(Terminated):
+        tokens.search(_sites(), trials, Goal(max_drop=0.02), seconds=1e6)
+    assert trials.open == 0

@@ -81,6 +81,10 @@ def find_sites(model: ir.Model, log: MatchLog | None = None) -> list[Site]:
             found.append(_read(flow, node, found))
         except _Refused as refused:
             log.missed(node, str(refused))
+    for body in model.graph.subgraphs():
+        for node in body:
+            if is_op(node, "Attention") or _mixer(node) is not None:
+                log.missed(node, "it is inside a branch or a loop: what is in one keeps its tokens")
     # What one site or anything behind it singles out is special in every block of the same sequence.
     protected: dict[int, int] = {}
     for site in found:

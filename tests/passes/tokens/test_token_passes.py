@@ -224,3 +224,28 @@ def test_schedules_have_names_that_read_back() -> None:
         schedule = Schedule.parse(text, sites)
         again = Schedule.parse(schedule.name, sites)
         assert {site: r for site, r in schedule.rates.items() if r} == dict(again.rates)
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        "t = Attention <q_num_heads = 2, kv_num_heads = 2> (x, x, x)",
+        "k = Transpose <perm = [0, 2, 1]> (x) l = MatMul (x, k) p = Softmax (l) t = MatMul (p, x)",
+    ],
+)
+def test_an_attention_inside_a_branch_is_no_site_and_is_named(attention: str) -> None:
+    text = f"""<ir_version: 11, opset_import: ["": 23]>
+        gated (float[1, 9, 12] x, bool open) => (float[1, 9, 12] y) {{
+            y = If (open) <
+                then_branch = on () => (float[1, 9, 12] t) {{ {attention} }},
+                else_branch = off () => (float[1, 9, 12] e) {{ e = Identity (x) }}>
+        }}"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    [branch] = [node.attributes["then_branch"].as_graph() for node in model.graph]
+    for node in branch:
+        node.name = f"block.{node.op_type}"
+    log = MatchLog()
+    assert find_sites(model, log) == []
+    [miss] = log.misses
+    assert miss.reason.startswith("it is inside a branch or a loop")
+    assert miss.node in ("block.Attention", "block.Softmax")
