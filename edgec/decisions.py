@@ -54,13 +54,16 @@ def with_ties(graph: Graph) -> Graph:
 
 
 def _ties(picked: Mapping[str, ir.Node], rankings: Mapping[str, list[ir.Node]], values: Arrays) -> Ties:
-    margins, steps = {}, {}
+    margins, steps, runners_up = {}, {}, {}
     for name, node in picked.items():
         margin = _margin(node, values)
         if margin is not None and margin.size == values[name].size:
             margins[name] = margin.reshape(values[name].shape).astype(np.float32)
             if is_op(node, *_ROUNDS):
                 steps[name] = _steps(node, values, values[name])
+            second = _runner_up(node, values, values[name])
+            if second is not None:
+                runners_up[name] = second
     # The kept scores themselves are in order whatever row each belongs to: they are compared as they are.
     axes: dict[ir.Node, dict[str, int]] = {}
     for name, nodes in rankings.items():
@@ -70,7 +73,8 @@ def _ties(picked: Mapping[str, ir.Node], rankings: Mapping[str, list[ir.Node]], 
             if axis is not None:
                 axes.setdefault(node, {})[name] = axis
                 break
-    return Ties(margins, tuple(Ranking(named, *_scores(node, values)) for node, named in axes.items()), steps)
+    rankings_found = tuple(Ranking(named, *_scores(node, values)) for node, named in axes.items())
+    return Ties(margins, rankings_found, steps, runners_up)
 
 
 def _picking_node(output: ir.Value) -> ir.Node | None:
@@ -89,6 +93,21 @@ def _picking_node(output: ir.Value) -> ir.Node | None:
             return None
         value = node.inputs[0]
     return None
+
+
+def _runner_up(node: ir.Node, values: Arrays, output: np.ndarray) -> np.ndarray | None:
+    """The place that ArgMax or ArgMin nearly took, in an output's shape; None where the output is mapped."""
+    scores = _array(node.inputs[0], values)
+    picked = None if node.outputs[0].name is None else values.get(node.outputs[0].name)
+    if not is_op(node, *_PICKS) or scores is None or picked is None:
+        return None
+    axis = node.attributes.get_int("axis", 0)
+    if scores.shape[axis] < 2 or not np.array_equal(picked.reshape(-1), output.reshape(-1)):
+        return None
+    order = np.argsort(scores if node.op_type == "ArgMax" else -scores, axis=axis)
+    best, second = (np.take(order, place, axis=axis).reshape(output.shape) for place in (-1, -2))
+    # Of equal scores the first or the last may be meant: the other is the runner-up.
+    return np.where(second == output, best, second).astype(output.dtype)
 
 
 def _margin(node: ir.Node, values: Arrays) -> np.ndarray | None:
@@ -132,13 +151,34 @@ def _topks_before(output: ir.Value) -> Iterator[ir.Node]:
             node = value.producer()
             if node is None:
                 continue
-            if is_op(node, "TopK"):
+            if is_op(node, "TopK") and _orders(node, output, seen):
                 yield node
             for before in node.inputs:
                 if before is not None and before not in seen:
                     seen.add(before)
                     following.append(before)
         front = following
+
+
+def _orders(topk: ir.Node, output: ir.Value, before: set[ir.Value]) -> bool:
+    """Whether an output's rows may be in a TopK's order: its places pick them from what was computed.
+
+    Args:
+        topk: the node.
+        output: the output.
+        before: values that the output was seen to depend on.
+    """
+    places, front = {topk.outputs[1]}, [topk.outputs[1]]
+    while front:
+        for use in front.pop().uses():
+            if is_op(use.node, "Gather", "GatherElements", "GatherND") and use.idx == 1:
+                data = use.node.inputs[0]
+                if data is not None and _constant(data) is None and use.node.outputs[0] in {*before, output}:
+                    return True
+            elif is_op(use.node, *_CARRIES, *_WITH_CONSTANT, "Concat", "Expand", "ScatterND", "Slice"):
+                front += [value for value in use.node.outputs if value not in places]
+                places |= set(use.node.outputs)
+    return output in {*places, topk.outputs[0]}
 
 
 def _rows_axis(topk: ir.Node, values: Arrays, output: np.ndarray) -> int | None:

@@ -143,3 +143,30 @@ def test_the_scores_that_a_topk_kept_are_never_excused() -> None:
     gate = GATES["fp16"]
     assert gate.accepts(graph.expected.difference(graph.references, gate))
     assert not gate.accepts(graph.expected.difference([wrong], gate))
+
+
+def test_a_near_tie_is_the_runner_up_and_no_other_class():
+    x = (1 + 1e-3 * drawn(1, 21, 16, 16)).astype(np.float32)
+    x[:, 20] = -50
+    body = "(float[1,21,16,16] x) => (int64[1,1,16,16] y) { y = ArgMax<axis=1>(x) }"
+    graph = with_ties(graph_of(body, x=x))
+    gate = GATES["fp16"]
+    far = {"y": np.full((1, 1, 16, 16), 20)}
+    assert not gate.accepts(graph.expected.difference([far], gate))
+    second = {"y": np.argsort(x, axis=1)[:, -2][:, None]}
+    found = graph.expected.difference([second], gate)
+    assert gate.accepts(found)
+    assert found.near_ties == 256
+
+
+def test_a_topk_that_orders_no_rows_of_the_output_is_no_ranking():
+    # A router of two experts and an output of two classes have the same shape.
+    body = """(float[1,64,8] gate, float[1,64,2] w) => (float[1,64,2] y) {
+        k = Constant<value = int64[1] {2}>()
+        axis = Constant<value = int64[1] {2}>()
+        v, i = TopK(gate, k)
+        s = ReduceMean<keepdims = 1>(v, axis)
+        y = Add(w, s)
+    }"""
+    graph = graph_of(body, gate=drawn(1, 64, 8), w=drawn(1, 64, 2, seed=1))
+    assert not with_ties(graph).ties

@@ -46,11 +46,13 @@ class Ties:
         rankings: the ranked rows.
         steps: for outputs that are rounded to steps: one step, and the spread of the scores, both in the
             output's own numbers. A near-tie is the next step, not any.
+        runners_up: for outputs that are places: the place that was nearly taken; no other one is a near-tie.
     """
 
     margins: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     rankings: tuple[Ranking, ...] = ()
     steps: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    runners_up: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.margins or self.rankings)
@@ -81,6 +83,8 @@ class Ties:
                 step, spread = self.steps[name]
                 apart = np.abs(settled[name].astype(np.float64) - reference[name])
                 tied &= apart <= 1.001 * step + tolerance * spread
+            if name in self.runners_up:
+                tied &= settled[name] == self.runners_up[name]
             settled[name][tied] = reference[name][tied]
             count += int(np.count_nonzero(tied))
         return settled, count
@@ -89,6 +93,7 @@ class Ties:
         """As named arrays, for a file."""
         arrays = {f"margin:{name}": array for name, array in self.margins.items()}
         arrays.update({f"steps:{name}": np.array(both) for name, both in self.steps.items()})
+        arrays.update({f"runner_up:{name}": array for name, array in self.runners_up.items()})
         for index, ranking in enumerate(self.rankings):
             arrays[f"scores:{index}"] = ranking.scores
             arrays[f"left_out:{index}"] = ranking.left_out
@@ -104,6 +109,7 @@ class Ties:
         scores: dict[str, np.ndarray] = {}
         left_out: dict[str, np.ndarray] = {}
         steps: dict[str, tuple[float, float]] = {}
+        runners_up: dict[str, np.ndarray] = {}
         for key, array in arrays.items():
             kind, _, rest = key.partition(":")
             if kind == "margin":
@@ -112,6 +118,8 @@ class Ties:
                 steps[rest] = (float(array[0]), float(array[1]))
             elif kind == "scores":
                 scores[rest] = np.asarray(array)
+            elif kind == "runner_up":
+                runners_up[rest] = np.asarray(array)
             elif kind == "left_out":
                 left_out[rest] = np.asarray(array)
             else:
@@ -120,7 +128,7 @@ class Ties:
         rankings = tuple(
             Ranking(axes.get(index, {}), scores[index], left_out[index]) for index in sorted(scores)
         )
-        return cls(margins, rankings, steps)
+        return cls(margins, rankings, steps, runners_up)
 
 
 def _match_rows(ranking: Ranking, reference: Arrays, actual: dict[str, np.ndarray], tolerance: float) -> int:
@@ -139,6 +147,7 @@ def _match_rows(ranking: Ranking, reference: Arrays, actual: dict[str, np.ndarra
         views = [_rows(actual[name], ranking.axes[name], index) for name in names]
         expected = [_rows(np.asarray(reference[name]), ranking.axes[name], index) for name in names]
         order, free = _matched(expected, views, ranking.scores[index], ranking.left_out[index], tolerance)
+        free = [row for row in free if all(map(_is_like, views, expected, [order[row]] * len(views)))]
         count += int(np.count_nonzero(order != np.arange(rows))) + len(free)
         for view, wanted in zip(views, expected):
             view[...] = view[order]
@@ -191,6 +200,17 @@ def _matched(
         and all(np.isfinite(given[order[row]]).all() for given in found)
     ]
     return order, free
+
+
+def _is_like(found: np.ndarray, expected: np.ndarray, row: int) -> bool:
+    """Whether a found row could be another one of the source's: its numbers lie among theirs."""
+    if expected.dtype.kind != "f":
+        return True
+    numbers = expected[np.isfinite(expected)].astype(np.float64)
+    if not numbers.size:
+        return True
+    room = float(np.std(numbers))
+    return bool(np.all((found[row] >= numbers.min() - room) & (found[row] <= numbers.max() + room)))
 
 
 def _distances(expected: np.ndarray, found: np.ndarray) -> np.ndarray:

@@ -59,9 +59,13 @@ def test_the_last_row_may_be_another_choice_and_none_before_it() -> None:
     outputs, ties = detections(2)
     for row, allowed in ((19, True), (10, False)):
         other = {name: array.copy() for name, array in outputs.items()}
-        other["boxes"][0, row] += 3.0
+        other["boxes"][0, row] = -outputs["boxes"][0, row - 1]
         found = Expected([outputs], ties=[ties]).difference([other], GATES["fp16"])
         assert GATES["fp16"].accepts(found) is allowed
+        # A choice it may be, but one like the others: not a box of a thousand spreads.
+        other["boxes"][0, row] = 1e3
+        found = Expected([outputs], ties=[ties]).difference([other], GATES["fp16"])
+        assert not GATES["fp16"].accepts(found)
 
 
 @pytest.mark.parametrize("left_out", [0.0, np.inf])
