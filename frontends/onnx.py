@@ -176,15 +176,13 @@ def from_onnx(
 def _in_float64(model: ir.Model, feed: Arrays, notes: list[str]) -> ExactSource | None:
     """Runs the converted model in float64; None where ONNX Runtime cannot."""
     try:
-        evaluator = Float64Evaluator(model)
-        evaluator.run(feed)
+        return ExactSource(Float64Evaluator(model).run, feed)
     except Exception as error:  # ONNX Runtime has no common class for what it refuses
         _logger.debug("the file does not run in float64", exc_info=error)
         notes.append(
             f"The file does not run in float64 ({first_line(error)}), so its own rounding is not known."
         )
         return None
-    return ExactSource(evaluator.run)
 
 
 def _load(file: Path) -> ir.Model:

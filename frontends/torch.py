@@ -434,14 +434,13 @@ def _run(
 def _in_float64(source: ModuleSource, feed: Arrays, notes: list[str]) -> ExactSource | None:
     """Runs the module in float64; None where it cannot compute in that."""
     try:
-        source.in_float64(feed)
+        return ExactSource(source.in_float64, feed)
     except Exception as error:  # whatever the module raises
         _logger.debug("the module does not run in float64", exc_info=error)
         notes.append(
             f"The module does not run in float64 ({first_line(error)}), so its own rounding is not known."
         )
         return None
-    return ExactSource(source.in_float64)
 
 
 def _wrapped(source: ModuleSource, names: Sequence[str]) -> torch.nn.Module:

@@ -117,19 +117,19 @@ class ExactSource:
 
     Args:
         run: runs it on feeds.
+        feeds: what it is tried on at once.
+
+    Raises:
+        Exception: whatever the source raises on these.
     """
 
-    def __init__(self, run: Callable[[Mapping[str, np.ndarray]], Arrays]) -> None:
+    def __init__(self, run: Callable[[Mapping[str, np.ndarray]], Arrays], feeds: Arrays) -> None:
         self._run = run
-        self._known: dict[str, Arrays] = {}
+        self._known = {_digest(feeds): run(feeds)}
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Its outputs in float64 by name; none where it does not run on these feeds."""
-        digest = hashlib.sha256()
-        for name in sorted(feeds):
-            array = np.ascontiguousarray(feeds[name])
-            digest.update(f"{name}{array.dtype}{array.shape}".encode() + array.tobytes())
-        key = digest.hexdigest()
+        key = _digest(feeds)
         if key not in self._known:
             try:
                 self._known[key] = self._run(feeds)
@@ -137,6 +137,14 @@ class ExactSource:
                 _logger.debug("the source does not run in float64", exc_info=error)
                 self._known[key] = {}
         return self._known[key]
+
+
+def _digest(feeds: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(feeds):
+        array = np.ascontiguousarray(feeds[name])
+        digest.update(f"{name}{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 @dataclasses.dataclass
