@@ -28,8 +28,8 @@ from edgec.core.errors import EdgecError, NumericsError
 from edgec.core.numerics import GATES, Expected
 from edgec.core.progress import Silent
 from edgec.request import Request
+from edgec.search.trials import Trial, build
 from edgec.targets import target_named
-from edgec.trials import Trial, build
 
 ROWS = RESULTS / "gates.json"
 SHAPES = ((1, 1), (1, 4), (1, 1000), (1, 84, 500), (1, 3, 64, 64))

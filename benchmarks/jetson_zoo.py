@@ -44,10 +44,10 @@ ROWS = RESULTS / "jetson_zoo.json"
 
 def measure_one(name: str) -> dict[str, Any]:
     """Lower, check and preview one model for every version."""
-    from edgec.budget import calibration_data, calibration_feeds
     from edgec.compiler import load, to_neutral
     from edgec.core.dialect import is_op
     from edgec.core.progress import Silent
+    from edgec.judging.budget import calibration_data, calibration_feeds
     from edgec.passes.pipeline import default_pipeline
     from edgec.targets.jetson.precise import FEEDS
 

@@ -18,14 +18,14 @@ from pathlib import Path
 
 from tables import markdown, publish
 
-from edgec.budget import Budget, Judge
+from edgec.bench.suite_data import data_of
 from edgec.compiler import load, to_neutral
 from edgec.core.errors import EdgecError
 from edgec.core.progress import Silent
 from edgec.core.timing import measure
+from edgec.judging.budget import Budget, Judge
 from edgec.passes.pipeline import default_pipeline
-from edgec.precision_search import search
-from edgec.suite_data import data_of
+from edgec.search.precision import search
 from edgec.targets.base import Candidate
 from edgec.targets.x86.cpu import require_bf16
 from edgec.targets.x86.forms import DECOMPOSED

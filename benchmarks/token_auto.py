@@ -22,23 +22,23 @@ from typing import Literal
 import numpy as np
 from tables import markdown, publish
 
-from edgec.accuracy import EvaluationData, run_all
-from edgec.budget import Judge
 from edgec.compiler import compile_graph, load, to_neutral
 from edgec.core.errors import JobError
 from edgec.core.graph import Arrays, Graph
 from edgec.core.progress import Silent
 from edgec.core.timing import measure
+from edgec.judging.accuracy import EvaluationData, run_all
+from edgec.judging.budget import Judge
 from edgec.passes.pipeline import default_pipeline
 from edgec.passes.tokens.schedule import Schedule
 from edgec.request import Request
 from edgec.runtime.engine import Engine
+from edgec.search.token_auto import EngineTrials
+from edgec.search.token_methods import DEFAULT, METHODS, Plan
+from edgec.search.token_reduction import built, sites_of
+from edgec.search.token_schedule import Goal, search
 from edgec.targets.base import Candidate
 from edgec.targets.x86.target import X86
-from edgec.token_auto import EngineTrials
-from edgec.token_methods import DEFAULT, METHODS, Plan
-from edgec.token_reduction import built, sites_of
-from edgec.tokens import Goal, search
 from edgec.zoo.evaluation import PICTURES, Evaluation
 from edgec.zoo.minilm.data import graded_pairs, tokenise
 from edgec.zoo.vit_shapes.scenes import HELD_OUT, scenes

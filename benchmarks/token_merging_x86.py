@@ -19,8 +19,8 @@ from edgec.compiler import load, to_neutral
 from edgec.core.graph import Graph
 from edgec.core.progress import Silent
 from edgec.core.timing import measure
-from edgec.inspection import inspect_model
 from edgec.passes.decompose.plugins import DecomposePlugins
+from edgec.passes.inspection import inspect_model
 from edgec.passes.pipeline import default_pipeline
 from edgec.passes.tokens.merge import MergeTokens
 from edgec.passes.tokens.schedule import Schedule

@@ -30,8 +30,8 @@ from edgec.core.graph import Graph
 from edgec.core.timing import Latency, measure
 from edgec.passes.infra import registered
 from edgec.passes.pipeline import default_pipeline
-from edgec.peers import open_file
 from edgec.runtime.engine import Engine
+from edgec.search.peers import open_file
 from edgec.targets.base import Candidate
 from edgec.targets.x86.forms import DECOMPOSED, lowered
 from edgec.targets.x86.target import X86

@@ -18,12 +18,12 @@ from typing import Any
 
 from tables import RESULTS, markdown, publish
 
+from edgec.bench.suite import BOUND, MODELS, TOKEN_MODELS, run_suite
+from edgec.bench.suite_data import DESCRIPTION
 from edgec.core.progress import progress
 from edgec.devices.cpu import read_processor
 from edgec.devices.host import host_profile
 from edgec.report.assemble import tool_versions
-from edgec.suite import BOUND, MODELS, TOKEN_MODELS, run_suite
-from edgec.suite_data import DESCRIPTION
 
 BLOCKS = 15
 

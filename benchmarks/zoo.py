@@ -30,10 +30,10 @@ def measure_one(name: str) -> dict[str, Any]:
     """Compile one model and measure it beside the plain engines."""
     from edgec.compiler import compile_graph, load
     from edgec.core.timing import measure
-    from edgec.peers import opened
     from edgec.report.assemble import summary
     from edgec.request import Request
     from edgec.runtime.session import load as load_session
+    from edgec.search.peers import opened
 
     graph = load(f"zoo:{name}")
     with tempfile.TemporaryDirectory() as folder:

@@ -8,30 +8,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgec import accuracy, amounts
-from edgec import budget as budgets
-from edgec.bisection import first_bad_pass
-from edgec.branch_latency import branch_report
-from edgec.budget import Budget
-from edgec.choice import Choice, choose
+from edgec import amounts
 from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle, InputsOutputs
 from edgec.core.errors import JobError, NumericsError, RequestError
 from edgec.core.graph import Graph
 from edgec.core.json_file import read_object
 from edgec.core.progress import Progress, Silent
-from edgec.decisions import with_ties
+from edgec.judging import accuracy
+from edgec.judging import budget as budgets
+from edgec.judging.bisection import first_bad_pass
+from edgec.judging.budget import Budget
+from edgec.judging.decisions import with_ties
+from edgec.judging.gates import GateResult, check_neutral
+from edgec.judging.padding import padding_report, typical_first
+from edgec.judging.runtime_warnings import runtime_warnings
 from edgec.passes.manager import PassReport, Pipeline
 from edgec.report.assemble import manifest_of, report_of, write_report
 from edgec.request import Request
-from edgec.runtime_warnings import runtime_warnings
 from edgec.sample_data import with_calibration_samples
+from edgec.search.branch_latency import branch_report
+from edgec.search.choice import Choice, choose
+from edgec.search.token_auto import reduce_by_search
+from edgec.search.token_reduction import Reduction, agreement, reduce_tokens
+from edgec.search.token_schedule import Goal
 from edgec.targets.base import Annotates, PreparesGraphs, Ships, Target
-from edgec.token_auto import reduce_by_search
-from edgec.token_padding import padding_report, typical_first
-from edgec.token_reduction import Reduction, agreement, reduce_tokens
-from edgec.tokens import Goal
-from edgec.verification import GateResult, check_neutral
 
 if TYPE_CHECKING:
     import torch

@@ -10,9 +10,9 @@ from edgec import amounts
 from edgec.core import bundle as bundles
 from edgec.core.errors import RequestError
 from edgec.passes.manager import Pipeline
-from edgec.precision_search import SECONDS
+from edgec.search.precision import SECONDS
+from edgec.search.token_methods import check_words
 from edgec.targets.base import LeavesOut, Target
-from edgec.token_methods import check_words
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "int4")
 

@@ -24,6 +24,14 @@ MAY_IMPORT = {
     "edgec.devices": {"edgec.core", "edgec.runtime"},
     "edgec.targets": {"edgec.core", "edgec.plugins", "edgec.passes", "edgec.devices", "edgec.runtime"},
     "edgec.zoo": {"edgec.core", "edgec.frontends"},
+    "edgec.judging": {
+        *("edgec.core", "edgec.runtime", "edgec.plugins", "edgec.passes"),
+        *("edgec.devices", "edgec.targets", "edgec.zoo"),
+    },
+    "edgec.search": {
+        *("edgec.core", "edgec.runtime", "edgec.plugins", "edgec.passes"),
+        *("edgec.devices", "edgec.targets", "edgec.judging"),
+    },
 }
 
 

@@ -39,7 +39,7 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Measure a model or a bundle beside its peers, or a suite of models beside all peers."""
-    from edgec.benchmark import bench
+    from edgec.bench.against import bench
     from edgec.cli.output import print_json
     from edgec.core.progress import progress
 
@@ -76,9 +76,9 @@ def _listed(text: str) -> list[str]:
 def _suite(
     model: str, suite: str, quick: bool, models: list[str], tokens: str, blocks: int, as_json: bool
 ) -> None:
+    from edgec.bench.suite import QUICK_BLOCKS, SUITES, run_suite
     from edgec.cli.output import print_json
     from edgec.core.progress import progress
-    from edgec.suite import QUICK_BLOCKS, SUITES, run_suite
 
     if suite not in SUITES:
         raise RequestError(f"no suite is named {suite!r}", fix=f"choose from {', '.join(SUITES)}")

@@ -19,8 +19,8 @@ def command(
     from edgec.core.progress import progress
     from edgec.devices.connections import connect
     from edgec.devices.deployment import deploy
+    from edgec.judging.runtime_warnings import texts
     from edgec.report.measured import merge
-    from edgec.runtime_warnings import texts
 
     opened = Bundle.open(bundle)
     known_wrong = texts(opened.report())

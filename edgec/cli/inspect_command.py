@@ -50,7 +50,7 @@ def _inspect(
     import dataclasses
 
     from edgec.compiler import load, to_neutral
-    from edgec.inspection import inspect_model
+    from edgec.passes.inspection import inspect_model
     from edgec.passes.pipeline import default_pipeline
 
     pipeline = default_pipeline().edited(options.pass_edits(passes))

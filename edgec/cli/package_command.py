@@ -21,7 +21,7 @@ def command(
 ) -> None:
     """Pack a bundle for others to install: a Docker context, or wheels."""
     from edgec.core.bundle import Bundle
-    from edgec.runtime_warnings import texts
+    from edgec.judging.runtime_warnings import texts
 
     if docker == wheel:
         raise RequestError("package makes one thing at a time", fix="give --docker or --wheel")

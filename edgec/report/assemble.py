@@ -10,21 +10,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgec.accuracy import Scores
-from edgec.choice import Choice
 from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle
 from edgec.core.graph import Graph
 from edgec.core.json_file import to_bytes
 from edgec.devices.known_wrong import Finding
-from edgec.inspection import Inspection, inspect_model
+from edgec.judging.accuracy import Scores
+from edgec.judging.runtime_warnings import to_json
+from edgec.passes.inspection import Inspection, inspect_model
 from edgec.passes.manager import PassReport
 from edgec.report.schema import LATENCY_FIGURES
 from edgec.request import Request
 from edgec.runtime.engines import kind_of, what_runs
-from edgec.runtime_warnings import to_json
+from edgec.search.choice import Choice
+from edgec.search.token_reduction import Reduction
 from edgec.targets.base import FallsBack
-from edgec.token_reduction import Reduction
 from edgec.version import __version__
 
 if TYPE_CHECKING:

@@ -58,7 +58,7 @@ class Gate(TypedDict):
 
 
 class Blame(TypedDict):
-    """Where a gate that failed goes wrong first, as `edgec.verification.Blame`."""
+    """Where a gate that failed goes wrong first, as `edgec.judging.gates.Blame`."""
 
     pass_name: str
     source: str
@@ -212,7 +212,7 @@ class PassStep(TypedDict):
 
 
 class Attention(TypedDict):
-    """One attention of the neutral graph, as `edgec.inspection.AttentionSite`."""
+    """One attention of the neutral graph, as `edgec.passes.inspection.AttentionSite`."""
 
     source: str
     kind: str
@@ -310,7 +310,7 @@ class BranchPath(TypedDict):
 
 
 class Branches(TypedDict):
-    """Where the network decides by values, from the fastest path to the slowest (`edgec.branch_latency`)."""
+    """Where the network decides by values, its fastest path first (`edgec.search.branch_latency`)."""
 
     sites: list[BranchSite]
     tried: int

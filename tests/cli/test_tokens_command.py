@@ -16,9 +16,9 @@ from command_line import Command, block_model
 sys.path.insert(0, str(Path(__file__).parents[1] / "passes" / "tokens"))
 from encoders import CHANNELS, Encoder
 
-from edgec import token_reduction
 from edgec.core.bundle import Bundle
 from edgec.core.timing import Latency
+from edgec.search import token_reduction
 
 PATCHES = 48
 

@@ -4,9 +4,9 @@ import numpy as np
 import onnx
 import pytest
 
-from edgec.branch_latency import branch_report
 from edgec.core.progress import Silent
 from edgec.frontends import load
+from edgec.search.branch_latency import branch_report
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]> g'
 

@@ -12,7 +12,7 @@ from edgec.core.errors import JobError
 from edgec.core.numerics import GATES, compare
 from edgec.frontends import load
 from edgec.frontends.reference import OnnxFile
-from edgec.verification import check_neutral
+from edgec.judging.gates import check_neutral
 
 KINDS = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
 

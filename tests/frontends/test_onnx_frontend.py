@@ -13,7 +13,7 @@ from edgec.core.errors import RequestError
 from edgec.core.numerics import GATES, compare
 from edgec.frontends import load
 from edgec.frontends.reference import open_session
-from edgec.verification import check_neutral
+from edgec.judging.gates import check_neutral
 
 F, I64 = TensorProto.FLOAT, TensorProto.INT64
 

@@ -12,9 +12,9 @@ import onnxruntime as ort
 from onnx import helper as h
 from onnx.reference import ReferenceEvaluator
 
+from edgec.judging.gates import runnable
 from edgec.passes.fuse.attention import FuseAttention
 from edgec.passes.infra import PassResult
-from edgec.verification import runnable
 
 LOWEST = float(np.finfo(np.float32).min)
 

@@ -10,14 +10,14 @@ import pytest
 from coreml_graphs import make_model, ops_of
 from onnx import helper
 
-from edgec.accuracy import EvaluationData
-from edgec.budget import Budget, Judge
 from edgec.core.errors import JobError, NumericsError
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph, Source, TensorSpec
 from edgec.core.numerics import compare
 from edgec.core.progress import Silent
-from edgec.size_search import smallest
+from edgec.judging.accuracy import EvaluationData
+from edgec.judging.budget import Budget, Judge
+from edgec.search.weight_bits import smallest
 from edgec.targets import target_named
 from edgec.targets.coreml.compression import FORMS, compress, form_named, forms
 from edgec.targets.coreml.engine import CheckedPackage

@@ -85,7 +85,7 @@ def graph_of(model: ir.Model, sizes: OpenSize | None, lengths: tuple[int, ...] =
 
 def _spread_mask(model: ir.Model) -> ir.Model:
     """ONNX Runtime wants a row of the mask for every query."""
-    from edgec.attention_masks import adapt_masks
+    from edgec.judging.onnxruntime_masks import adapt_masks
 
     copy = model.clone()
     adapt_masks(copy)

@@ -20,6 +20,7 @@ from edgec.core.bundle import Bundle, file_sha256
 from edgec.core.errors import JobError, RequestError, UnsupportedError
 from edgec.core.graph import OpenSize
 from edgec.core.numerics import GATES, Gate
+from edgec.judging.gates import check
 from edgec.runtime.engine import EngineDescription
 from edgec.targets import open_for_checking, target_named
 from edgec.targets.jetson import writing
@@ -28,7 +29,6 @@ from edgec.targets.jetson.devices import device, names
 from edgec.targets.jetson.plan import Plan
 from edgec.targets.jetson.preview import has_fp32_products, nearest_capability, preview
 from edgec.targets.jetson.shapes import shape_profiles
-from edgec.verification import check
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed"

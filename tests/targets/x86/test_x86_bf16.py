@@ -20,6 +20,7 @@ from encoders import CHANNELS, Encoder
 from x86_graphs import WIDTH, block_proto, graph_of, saved_block
 
 from edgec.core.graph import Graph, Source, tensor_spec
+from edgec.judging.gates import check
 from edgec.passes.tokens.merge import MergeTokens
 from edgec.passes.tokens.schedule import Schedule
 from edgec.runtime.engine_openvino import OpenVinoEngine
@@ -28,7 +29,6 @@ from edgec.targets import target_named
 from edgec.targets.base import Candidate
 from edgec.targets.x86.bf16 import in_bf16
 from edgec.targets.x86.forms import BLOCKED_ATTENTION, DECOMPOSED
-from edgec.verification import check
 
 HALF = Candidate("openvino", "bf16", DECOMPOSED)
 NONE = ("no layer of this name",)

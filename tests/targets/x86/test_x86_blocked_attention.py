@@ -16,13 +16,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from x86_graphs import graph_of
 
 from edgec.core.dialect import EDGEC_DOMAIN, is_op
+from edgec.judging.gates import check
 from edgec.passes.infra import MatchLog
 from edgec.passes.manager import Pipeline
 from edgec.targets import target_named
 from edgec.targets.base import Candidate
 from edgec.targets.x86.blocked_attention import LONG, BlockedAttention, longest
 from edgec.targets.x86.forms import BLOCKED_ATTENTION, forms
-from edgec.verification import check
 
 FLOAT = onnx.TensorProto.FLOAT
 

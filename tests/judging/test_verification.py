@@ -10,7 +10,7 @@ import pytest
 
 from edgec.core.graph import Graph, Source, TensorSpec
 from edgec.core.numerics import GATES
-from edgec.verification import check, observe
+from edgec.judging.gates import check, observe
 
 SAMPLES, WIDTH = 3, 64
 

@@ -5,7 +5,7 @@ engine and which form are worth quantising. Then come lower precisions of the fo
 as what they gained in one form says that they may win in another. Each candidate is timed beside the fastest
 that passed so far and dropped if it is slower; only one that is faster is scored, on the part of the data
 that the search may look at. When quantising the whole network, or computing it in bf16, costs more than the
-budget, the layers that cost most stay in the higher precision (`edgec.sensitivity`).
+budget, the layers that cost most stay in the higher precision (`edgec.search.sensitivity`).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any, cast
 
 import numpy as np
 
-from edgec.budget import Budget
 from edgec.core.errors import EdgecError, NumericsError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
 from edgec.core.timing import Latency, measure
+from edgec.judging.budget import Budget
+from edgec.judging.gates import GateResult
 from edgec.runtime.engine import Engine
-from edgec.sensitivity import Kept, Ranking, nested, ranked
-from edgec.targets.base import Candidate, Quantising, Target
-from edgec.trials import (
+from edgec.search.sensitivity import Kept, Ranking, nested, ranked
+from edgec.search.trials import (
     BLOCK_SECONDS,
     CLOSE_CALL,
     Choice,
@@ -41,7 +41,7 @@ from edgec.trials import (
     measure_field,
     no_candidate,
 )
-from edgec.verification import GateResult
+from edgec.targets.base import Candidate, Quantising, Target
 
 SECONDS = 150.0
 """What a search may take; the candidate that is being tried then is still finished."""

@@ -10,7 +10,7 @@ import pytest
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph, Source, tensor_spec
 from edgec.core.numerics import GATES
-from edgec.decisions import with_ties
+from edgec.judging.decisions import with_ties
 
 HEAD = '<ir_version: 11, opset_import: ["" : 23]> agraph '
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgec import trials
 from edgec.core.numerics import Expected
 from edgec.core.timing import Latency
+from edgec.search import trials
+from edgec.search.trials import Choice, Trial, explain, fastest, measure_field
 from edgec.targets.base import Candidate
-from edgec.trials import Choice, Trial, explain, fastest, measure_field
 
 
 class Target:

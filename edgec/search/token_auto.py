@@ -12,21 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from edgec import accuracy
-from edgec.accuracy import EvaluationData
-from edgec.budget import Budget, Judge
 from edgec.core.errors import EdgecError, JobError, NumericsError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
 from edgec.core.timing import Latency, measure
-from edgec.inspection import inspect_model
+from edgec.judging import accuracy
+from edgec.judging.budget import Budget, Judge
+from edgec.passes.inspection import inspect_model
 from edgec.passes.tokens.schedule import Schedule
 from edgec.passes.tokens.sites import Site
-from edgec.precision_search import SECONDS
 from edgec.runtime.engine import Engine
-from edgec.targets.base import Candidate, Target
-from edgec.token_methods import DEFAULT, METHODS, Plan
-from edgec.token_reduction import (
+from edgec.search.precision import SECONDS
+from edgec.search.token_methods import DEFAULT, METHODS, Plan
+from edgec.search.token_reduction import (
     Choose,
     Reduction,
     apply,
@@ -36,7 +34,8 @@ from edgec.token_reduction import (
     sites_of,
     with_references,
 )
-from edgec.tokens import Goal, Judgement, Point, Search, search
+from edgec.search.token_schedule import Goal, Judgement, Point, Search, search
+from edgec.targets.base import Candidate, Target
 
 DAMAGE_SAMPLES = 64
 """Samples that tell how far outputs move: a mean over smooth distances is steady on few."""
@@ -97,7 +96,9 @@ class EngineTrials:
 
     def judge(self, engine: Engine) -> Judgement:
         """The score on all of the search's data."""
-        losses = sample_losses(self._judge.data, self._judge.expected, self._judge.outputs(engine.run))
+        losses = accuracy.sample_losses(
+            self._judge.data, self._judge.expected, self._judge.outputs(engine.run)
+        )
         source = accuracy.scores(self._judge.data, self._judge.expected, self._judge.expected).source
         drop = float(losses.mean())
         error = float(losses.std(ddof=1) / np.sqrt(len(losses))) if len(losses) > 1 else 0.0
@@ -122,16 +123,6 @@ class EngineTrials:
     def _scaled(self, latency: Latency) -> Latency:
         blocks = tuple(each * self._scale for each in latency.blocks)
         return Latency(blocks, tuple(each * self._scale for each in latency.samples))
-
-
-def sample_losses(data: EvaluationData, expected: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """What each sample loses: 1 where a right class became wrong, -1 the other way round; without labels
-    one minus the cosine. float64 (samples,).
-
-    It is each sample's own score, so that their mean is the score's drop, infinite values included.
-    """
-    rows = [slice(row, row + 1) for row in range(len(expected))]
-    return np.array([accuracy.scores(data.part(row, ""), expected[row], found[row]).drop for row in rows])
 
 
 @dataclasses.dataclass

@@ -10,27 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from edgec import accuracy
-from edgec.accuracy import Scores
-from edgec.choice import Choice
 from edgec.core.errors import EdgecError, JobError
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph
 from edgec.core.numerics import GATES, Difference, Gate, compare
 from edgec.core.progress import Progress
 from edgec.core.timing import measure
-from edgec.inspection import inspect_model
+from edgec.judging import accuracy
+from edgec.judging.accuracy import Scores
+from edgec.judging.gates import runnable
 from edgec.passes.decompose import load_passes
 from edgec.passes.infra import MatchLog
+from edgec.passes.inspection import inspect_model
 from edgec.passes.manager import PassReport, Pipeline
 from edgec.passes.tokens.calibrate import calibrate
 from edgec.passes.tokens.restore import RestoreTokens
 from edgec.passes.tokens.schedule import before
 from edgec.passes.tokens.sites import Site, find_sites
 from edgec.runtime.engine import Engine
+from edgec.search.choice import Choice
+from edgec.search.token_methods import Plan, read_plan, threshold_of
 from edgec.targets.base import Candidate, Target
-from edgec.token_methods import Plan, read_plan, threshold_of
-from edgec.verification import runnable
 
 Choose = Callable[[Graph, Path], Choice]
 """The choice among a graph's engines, in a new folder."""

@@ -27,8 +27,8 @@ from edgec.core.timing import Latency
 from edgec.passes.tokens.schedule import Schedule, before, even, room
 from edgec.passes.tokens.sites import Site
 from edgec.plugins.token_steps import largest_r
-from edgec.precision_search import SECONDS
-from edgec.token_methods import DEFAULT, METHODS, Method, Plan
+from edgec.search.precision import SECONDS
+from edgec.search.token_methods import DEFAULT, METHODS, Method, Plan
 
 Engine = TypeVar("Engine")
 

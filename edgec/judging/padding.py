@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from edgec.accuracy import EvaluationData, batches
-from edgec.budget import Judge
 from edgec.core.graph import Arrays, Graph, TensorSpec
+from edgec.judging import accuracy
+from edgec.judging.accuracy import EvaluationData, batches
+from edgec.judging.budget import Judge
 from edgec.runtime.engine import Engine
-from edgec.token_auto import sample_losses
 
 FILLED = 32
 """Inputs that are put together."""
@@ -42,7 +42,7 @@ def padding_report(graph: Graph, engine: Engine, data: EvaluationData | None) ->
     if not 0 < longest < mask.shape[1]:
         return None
     judge = Judge(graph, EvaluationData("inputs that fill every token", filled(inputs, real), None))
-    cosines = 1.0 - sample_losses(judge.data, judge.expected, judge.outputs(engine.run))
+    cosines = 1.0 - accuracy.sample_losses(judge.data, judge.expected, judge.outputs(engine.run))
     return {
         "longest": longest,
         "of": mask.shape[1],

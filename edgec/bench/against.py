@@ -15,9 +15,9 @@ from edgec.core.errors import JobError, RequestError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
 from edgec.core.timing import Latency, measure
-from edgec.peers import opened
 from edgec.request import Request
 from edgec.runtime.session import load as load_session
+from edgec.search.peers import opened
 
 BLOCK_SECONDS = 0.3
 

@@ -11,15 +11,16 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgec import precision_search, trials
-from edgec.accuracy import EvaluationData
-from edgec.budget import Budget, Judge
-from edgec.choice import choose
 from edgec.core.errors import JobError, NumericsError, Terminated
 from edgec.core.graph import Graph, Source, TensorSpec
 from edgec.core.progress import Silent
+from edgec.judging.accuracy import EvaluationData
+from edgec.judging.budget import Budget, Judge
 from edgec.runtime.engine import LayerTime
-from edgec.sensitivity import Group, grouped, neighbouring, nested, ranked
+from edgec.search import precision as precision_search
+from edgec.search import trials
+from edgec.search.choice import choose
+from edgec.search.sensitivity import Group, grouped, neighbouring, nested, ranked
 from edgec.targets.base import Candidate, Offer
 
 WIDTH = 64

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from edgec import suite, suite_data
+from edgec.bench import suite, suite_data
 from edgec.core.errors import RequestError
 from edgec.core.graph import Graph, Source, TensorSpec
 from edgec.core.progress import Silent

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from edgec.budget import Judge
 from edgec.core.errors import EdgecError
 from edgec.core.graph import Arrays
 from edgec.core.progress import Progress
+from edgec.judging.budget import Judge
 from edgec.targets.base import Quantising, Target
 
 SAMPLES = 24

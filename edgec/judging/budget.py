@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgec import accuracy
-from edgec.accuracy import EvaluationData, Run, Scores, spread
 from edgec.core.errors import NumericsError, RequestError
 from edgec.core.graph import Arrays, Graph
+from edgec.judging import accuracy
+from edgec.judging.accuracy import EvaluationData, Run, Scores, spread
 
 DEFAULT_DROP = 0.01
 """The drop that a lossy step may cost where the user asks for one and names no drop: one point of

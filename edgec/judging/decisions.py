@@ -13,7 +13,7 @@ from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Arrays, Graph
 from edgec.core.numerics import is_fill
 from edgec.core.ties import Ranking, Ties
-from edgec.verification import runnable
+from edgec.judging.gates import runnable
 
 _CARRIES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 """Ops that keep every element, in the same order."""

@@ -11,13 +11,13 @@ import shutil
 import time
 from pathlib import Path
 
-from edgec.budget import Budget, Judge
 from edgec.core.errors import EdgecError, NumericsError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
+from edgec.judging.budget import Budget, Judge
+from edgec.judging.gates import observe
+from edgec.search.trials import Choice, Trial, build, discard, no_candidate
 from edgec.targets.base import Compressing
-from edgec.trials import Choice, Trial, build, discard, no_candidate
-from edgec.verification import observe
 
 SCORED = 32
 """Most samples that a form is scored on: an interpreter takes about a second for each."""

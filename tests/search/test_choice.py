@@ -6,13 +6,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgec import trials
-from edgec.accuracy import EvaluationData
-from edgec.budget import Budget, Judge
-from edgec.choice import choose
 from edgec.core.errors import NumericsError
 from edgec.core.graph import Graph, Source, TensorSpec
 from edgec.core.progress import Silent
+from edgec.judging.accuracy import EvaluationData
+from edgec.judging.budget import Budget, Judge
+from edgec.search import trials
+from edgec.search.choice import choose
 from edgec.targets.base import Candidate
 
 WIDTH = 32
@@ -108,7 +108,7 @@ def test_what_fails_its_gate_is_not_measured_and_not_chosen(graph, tmp_path, mon
             trial.latency = trials.Latency((1.0,), (1.0,))
         return candidates, {}, None
 
-    monkeypatch.setattr("edgec.choice.measure_field", field)
+    monkeypatch.setattr("edgec.search.choice.measure_field", field)
     choice = choose(Elsewhere({wrong: 0.5, right: 0.0}, runs_here=True), graph, "fp32", tmp_path, Silent())
     assert measured == [right]
     assert choice.chosen.candidate == right

@@ -15,26 +15,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent / "passes" / "tokens"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "passes" / "tokens"))
 from encoders import CHANNELS, Encoder, run
 
-from edgec import token_auto, token_reduction
-from edgec.accuracy import EvaluationData, mean_cosine
-from edgec.budget import Budget, Judge
-from edgec.choice import Choice, Trial
 from edgec.core.errors import RequestError
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph, Source, TensorSpec
 from edgec.core.numerics import GATES, Difference, compare
 from edgec.core.progress import Silent
 from edgec.core.timing import Latency
-from edgec.inspection import inspect_model
+from edgec.judging.accuracy import EvaluationData, mean_cosine, sample_losses
+from edgec.judging.budget import Budget, Judge
+from edgec.judging.gates import check
+from edgec.judging.padding import filled, typical_first
+from edgec.passes.inspection import inspect_model
 from edgec.passes.tokens.schedule import Schedule
-from edgec.targets.base import Candidate
-from edgec.token_auto import reduce_by_search, sample_losses
-from edgec.token_methods import METHODS, Plan, check_words, read_plan
-from edgec.token_padding import filled, typical_first
-from edgec.token_reduction import (
+from edgec.search import token_auto, token_reduction
+from edgec.search.choice import Choice, Trial
+from edgec.search.token_auto import reduce_by_search
+from edgec.search.token_methods import METHODS, Plan, check_words, read_plan
+from edgec.search.token_reduction import (
     Reduction,
     apply,
     built,
@@ -44,8 +44,8 @@ from edgec.token_reduction import (
     sites_of,
     with_references,
 )
-from edgec.tokens import Goal
-from edgec.verification import check
+from edgec.search.token_schedule import Goal
+from edgec.targets.base import Candidate
 
 
 def _graph(encoder: Encoder) -> Graph:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgec.budget import Budget
 from edgec.core.errors import NumericsError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
-from edgec.precision_search import SECONDS, search
-from edgec.size_search import smallest
-from edgec.targets.base import Compressing, Quantising, Target
-from edgec.trials import (
+from edgec.judging.budget import Budget
+from edgec.search.precision import SECONDS, search
+from edgec.search.trials import (
     Choice,
     Trial,
     blame_gates,
@@ -22,6 +20,8 @@ from edgec.trials import (
     measure_field,
     no_candidate,
 )
+from edgec.search.weight_bits import smallest
+from edgec.targets.base import Compressing, Quantising, Target
 
 __all__ = ["Choice", "Trial", "choose"]
 

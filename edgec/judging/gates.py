@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgec.attention_masks import adapt_masks, has_foreign_masks
 from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Arrays, Graph
 from edgec.core.numerics import GATES, Difference, Gate, guarding
+from edgec.judging.onnxruntime_masks import adapt_masks, has_foreign_masks
 from edgec.plugins.infra import plugins
 
 Run = Callable[[Mapping[str, np.ndarray]], Arrays]

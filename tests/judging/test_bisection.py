@@ -9,8 +9,6 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgec.bisection import first_bad_engine_layer, first_bad_pass
-from edgec.choice import choose
 from edgec.compiler import to_neutral
 from edgec.core.dialect import ONNX_OPSET, SOURCE_KEY, is_op
 from edgec.core.errors import NumericsError
@@ -18,11 +16,13 @@ from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph, Source, tensor_spec
 from edgec.core.numerics import GATES
 from edgec.core.progress import Silent
+from edgec.judging.bisection import first_bad_engine_layer, first_bad_pass
+from edgec.judging.gates import check_neutral
 from edgec.passes.editing import Editor
 from edgec.passes.infra import MatchLog, Pass
 from edgec.passes.manager import Pipeline
+from edgec.search.choice import choose
 from edgec.targets.base import Candidate
-from edgec.verification import check_neutral
 
 BLOCKS = 3
 WIDTH = 8

@@ -6,10 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgec.accuracy import EvaluationData, mean_cosine
-from edgec.budget import DEFAULT_DROP, Judge, budget_of, calibration_data, calibration_feeds
 from edgec.core.errors import NumericsError, RequestError
 from edgec.core.graph import Graph, Source, TensorSpec
+from edgec.judging.accuracy import EvaluationData, mean_cosine
+from edgec.judging.budget import DEFAULT_DROP, Judge, budget_of, calibration_data, calibration_feeds
 
 CLASSES = 3
 

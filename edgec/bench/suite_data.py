@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 
 from edgec import zoo
-from edgec.accuracy import EvaluationData
 from edgec.core.errors import RequestError
 from edgec.core.graph import Graph
+from edgec.judging.accuracy import EvaluationData
 
 DESCRIPTION = (
     "vit_shapes and minilm calibrate on their own data and are judged on their own held-out data; the timm "

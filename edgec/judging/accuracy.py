@@ -142,6 +142,16 @@ def scores(data: EvaluationData, expected: np.ndarray, found: np.ndarray) -> Sco
     )
 
 
+def sample_losses(data: EvaluationData, expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """What each sample loses: 1 where a right class became wrong, -1 the other way round; without labels
+    one minus the cosine. float64 (samples,).
+
+    It is each sample's own score, so that their mean is the score's drop, infinite values included.
+    """
+    rows = [slice(row, row + 1) for row in range(len(expected))]
+    return np.array([scores(data.part(row, ""), expected[row], found[row]).drop for row in rows])
+
+
 def run_all(run: Run, specs: tuple[TensorSpec, ...], data: EvaluationData) -> np.ndarray:
     """The first output for every sample, shape (samples, …), run in batches of the model's own size."""
     return np.concatenate([next(iter(run(feeds).values()))[:real] for feeds, real in batches(specs, data)])

@@ -22,9 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from edgec import accuracy
-from edgec import budget as budgets
-from edgec.accuracy import EvaluationData
+from edgec.bench.suite_data import DESCRIPTION, data_of
 from edgec.compiler import compile_graph, load
 from edgec.core.bundle import Bundle
 from edgec.core.errors import EdgecError, RequestError
@@ -34,11 +32,13 @@ from edgec.core.timing import Latency, measure
 from edgec.devices.cpu import read_processor
 from edgec.devices.host import cache_folder, host_profile, measured_rates
 from edgec.devices.rates import Rates
-from edgec.peers import model_file, open_file
+from edgec.judging import accuracy
+from edgec.judging import budget as budgets
+from edgec.judging.accuracy import EvaluationData
 from edgec.report.assemble import tool_versions
 from edgec.request import Request
 from edgec.runtime.session import load as load_session
-from edgec.suite_data import DESCRIPTION, data_of
+from edgec.search.peers import model_file, open_file
 from edgec.targets.x86.cpu import lacking
 from edgec.version import __version__
 

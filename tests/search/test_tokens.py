@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "passes" / "tokens"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "passes" / "tokens"))
 from encoders import Encoder
 
-from edgec import tokens
 from edgec.core.errors import JobError, Terminated
 from edgec.core.timing import Latency
 from edgec.passes.tokens.sites import find_sites
-from edgec.token_methods import METHODS, Plan
-from edgec.tokens import Goal, Judgement
+from edgec.search import token_schedule as tokens
+from edgec.search.token_methods import METHODS, Plan
+from edgec.search.token_schedule import Goal, Judgement
 
 BLOCKS, LENGTH, OVERHEAD = 6, 41, 0.05
 

@@ -15,12 +15,12 @@ from edgec.core.dialect import source_layer
 from edgec.core.evaluation import Evaluator, with_outputs
 from edgec.core.graph import Arrays, Graph
 from edgec.core.numerics import GATES, Gate, compare_arrays
+from edgec.judging.gates import Blame, runnable
 from edgec.passes.manager import Pipeline
 from edgec.targets.base import Candidate, Target
-from edgec.verification import Blame, runnable
 
 _FP32 = GATES["fp32"]
-_logger = logging.getLogger("edgec.bisection")
+_logger = logging.getLogger("edgec.judging.bisection")
 
 
 def first_bad_pass(graph: Graph, pipeline: Pipeline) -> Blame | None:

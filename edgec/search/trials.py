@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgec.accuracy import Scores
-from edgec.bisection import first_bad_engine_layer
 from edgec.core.errors import EdgecError, JobError, NumericsError
 from edgec.core.graph import Graph
 from edgec.core.timing import SAME, Latency, measure
-from edgec.peers import Peer, installed_engines, opened
+from edgec.judging.accuracy import Scores
+from edgec.judging.bisection import first_bad_engine_layer
+from edgec.judging.gates import GateResult, check, observe
 from edgec.runtime.engine import Engine
+from edgec.search.peers import Peer, installed_engines, opened
 from edgec.targets.base import Candidate, Target
-from edgec.verification import GateResult, check, observe
 
-_logger = logging.getLogger("edgec.trials")
+_logger = logging.getLogger("edgec.search.trials")
 
 CLOSE_CALL = 1.1
 """Candidates within this ratio of the fastest are measured again, in more blocks."""

@@ -1,0 +1,1 @@
+"""Engines and peers side by side: one model, and the suite."""

@@ -1,0 +1,1 @@
+"""An engine against its source: scores, gates, the layer to blame, what lossy steps may cost."""

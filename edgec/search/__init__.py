@@ -1,0 +1,1 @@
+"""Which engine, precision, variant and token schedule: built, gated, timed, scored, chosen."""
