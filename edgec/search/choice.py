@@ -8,18 +8,9 @@ from edgec.core.errors import NumericsError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
 from edgec.judging.budget import Budget
+from edgec.search.field import explain, fastest, measure_field
 from edgec.search.precision import SECONDS, search
-from edgec.search.trials import (
-    Choice,
-    Trial,
-    blame_gates,
-    build,
-    discard,
-    explain,
-    fastest,
-    measure_field,
-    no_candidate,
-)
+from edgec.search.trials import Choice, Trial, blame_gates, build, discard, no_candidate
 from edgec.search.weight_bits import smallest
 from edgec.targets.base import Compressing, Quantising, Target
 

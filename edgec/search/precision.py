@@ -28,19 +28,9 @@ from edgec.core.timing import Latency, measure
 from edgec.judging.budget import Budget
 from edgec.judging.gates import GateResult
 from edgec.runtime.engine import Engine
+from edgec.search.field import BLOCK_SECONDS, CLOSE_CALL, explain, fastest, measure_field
 from edgec.search.sensitivity import Kept, Ranking, nested, ranked
-from edgec.search.trials import (
-    BLOCK_SECONDS,
-    CLOSE_CALL,
-    Choice,
-    Trial,
-    build,
-    discard,
-    explain,
-    fastest,
-    measure_field,
-    no_candidate,
-)
+from edgec.search.trials import Choice, Trial, build, discard, no_candidate
 from edgec.targets.base import Candidate, Quantising, Target
 
 SECONDS = 150.0

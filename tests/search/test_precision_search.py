@@ -17,8 +17,8 @@ from edgec.core.progress import Silent
 from edgec.judging.accuracy import EvaluationData
 from edgec.judging.budget import Budget, Judge
 from edgec.runtime.engine import LayerTime
+from edgec.search import field as fields
 from edgec.search import precision as precision_search
-from edgec.search import trials
 from edgec.search.choice import choose
 from edgec.search.sensitivity import Group, grouped, neighbouring, nested, ranked
 from edgec.targets.base import Candidate, Offer
@@ -109,7 +109,7 @@ class Formulas:
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch):
-    for module in (precision_search, trials):
+    for module in (precision_search, fields):
         monkeypatch.setattr(module, "BLOCK_SECONDS", 0.004)
 
 

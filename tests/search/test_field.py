@@ -10,8 +10,10 @@ import pytest
 
 from edgec.core.numerics import Expected
 from edgec.core.timing import Latency
+from edgec.search import field as fields
 from edgec.search import trials
-from edgec.search.trials import Choice, Trial, explain, fastest, measure_field
+from edgec.search.field import explain, fastest, measure_field
+from edgec.search.trials import Choice, Trial
 from edgec.targets.base import Candidate
 
 
@@ -42,8 +44,8 @@ def field(monkeypatch, tmp_path):
         return found
 
     peers = [SimpleNamespace(label=f"{name} fp32", run=lambda feeds: None) for name in ("ort", "openvino")]
-    monkeypatch.setattr(trials, "measure", measure)
-    monkeypatch.setattr(trials, "_working_peers", lambda *_: contextlib.nullcontext(peers))
+    monkeypatch.setattr(fields, "measure", measure)
+    monkeypatch.setattr(fields, "_working_peers", lambda *_: contextlib.nullcontext(peers))
     neutral = SimpleNamespace(examples=[{}])
     finalists, baselines, best = measure_field(Target(), neutral, list(engines.values()), ["fp32"])
     return engines, finalists, baselines, best
@@ -107,19 +109,19 @@ def test_an_engine_and_a_peer_that_cannot_be_told_apart_run_again_side_by_side(m
         ran.append((sorted(calls), blocks))
         return {name: Latency((1.0 if name == "engine" else 1.2,) * blocks, (1.0,)) for name in calls}
 
-    monkeypatch.setattr(trials, "measure", measure)
+    monkeypatch.setattr(fields, "measure", measure)
     found = {
         "engine": Latency((0.9, 1.1, 1.0, 0.8, 1.2, 1.0), (1.0,)),
         "other": Latency((5.0,) * 6, (5.0,)),
         "peer": Latency((1.0, 1.0, 1.1, 0.9, 1.3, 0.95), (1.0,)),
         "far peer": Latency((9.0,) * 6, (9.0,)),
     }
-    trials._tell_apart(dict.fromkeys(found), found, [["engine", "other"], ["peer", "far peer"]])
-    assert ran == [(["engine", "peer"], trials.BLOCKS_AGAIN)]
-    assert len(found["engine"].blocks) == len(found["peer"].blocks) == 6 + trials.BLOCKS_AGAIN
+    fields._tell_apart(dict.fromkeys(found), found, [["engine", "other"], ["peer", "far peer"]])
+    assert ran == [(["engine", "peer"], fields.BLOCKS_AGAIN)]
+    assert len(found["engine"].blocks) == len(found["peer"].blocks) == 6 + fields.BLOCKS_AGAIN
     assert found["engine"].ratio_interval(found["peer"]).verdict == "faster"
-    trials._tell_apart(dict.fromkeys(found), found, [["engine", "other"], ["peer", "far peer"]])
-    trials._tell_apart(dict.fromkeys(found), found, [["engine"], []])
+    fields._tell_apart(dict.fromkeys(found), found, [["engine", "other"], ["peer", "far peer"]])
+    fields._tell_apart(dict.fromkeys(found), found, [["engine"], []])
     assert len(ran) == 1
 
 
