@@ -12,9 +12,9 @@ import argparse
 import numpy as np
 import torch
 
-from edgec.zoo.vit_shapes.scenes import HELD_OUT, PROBE, SIDE, draw
-from edgec.zoo.vit_shapes.silhouettes import LABELS
-from edgec.zoo.vit_shapes.train import painter
+from edgec.zoo import training
+from edgec.zoo.vit_shapes.scenes import HELD_OUT, MEAN, PROBE, SIDE, STD, draw, grain, render
+from edgec.zoo.vit_shapes.silhouettes import LABELS, templates
 
 CHUNK = 64
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -22,7 +22,7 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 def features(seed: int, count: int, side: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures of a seed as rows [count, 3 * side * side], normalised, and their labels."""
-    paint = painter(device)
+    paint = training.painter(render, (templates().reshape(-1), grain()), SIDE, (MEAN, STD), device)
     rows, labels = [], []
     for step in range(count // CHUNK):
         parameters, label = draw(np.random.default_rng([seed, step]), CHUNK)

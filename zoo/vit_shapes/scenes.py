@@ -138,47 +138,93 @@ def render(parameters: Parameters, tables: tuple[Any, Any], pixels: Any, xp: Mod
         float32 [count, 3, SIDE, SIDE], whole numbers 0 to 255.
     """
     distances, noise = tables
-    across, down = pixels[None, None, :], pixels[None, :, None]
+    canvas = background(parameters, pixels, xp)
+    for layer in range(CLUTTERS + 1 + OCCLUDERS):
+        cover, u, _ = silhouette(parameters, layer, distances, pixels, xp)
+        shade = _scalar(parameters["shade"][:, layer]) * u.clip(-1, 1)
+        for channel in range(3):
+            paint = _scalar(parameters["colour"][:, layer, channel]) + shade
+            canvas[channel] = canvas[channel] + cover * (paint - canvas[channel])
+    return developed(parameters, canvas, noise, pixels, xp)
 
-    def scalar(values: Any) -> Any:
-        return values[:, None, None]
 
-    # Background: a colour, a slope of light, a coarse grid blown up bilinearly, grain.
-    at = pixels * ((COARSE - 1) / (SIDE - 1)) * 0.9999
+def _scalar(values: Any) -> Any:
+    return values[:, None, None]
+
+
+def background(parameters: Parameters, pixels: Any, xp: ModuleType = np) -> list[Any]:
+    """A colour, a slope of light and a coarse grid blown up bilinearly.
+
+    Args:
+        parameters: `base`, `slope` and `coarse` of `draw`.
+        pixels: 0 to the side less 1 in float32, an array of `xp`.
+        xp: `numpy` or `torch`.
+
+    Returns:
+        a plane [count, side, side] a channel, about 0 to 1.
+    """
+    side = len(pixels)
+    at = pixels * ((COARSE - 1) / (side - 1)) * 0.9999
     low = _index(at)
     share = at - xp.floor(at)
     grid = parameters["coarse"]
     rows = grid[:, :, low] * (1 - share)[:, None] + grid[:, :, low + 1] * share[:, None]
     mottle = rows[:, :, :, low] * (1 - share) + rows[:, :, :, low + 1] * share
     slope = parameters["slope"]
-    unit = 2.0 / SIDE
-    light = scalar(slope[:, 0]) * (across * unit - 1) + scalar(slope[:, 1]) * (down * unit - 1)
-    canvas = [scalar(parameters["base"][:, channel]) + mottle[:, channel] + light for channel in range(3)]
+    unit = 2.0 / side
+    across, down = pixels[None, None, :], pixels[None, :, None]
+    light = _scalar(slope[:, 0]) * (across * unit - 1) + _scalar(slope[:, 1]) * (down * unit - 1)
+    return [_scalar(parameters["base"][:, channel]) + mottle[:, channel] + light for channel in range(3)]
 
+
+def silhouette(
+    parameters: Parameters, layer: int, distances: Any, pixels: Any, xp: ModuleType = np
+) -> tuple[Any, Any, Any]:
+    """Where one layer's shape lies.
+
+    Args:
+        parameters: `centre`, `to_u`, `to_v`, `template`, `cut` and `radius` of `draw`.
+        layer: which of the layers.
+        distances: `templates()` flattened, an array of `xp`.
+        pixels: 0 to the side less 1 in float32, an array of `xp`.
+        xp: `numpy` or `torch`.
+
+    Returns:
+        how much of each pixel it covers, 0 to 1, and the pixel's coordinates u and v in the shape's own
+        plane, which it fills from -1 to 1; each [count, side, side].
+    """
     texel = TEXELS / (2 * EXTENT)
-    for layer in range(CLUTTERS + 1 + OCCLUDERS):
-        x = across - scalar(parameters["centre"][:, layer, 0])
-        y = down - scalar(parameters["centre"][:, layer, 1])
-        u = scalar(parameters["to_u"][:, layer, 0]) * x + scalar(parameters["to_u"][:, layer, 1]) * y
-        v = scalar(parameters["to_v"][:, layer, 0]) * x + scalar(parameters["to_v"][:, layer, 1]) * y
-        column = _index(((u + EXTENT) * texel).clip(0, TEXELS - 1))
-        row = _index(((v + EXTENT) * texel).clip(0, TEXELS - 1))
-        first = scalar(parameters["template"][:, layer]) * (TEXELS * TEXELS)
-        distance = distances[first + row * TEXELS + column]
-        cut = parameters["cut"][:, layer]
-        beyond = scalar(cut[:, 0]) * u + scalar(cut[:, 1]) * v - scalar(cut[:, 2])
-        distance = xp.maximum(distance, beyond)
-        cover = (0.5 - distance * scalar(parameters["radius"][:, layer])).clip(0, 1)
-        shade = scalar(parameters["shade"][:, layer]) * u.clip(-1, 1)
-        for channel in range(3):
-            paint = scalar(parameters["colour"][:, layer, channel]) + shade
-            canvas[channel] = canvas[channel] + cover * (paint - canvas[channel])
+    x = pixels[None, None, :] - _scalar(parameters["centre"][:, layer, 0])
+    y = pixels[None, :, None] - _scalar(parameters["centre"][:, layer, 1])
+    u = _scalar(parameters["to_u"][:, layer, 0]) * x + _scalar(parameters["to_u"][:, layer, 1]) * y
+    v = _scalar(parameters["to_v"][:, layer, 0]) * x + _scalar(parameters["to_v"][:, layer, 1]) * y
+    column = _index(((u + EXTENT) * texel).clip(0, TEXELS - 1))
+    row = _index(((v + EXTENT) * texel).clip(0, TEXELS - 1))
+    first = _scalar(parameters["template"][:, layer]) * (TEXELS * TEXELS)
+    distance = distances[first + row * TEXELS + column]
+    cut = parameters["cut"][:, layer]
+    beyond = _scalar(cut[:, 0]) * u + _scalar(cut[:, 1]) * v - _scalar(cut[:, 2])
+    distance = xp.maximum(distance, beyond)
+    return (0.5 - distance * _scalar(parameters["radius"][:, layer])).clip(0, 1), u, v
 
+
+def developed(
+    parameters: Parameters, canvas: list[Any], noise: Any, pixels: Any, xp: ModuleType = np
+) -> Any:
+    """The planes with grain over them, as whole numbers 0 to 255: float32 [count, channels, side, side].
+
+    Args:
+        parameters: `grain` and `grain_at` of `draw`.
+        canvas: a plane a channel.
+        noise: `grain()`, an array of `xp`.
+        pixels: 0 to the side less 1 in float32, an array of `xp`.
+        xp: `numpy` or `torch`.
+    """
     place = parameters["grain_at"]
     steps = _index(pixels)
     noise_row = (steps[None, :] + place[:, :1]) % NOISE
     noise_column = (steps[None, :] + place[:, 1:]) % NOISE
-    rough = noise[noise_row[:, :, None], noise_column[:, None, :]] * scalar(parameters["grain"])
+    rough = noise[noise_row[:, :, None], noise_column[:, None, :]] * _scalar(parameters["grain"])
     picture = xp.stack([plane + rough for plane in canvas], 1)
     return xp.floor((picture * 255.0 + 0.5).clip(0, 255))
 
