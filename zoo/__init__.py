@@ -1,4 +1,4 @@
-"""The catalogue of models that edgec promises to compile, three of them with trained weights and data."""
+"""The catalogue of models that edgec promises to compile, four of them with trained weights and data."""
 
 from __future__ import annotations
 

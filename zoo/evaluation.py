@@ -11,7 +11,7 @@ from edgec.core.graph import Arrays
 from edgec.zoo.catalogue import entry
 
 PICTURES = 512
-"""Pictures of vit_shapes where no count is given: 308 MB as float32, some seconds to draw."""
+"""Pictures of vit_shapes and vit_patterns where no count is given: at most 308 MB, some seconds to draw."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,8 @@ def evaluation(name: str, *, count: int | None = None) -> Evaluation | None:
 
     Args:
         name: its name in the zoo.
-        count: how many samples at most; vit_shapes draws as many as asked, 512 where not given.
+        count: how many samples at most; vit_shapes and vit_patterns draw as many as asked, 512 where not
+            given.
 
     Raises:
         RequestError: the zoo has no such model.
@@ -94,6 +95,12 @@ def _data(name: str, part: Literal["calibration", "held_out"], count: int | None
         return Evaluation({"image": images[:count]}, labels[:count], "accuracy")
     if name == "vit_shapes":
         from edgec.zoo.vit_shapes.scenes import CALIBRATION, HELD_OUT, scenes
+
+        seed = HELD_OUT if part == "held_out" else CALIBRATION
+        pictures, labels = scenes(seed, 0, PICTURES if count is None else count)
+        return Evaluation({"image": pictures}, labels, "accuracy")
+    if name == "vit_patterns":
+        from edgec.zoo.vit_patterns.scenes import CALIBRATION, HELD_OUT, scenes
 
         seed = HELD_OUT if part == "held_out" else CALIBRATION
         pictures, labels = scenes(seed, 0, PICTURES if count is None else count)

@@ -175,15 +175,28 @@ def _trained(known: Entry, count: int) -> _Trained:
         }
         labels = tuple(str(digit) for digit in range(10))
         return _Trained(digits_model.trained(), feeds, {"image": "image"}, {"image": scaled}, labels)
+    if known.name == "vit_patterns":
+        from edgec.zoo.vit_patterns import model as patterns_model
+        from edgec.zoo.vit_patterns import scenes as patterns
+
+        scaled = _scaled(patterns.SIDE, patterns.MEAN, patterns.STD)
+        return _Trained(
+            patterns_model.trained(), feeds, {"image": "image"}, {"image": scaled}, patterns.LABELS
+        )
     from edgec.zoo.vit_shapes import model as shapes_model
     from edgec.zoo.vit_shapes import scenes
     from edgec.zoo.vit_shapes.silhouettes import LABELS
 
-    scaled = {
-        "layout": "NCHW",
-        "size": [scenes.SIDE, scenes.SIDE],
-        "scale": 1 / 255,
-        "mean": [scenes.MEAN] * 3,
-        "std": [scenes.STD] * 3,
-    }
+    scaled = _scaled(scenes.SIDE, scenes.MEAN, scenes.STD)
     return _Trained(shapes_model.trained(), feeds, {"image": "image"}, {"image": scaled}, LABELS)
+
+
+def _scaled(side: int, mean: float, std: float) -> dict[str, object]:
+    """How a square picture becomes an input."""
+    return {
+        "layout": "NCHW",
+        "size": [side, side],
+        "scale": 1 / 255,
+        "mean": [mean] * 3,
+        "std": [std] * 3,
+    }

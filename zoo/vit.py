@@ -1,4 +1,4 @@
-"""A plain vision transformer: what both trained models of the zoo are instances of.
+"""A plain vision transformer: what the trained vision models of the zoo are instances of.
 
 Pre-norm blocks, one class token, learned positions (Dosovitskiy et al., "An Image is Worth 16x16
 Words", 2021). Attention is `scaled_dot_product_attention`, as in most of today's model code.

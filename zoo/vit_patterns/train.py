@@ -63,7 +63,9 @@ def main() -> None:
     for fifth in range(5):
         drawn = functools.partial(scenes, hardness=(fifth / 5, (fifth + 1) / 5))
         share = training.accuracy(model, drawn, HELD_OUT, count, options.workers)
-        print(f"hardness {fifth / 5:.1f} to {(fifth + 1) / 5:.1f}: {100 * share:.2f} % of {count}", flush=True)
+        print(
+            f"hardness {fifth / 5:.1f} to {(fifth + 1) / 5:.1f}: {100 * share:.2f} % of {count}", flush=True
+        )
     print(f"{options.output.stat().st_size} bytes")
 
 

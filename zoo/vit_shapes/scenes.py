@@ -208,9 +208,7 @@ def silhouette(
     return (0.5 - distance * _scalar(parameters["radius"][:, layer])).clip(0, 1), u, v
 
 
-def developed(
-    parameters: Parameters, canvas: list[Any], noise: Any, pixels: Any, xp: ModuleType = np
-) -> Any:
+def developed(parameters: Parameters, canvas: list[Any], noise: Any, pixels: Any, xp: ModuleType = np) -> Any:
     """The planes with grain over them, as whole numbers 0 to 255: float32 [count, channels, side, side].
 
     Args:
