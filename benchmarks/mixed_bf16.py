@@ -25,7 +25,9 @@ from edgec.core.progress import Silent
 from edgec.core.timing import measure
 from edgec.judging.budget import Budget, Judge
 from edgec.passes.pipeline import default_pipeline
-from edgec.search.precision import search
+from edgec.search.deadline import Deadline
+from edgec.search.engines import search
+from edgec.search.held_out import HeldOut
 from edgec.targets.base import Candidate
 from edgec.targets.x86.cpu import require_bf16
 from edgec.targets.x86.forms import DECOMPOSED
@@ -55,7 +57,16 @@ def row(name: str, share: float) -> list[object]:
         budget = Budget(share * seen.scores(engines["bf16"].run).drop, seen, unseen)
         home = Path(scratch) / "search"
         home.mkdir()
-        choice = search(target, neutral, "auto", budget, home, Silent())
+        choice = search(
+            target,
+            neutral,
+            "auto",
+            budget,
+            home,
+            Silent(),
+            Deadline(),
+            HeldOut(budget, target, Silent(), is_gated=True),
+        )
         engines["mixed"] = target.open(choice.chosen.folder)
         stack.callback(engines["mixed"].close)
         feeds = neutral.examples[0]

@@ -15,6 +15,7 @@ scored on held-out texts of both kinds, and the next taken where it does not kee
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -30,13 +31,13 @@ from edgec.core.timing import measure
 from edgec.judging.accuracy import EvaluationData, run_all
 from edgec.judging.budget import Judge
 from edgec.passes.pipeline import default_pipeline
-from edgec.passes.tokens.schedule import Schedule
 from edgec.request import Request
 from edgec.runtime.engine import Engine
-from edgec.search.token_auto import EngineTrials
-from edgec.search.token_methods import DEFAULT, METHODS, Plan
-from edgec.search.token_reduction import built, sites_of
-from edgec.search.token_schedule import Goal, search
+from edgec.search.axes.tokens import Tokens
+from edgec.search.bench import Bench
+from edgec.search.goal import Goal
+from edgec.search.loop import search
+from edgec.search.plans import PlanTrials, apply
 from edgec.targets.base import Candidate
 from edgec.targets.x86.target import X86
 from edgec.zoo.evaluation import PICTURES, Evaluation
@@ -46,8 +47,6 @@ from edgec.zoo.vit_shapes.scenes import HELD_OUT, scenes
 MAX_DROP = 0.01
 
 PARTS: tuple[Literal["calibration", "held_out"], ...] = ("calibration", "held_out")
-
-NOTHING = Plan(METHODS[DEFAULT], Schedule({}))
 
 HEADERS = ["model", "searched on", "schedule", "engine", "ms without", "ms", "ratio", "scored on", "score"]
 
@@ -70,6 +69,12 @@ def reduced_and_not(graph: Graph, precision: str, folder: Path) -> tuple[dict, E
     neutral = to_neutral(graph, default_pipeline(), Silent()).graph
     candidate = Candidate(report["engine"], report["precision"], report["form"])
     return report, target.open(bundle.engine_folder), built(target, neutral, candidate, folder / "plain")
+
+
+def built(target: X86, graph: Graph, candidate: Candidate, folder: Path) -> Engine:
+    folder.mkdir()
+    target.build(target.lower(graph, candidate), candidate, folder)
+    return target.open(folder)
 
 
 def row(
@@ -112,31 +117,34 @@ def sentences(precision: str) -> list[list[object]]:
     graph = load("zoo:minilm")
     assert graph.run_source is not None
     neutral = to_neutral(graph, default_pipeline(), Silent()).graph
-    sites, _ = sites_of(neutral)
     texts = {part: tokenise(graded_pairs(part)[1]) for part in PARTS}
     wholes = {part: full_texts(part) for part in PARTS}
     rows: list[list[object]] = []
     for searched, data in (("texts of 8 to 72 tokens", texts), ("texts of 128 tokens", wholes)):
         judge = Judge(graph, EvaluationData(searched, data["calibration"], None))
         with tempfile.TemporaryDirectory() as name:
-            trials = EngineTrials(neutral, target, candidate, candidate, judge, Path(name))
-            goal = Goal(max_drop=MAX_DROP)
-            plain = trials.build(NOTHING)
+            folders = (Path(name) / f"engine-{count}" for count in itertools.count())
+            axis, goal = Tokens(neutral, Silent()), Goal(max_drop=MAX_DROP)
+            (scratch := Path(name) / "search").mkdir()
+            bench = Bench(target, neutral.examples[0], scratch, Silent(), judge)
+            trials = PlanTrials(bench, neutral, [axis], candidate, Silent())
+            plain = built(target, neutral, candidate, next(folders))
             held_out = Judge(graph, EvaluationData(searched, data["held_out"], None))
             looks = 0
-            searching = search(sites, trials, goal)
+            searching = search([axis], trials, [goal])
             try:
                 wanted = searching.wanted(goal)
             except JobError as error:
-                trials.close(plain)
+                plain.close()
                 rows.append(["minilm", searched, "none", candidate.name, "", "", "", "", str(error)])
                 continue
             for point in wanted:
                 looks += 1
-                reduced = trials.build(point.plan)
+                graph_of_plan = apply(neutral, [axis], point.plan).graph
+                reduced = built(target, graph_of_plan, candidate, next(folders))
                 if held_out.scores(reduced.run).drop <= MAX_DROP:
                     break
-                trials.close(reduced)
+                reduced.close()
             feeds = {key: array[:1] for key, array in data["held_out"].items()}
             found = timed(plain, reduced, feeds)
             for scored, inputs in (("held-out texts", texts["held_out"]), ("full texts", wholes["held_out"])):
@@ -147,10 +155,10 @@ def sentences(precision: str) -> list[list[object]]:
                 )
                 said = [f"{key} {score[key]:.4f}" for key in ("cosine", "cosine_min", "ranking")]
                 look = f"{searched}, cosine 0.99; {looks} at held-out ones"
-                first = ["minilm", look, point.name, candidate.name, *found]
+                first = ["minilm", look, point.plan.name, candidate.name, *found]
                 rows.append([*first, f"{len(source)} {scored}", ", ".join(said)])
             for engine in (plain, reduced):
-                trials.close(engine)
+                engine.close()
     return rows
 
 

@@ -50,6 +50,27 @@ def milliseconds(value: object, name: str) -> float | None:
     return amount
 
 
+def seconds(value: object, name: str) -> float | None:
+    """`150s`, `10m`, `1h`, `150` or a number in seconds; None as None.
+
+    Args:
+        value: what was given.
+        name: the option, for messages.
+
+    Raises:
+        RequestError: it is not a time, or below 0.
+    """
+    if value is None:
+        return None
+    amount = _number(value)
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|)\s*", value, re.ASCII)
+        amount = float(match[1]) * {"m": 60, "h": 3600}.get(match[2], 1) if match else math.nan
+    if not 0 <= amount < math.inf:
+        raise RequestError(f"{name} {value!r} is not a time", fix="write it like 150s or 10m")
+    return amount
+
+
 def whole(value: object, name: str, low: int, high: int) -> int:
     """A whole number from `low` to `high`.
 

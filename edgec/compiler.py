@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,15 +26,21 @@ from edgec.passes.manager import PassReport, Pipeline
 from edgec.report.assemble import manifest_of, report_of, write_report
 from edgec.request import Request
 from edgec.sample_data import with_calibration_samples
+from edgec.search.axes.table import axes_of
 from edgec.search.branch_latency import branch_report
-from edgec.search.choice import Choice, choose
-from edgec.search.token_auto import reduce_by_search
-from edgec.search.token_reduction import Reduction, agreement, reduce_tokens
-from edgec.search.token_schedule import Goal
+from edgec.search.choice import choose
+from edgec.search.deadline import Deadline
+from edgec.search.goal import Goal
+from edgec.search.held_out import HeldOut
+from edgec.search.reduction import Choose, Reduction, agreement, reduce_as_named, reduce_by_search
+from edgec.search.trials import Choice
 from edgec.targets.base import Annotates, PreparesGraphs, Ships, Target
 
 if TYPE_CHECKING:
     import torch
+
+LEAST_SEARCH = 0.25
+"""Share of the search's time that the choice of an engine has at least, however late it begins."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +69,8 @@ def compile(
     eval_data: str | Path | None = None,
     calib: str | Path | None = None,
     tokens: str = "off",
+    slim: str = "off",
+    search_time: float | str | None = None,
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     example: str | Path | None = None,
     inputs: Sequence[str] = (),
@@ -84,6 +91,8 @@ def compile(
         eval_data: an npz file with the model's inputs and `labels`; a zoo model brings its own.
         calib: an npz file with inputs that searches and calibration may look at, with or without `labels`.
         tokens: `off`, `auto`, or a schedule: `r=13`, `keep=0.7`, or the name of a point of the frontier.
+        slim: `off`, `auto`, or what to keep of the network's units: `mlp=0.5`, or such a name.
+        search_time: how long all searches together may take, in seconds, or in words: `10m`.
         example_inputs: what a torch module is called with; needed for one, refused otherwise.
         example: an npz file of real inputs by name, which come first among the samples; of a torch module
             without `example_inputs` also what it is called with.
@@ -100,7 +109,9 @@ def compile(
         EdgecError: what is wrong, where, and what to do; nothing was written.
     """
     progress = progress or Silent()
-    request = Request.checked(target, output, precision, latency, max_drop, passes, seed, tokens)
+    request = Request.checked(
+        target, output, precision, latency, max_drop, passes, seed, tokens, slim, search_time
+    )
     graph = load(
         model, example_inputs, example=example, inputs=inputs, batch=batch, seed=seed, progress=progress
     )
@@ -141,16 +152,19 @@ def compile_graph(
     if isinstance(target, PreparesGraphs):
         graph = target.prepared(graph)
     graph = with_ties(graph)
-    if request.tokens == "auto" and budget is not None:
+    if "auto" in request.takes_away.values() and budget is not None:
         graph = typical_first(graph, budget.search.data)
     neutral = to_neutral(graph, request.pipeline, progress)
     with bundles.writing(folder, needed=_needed_bytes(neutral.graph), note=progress.note) as scratch:
         reduction = None
-        if request.tokens == "off":
-            choice = _choose(request, budget if request.is_gated else None, progress, neutral.graph, scratch)
-        else:
-            reduction = _reduce_tokens(request, neutral.graph, budget, scratch, progress)
+        if request.takes_away:
+            reduction = _reduce(request, neutral.graph, budget, scratch, progress)
             choice = reduction.choice
+        else:
+            held_out = HeldOut(budget, target, progress, is_gated=request.is_gated)
+            deadline = Deadline(request.search_seconds)
+            choose_engine = _engine_choice(request, budget, progress, deadline, held_out)
+            choice = choose_engine(neutral.graph, scratch)
         choice.chosen.folder.rename(scratch / bundles.ENGINE)
         _check_latency(choice, request.latency)
         engine = target.open(scratch / bundles.ENGINE)
@@ -159,19 +173,17 @@ def compile_graph(
             progress.step("timing layers")
             layers = target.profile(engine, graph.examples[0])
             progress.step("evaluating")
-            scores: accuracy.Scores | None
-            if reduction is not None and reduction.scores is not None:
-                scores = reduction.scores
-            elif budget is None:
+            scores = choice.chosen.held_out
+            if scores is None:
                 scores = accuracy.evaluate(graph, engine.run, evaluation)
-            else:
-                scores = budget.held_out.scores(engine.run)
-                if request.is_gated:
-                    budget.check(scores)
             if reduction is not None:
-                reduction.report["agreement"] = agreement(graph, engine)
                 judged = None if budget is None else budget.held_out.data
-                reduction.report["padding"] = padding_report(graph, engine, judged)
+                found = {
+                    "agreement": agreement(graph, engine),
+                    "padding": padding_report(graph, engine, judged),
+                }
+                for section in reduction.sections.values():
+                    section |= found
         finally:
             engine.close()
         progress.step("writing the bundle")
@@ -318,51 +330,81 @@ def to_neutral(graph: Graph, pipeline: Pipeline, progress: Progress) -> Neutral:
     return Neutral(neutral, reports, gate)
 
 
-def _choose(
-    request: Request, budget: Budget | None, progress: Progress, graph: Graph, scratch: Path
-) -> Choice:
-    seconds = request.search_seconds
-    return choose(request.target, graph, request.precision, scratch, progress, budget, seconds)
+def _engine_choice(
+    request: Request,
+    budget: Budget | None,
+    progress: Progress,
+    deadline: Deadline,
+    held_out: HeldOut,
+) -> Choose:
+    """The choice among the engines of a graph.
+
+    Args:
+        request: what is asked.
+        budget: what lossy engines may cost; None where there is no data.
+        progress: told each step.
+        deadline: of all searches.
+        held_out: judges what is to ship.
+    """
+
+    def choose_engine(graph: Graph, scratch: Path) -> Choice:
+        gating = budget if request.is_gated else None
+        at_least = Deadline(max(deadline.left, LEAST_SEARCH * deadline.seconds))
+        return choose(request.target, graph, request.precision, scratch, progress, gating, held_out, at_least)
+
+    return choose_engine
 
 
-def _reduce_tokens(
+def _reduce(
     request: Request, neutral: Graph, budget: Budget | None, scratch: Path, progress: Progress
 ) -> Reduction:
-    """The graph and engine that `--tokens` asks for.
+    """The graph and engine that `--tokens` and `--slim` ask for.
 
     Raises:
-        RequestError: there is no such schedule, or nothing to search on.
-        JobError: nothing can be reduced, or nothing reaches what is asked.
+        RequestError: there is no such setting, or nothing to search on.
+        JobError: nothing can be taken away, or nothing reaches what is asked.
         NumericsError: held-out data refuses what the search found.
     """
-    choose_engine = functools.partial(_choose, request, budget if request.is_gated else None, progress)
-    if request.tokens != "auto":
-        named = reduce_tokens(neutral, request.tokens, request.target, choose_engine, scratch, progress)
-        named.report["gated"] = request.is_gated
+    asked = request.takes_away
+    axes = axes_of(neutral, asked, progress)
+    deadline = Deadline(request.search_seconds)
+    if "auto" not in asked.values():
+        held_out = HeldOut(budget, request.target, progress, is_gated=request.is_gated)
+        choose_engine = _engine_choice(request, budget, progress, deadline, held_out)
+        named = reduce_as_named(neutral, axes, asked, request.target, choose_engine, scratch, progress)
+        for section in named.sections.values():
+            section["gated"] = request.is_gated
         return named
     if budget is None:
         raise RequestError(
-            "--tokens auto needs data to search on",
+            f"--{next(iter(asked))} auto needs data to search on",
             fix="give --eval-data F.npz with inputs and labels, or --calib F.npz with inputs alone, or name "
-            "a schedule, as --tokens r=8",
+            "what to take, as --tokens r=8",
         )
     # A latency alone says nothing about a drop: what it costs is reported.
     wants_drop = request.max_drop is not None or request.latency is None
     goal = Goal(budget.max_drop if wants_drop else None, request.latency)
-    choose_exact = choose_engine
+    held_out = HeldOut(budget, request.target, progress, is_gated=goal.max_drop is not None)
+    unjudged = HeldOut(None, request.target, progress, is_gated=False)
+    choose_engine = _engine_choice(request, budget, progress, deadline, held_out)
+    choose_whole = _engine_choice(request, budget, progress, deadline, unjudged)
+    choose_exact = choose_whole
     if request.is_gated and request.precision in ("auto", "int8", "int4"):
-        exact = dataclasses.replace(request, precision="auto")
-        choose_exact = functools.partial(_choose, exact, None, progress)
+        exact = dataclasses.replace(request, precision="auto", max_drop=None)
+        choose_exact = _engine_choice(exact, None, progress, deadline, unjudged)
     return reduce_by_search(
         neutral,
+        axes,
+        asked,
         goal,
         request.target,
         choose_engine,
+        choose_whole,
         choose_exact,
         budget,
         scratch,
         progress,
-        request.search_seconds,
+        deadline,
     )
 
 

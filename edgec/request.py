@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgec import amounts
 from edgec.core import bundle as bundles
 from edgec.core.errors import RequestError
 from edgec.passes.manager import Pipeline
-from edgec.search.precision import SECONDS
-from edgec.search.token_methods import check_words
+from edgec.search.axes.table import check_words
+from edgec.search.deadline import SECONDS
 from edgec.targets.base import LeavesOut, Target
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "int4")
@@ -31,8 +31,8 @@ class Request:
         pipeline: the passes.
         pass_edits: the edits that made the pipeline from the default one.
         seed: seed of everything that is drawn.
-        tokens: what to do about tokens, as the command line says it.
-        search_seconds: how long a search within a budget may take.
+        takes_away: by axis of the search, what its option says; without those that are off.
+        search_seconds: how long all searches together may take.
     """
 
     target: Target
@@ -44,13 +44,13 @@ class Request:
     pipeline: Pipeline
     pass_edits: tuple[str, ...]
     seed: int
-    tokens: str = "off"
+    takes_away: Mapping[str, str] = dataclasses.field(default_factory=dict)
     search_seconds: float = SECONDS
 
     @property
     def is_lossy(self) -> bool:
         """Whether it allows a step that changes what the network computes, within a budget."""
-        return self.max_drop is not None or self.precision in ("int8", "int4") or self.tokens != "off"
+        return self.max_drop is not None or self.precision in ("int8", "int4") or bool(self.takes_away)
 
     @property
     def is_gated(self) -> bool:
@@ -71,6 +71,8 @@ class Request:
         passes: Sequence[str] = (),
         seed: int = 0,
         tokens: str = "off",
+        slim: str = "off",
+        search_time: float | str | None = None,
     ) -> Request:
         """The request, with every word of it checked before anything slow begins.
 
@@ -88,9 +90,11 @@ class Request:
         seed = amounts.whole(seed, "--seed", 0, 2**32 - 1)
         latency = amounts.milliseconds(latency, "--latency")
         max_drop = amounts.share(max_drop, "--max-drop")
-        for name, text in (("--target", target), ("--tokens", tokens)):
+        seconds = amounts.seconds(search_time, "--search-time")
+        options = {"slim": slim, "tokens": tokens}
+        for name, text in {"target": target, **options}.items():
             if not isinstance(text, str):
-                raise RequestError(f"{name} {text!r} is no text", fix="write what the command line takes")
+                raise RequestError(f"--{name} {text!r} is no text", fix="write what the command line takes")
         named = target_named(target)
         if latency is not None and not named.runs_here:
             raise RequestError(
@@ -99,13 +103,15 @@ class Request:
             )
         if output is not None:
             bundles.check_writable(Path(output))
-        if tokens == "auto" and not named.runs_here:
-            raise RequestError(
-                f"--tokens auto measures engines, and {named.name} does not run on this machine",
-                fix="name a schedule, as --tokens r=8, or one that --target x86 --tokens auto reports",
-            )
-        if tokens not in ("off", "auto"):
-            check_words(tokens)
+        takes_away = {axis: text for axis, text in options.items() if text != "off"}
+        for axis, text in takes_away.items():
+            if text == "auto" and not named.runs_here:
+                raise RequestError(
+                    f"--{axis} auto measures engines, and {named.name} does not run on this machine",
+                    fix="name what to take, as --tokens r=8, or what --target x86 finds",
+                )
+            if text != "auto":
+                check_words(axis, text)
         return cls(
             named,
             target,
@@ -116,7 +122,8 @@ class Request:
             default_pipeline().edited([*_left_out(named, passes), *passes]),
             tuple(passes),
             seed,
-            tokens,
+            takes_away,
+            SECONDS if seconds is None else seconds,
         )
 
 

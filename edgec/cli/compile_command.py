@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from edgec.cli import options
-from edgec.core.errors import JobError
 
 
 def command(
@@ -25,11 +24,16 @@ def command(
     tokens: Annotated[
         str, typer.Option("--tokens", metavar="off|auto|r=N|keep=F|SITE:R+…", help="token reduction")
     ] = "off",
-    slim: Annotated[str, typer.Option("--slim", metavar="off", help="slimming by measured latency")] = "off",
+    slim: Annotated[
+        str, typer.Option("--slim", metavar="off|auto|KIND=F|UNIT=N+…", help="slimming by measured latency")
+    ] = "off",
     latency: Annotated[str | None, typer.Option("--latency", help="largest median latency, e.g. 5ms")] = None,
     max_drop: Annotated[
         str | None,
         typer.Option("--max-drop", help="largest drop of the score on the evaluation data, e.g. 1%"),
+    ] = None,
+    search_time: Annotated[
+        str | None, typer.Option("--search-time", help="what all searches may take, e.g. 150s or 10m")
     ] = None,
     calib: Annotated[Path | None, typer.Option("--calib", help="calibration inputs, an .npz file")] = None,
     eval_data: Annotated[
@@ -55,7 +59,6 @@ def command(
     # Every target takes a graph whole or refuses it: nothing runs elsewhere, and an op of edgec's own that
     # runs by its definition, in the same engine, is reported and needs no leave.
     del allow_fallback
-    _refuse_what_is_not_there(slim)
     with progress() as steps:
         bundle = edgec.compile(
             model,
@@ -67,6 +70,8 @@ def command(
             eval_data=eval_data,
             calib=calib,
             tokens=tokens,
+            slim=slim,
+            search_time=search_time,
             example=example,
             inputs=inputs or (),
             batch=batch,
@@ -86,11 +91,6 @@ def command(
         _print_summary(fields)
 
 
-def _refuse_what_is_not_there(slim: str) -> None:
-    if slim != "off":
-        raise JobError("slimming is not in this version", fix="leave --slim off")
-
-
 def _print_summary(fields: dict[str, Any]) -> None:
     latency, numerics = fields["latency_ms"], fields["numerics"]
     print(f"bundle    {fields['bundle']}")
@@ -101,7 +101,11 @@ def _print_summary(fields: dict[str, Any]) -> None:
         _print_latency(latency)
     print(
         f"numerics  off by {numerics['max_abs']:.1e} at most, {numerics['scaled']:.1e} of the spread, "
-        + ("against the reduced network in fp32" if fields["tokens"] else "against the source's own outputs")
+        + (
+            "against the reduced network in fp32"
+            if fields["tokens"] or fields["slim"]
+            else "against the source's own outputs"
+        )
         + ("" if numerics["kind"] == "measured" else f"; {numerics['kind']}: {numerics['ran']}")
     )
     print(f"drawn     {_drawn(fields['inputs_drawn'])}")

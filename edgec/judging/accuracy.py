@@ -67,6 +67,7 @@ class Scores:
         engine: the engine's score.
         samples: how many samples.
         data: where they came from.
+        error: the standard error of the drop, from the samples' own spread.
     """
 
     metric: str
@@ -74,6 +75,7 @@ class Scores:
     engine: float
     samples: int
     data: str
+    error: float = 0.0
 
     @property
     def drop(self) -> float:
@@ -131,25 +133,30 @@ def evaluate(graph: Graph, run: Run, data: EvaluationData | None) -> Scores | No
 
 def scores(data: EvaluationData, expected: np.ndarray, found: np.ndarray) -> Scores:
     """The scores of the source's outputs and an engine's, each of shape (samples, …)."""
-    if data.labels is None:
-        return Scores("mean cosine to the source", 1.0, mean_cosine(expected, found), data.samples, data.name)
-    return Scores(
-        "top-1 accuracy",
-        _top1(expected, data.labels),
-        _top1(found, data.labels, expected),
-        data.samples,
-        data.name,
-    )
+    metric = "mean cosine to the source" if data.labels is None else "top-1 accuracy"
+    source = float(_sample_scores(data, expected, expected).mean())
+    losses = sample_losses(data, expected, found)
+    error = float(losses.std(ddof=1) / np.sqrt(len(losses))) if len(losses) > 1 else 0.0
+    return Scores(metric, source, source - float(losses.mean()), data.samples, data.name, error)
 
 
 def sample_losses(data: EvaluationData, expected: np.ndarray, found: np.ndarray) -> np.ndarray:
     """What each sample loses: 1 where a right class became wrong, -1 the other way round; without labels
-    one minus the cosine. float64 (samples,).
-
-    It is each sample's own score, so that their mean is the score's drop, infinite values included.
+    one minus the cosine. float64 (samples,). Their mean is the score's drop, infinite values included.
     """
-    rows = [slice(row, row + 1) for row in range(len(expected))]
-    return np.array([scores(data.part(row, ""), expected[row], found[row]).drop for row in rows])
+    return _sample_scores(data, expected, expected) - _sample_scores(data, expected, found)
+
+
+def _sample_scores(data: EvaluationData, expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """What each sample of an engine's outputs counts, 0 to 1. float64 (samples,)."""
+    if data.labels is None:
+        return np.ones(len(found)) if found is expected else sample_cosines(expected, found)
+    rows = found.reshape(len(found), -1)
+    right = rows.argmax(axis=1) == data.labels
+    if found is not expected:
+        # Numbers are asked for wherever the source has them.
+        right &= _agree_where_infinite(expected.reshape(rows.shape), rows)
+    return right.astype(np.float64)
 
 
 def run_all(run: Run, specs: tuple[TensorSpec, ...], data: EvaluationData) -> np.ndarray:
@@ -242,17 +249,13 @@ def _repeat_last(array: np.ndarray, times: int) -> np.ndarray:
     return np.concatenate([array, np.repeat(array[-1:], times, axis=0)])
 
 
-def _top1(outputs: np.ndarray, labels: np.ndarray, expected: np.ndarray | None = None) -> float:
-    """The share of samples whose largest output is the label's, with numbers wherever they are expected."""
-    rows = outputs.reshape(len(labels), -1)
-    right = rows.argmax(axis=1) == labels
-    if expected is not None:
-        right &= _agree_where_infinite(expected.reshape(rows.shape), rows)
-    return float(np.mean(right))
-
-
 def mean_cosine(expected: np.ndarray, found: np.ndarray) -> float:
-    """The mean over samples of the cosine between two outputs, each of shape (samples, …).
+    """The mean over samples of the cosine between two outputs, each of shape (samples, …)."""
+    return float(np.mean(sample_cosines(expected, found)))
+
+
+def sample_cosines(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """The cosine of each sample between two outputs, each of shape (samples, …). float64 (samples,).
 
     Infinite values that both have in the same place (masked logits) are left out. A sample that has any other
     value that is no finite number counts 0: it agrees in nothing.
@@ -266,7 +269,7 @@ def mean_cosine(expected: np.ndarray, found: np.ndarray) -> float:
     cosines = np.sum(left * right, axis=1) / np.maximum(norms, 1e-30)
     # What is infinite all over, in both, agrees.
     cosines = np.where(finite.any(axis=1), cosines, 1.0)
-    return float(np.mean(np.where(agrees, cosines, 0.0)))
+    return np.where(agrees, cosines, 0.0)
 
 
 def _agree_where_infinite(expected: np.ndarray, found: np.ndarray) -> np.ndarray:

@@ -42,7 +42,7 @@ def padding_report(graph: Graph, engine: Engine, data: EvaluationData | None) ->
     if not 0 < longest < mask.shape[1]:
         return None
     judge = Judge(graph, EvaluationData("inputs that fill every token", filled(inputs, real), None))
-    cosines = 1.0 - accuracy.sample_losses(judge.data, judge.expected, judge.outputs(engine.run))
+    cosines = accuracy.sample_cosines(judge.expected, judge.outputs(engine.run))
     return {
         "longest": longest,
         "of": mask.shape[1],

@@ -22,8 +22,9 @@ from edgec.passes.manager import PassReport
 from edgec.report.schema import LATENCY_FIGURES
 from edgec.request import Request
 from edgec.runtime.engines import kind_of, what_runs
-from edgec.search.choice import Choice
-from edgec.search.token_reduction import Reduction
+from edgec.search.axes.table import AXES
+from edgec.search.reduction import Reduction
+from edgec.search.trials import Choice
 from edgec.targets.base import FallsBack
 from edgec.version import __version__
 
@@ -66,7 +67,7 @@ def report_of(
         findings: what is known to be wrong of the engine's runtime.
         scores: of the engine on held-out data; None where there is none.
         layers: the engine's times by layer.
-        reduction: what was done about tokens; None where nothing was.
+        reduction: what was taken away; None where nothing was asked.
         branches: latency by branch; None for a network without.
     """
     from edgec.devices.host import host_profile
@@ -115,8 +116,7 @@ def report_of(
         "search": choice.search,
         "fallbacks": _fallbacks(neutral, choice, request, reduction),
         "known_wrong": to_json(findings),
-        "tokens": None if reduction is None else reduction.report,
-        "slim": None,
+        **{axis: None if reduction is None else reduction.sections.get(axis) for axis in AXES},
         "tools": tool_versions(),
         "files": {},
     }
@@ -129,7 +129,8 @@ def _fallbacks(
     if not isinstance(request.target, FallsBack):
         return []
     graph = neutral.graph if reduction is None else reduction.reduced.graph
-    beside = None if reduction is None else reduction.report["baseline"]
+    sections = {} if reduction is None else reduction.sections
+    beside = next((section["baseline"] for section in sections.values()), None)
     measured = f"measured: {beside['ratio']:.2f} times the same engine with all tokens" if beside else ""
     found = request.target.fallbacks(graph, choice.chosen.candidate, measured)
     return [dataclasses.asdict(fallback) for fallback in found]
@@ -170,8 +171,7 @@ def manifest_of(report: Mapping[str, Any], graph: Graph) -> dict[str, Any]:
             "predicted": [],
         },
         "fallbacks": report["fallbacks"],
-        "tokens": report["tokens"],
-        "slim": None,
+        **{axis: report[axis] for axis in AXES},
         "samples": len(graph.examples),
     }
 
@@ -258,8 +258,8 @@ def _command(graph: Graph, request: Request) -> str:
     words = ["edgec", "compile", graph.source.spec, "--target", request.target_spec]
     if request.precision != "auto":
         words += ["--precision", request.precision]
-    if request.tokens != "off":
-        words += ["--tokens", request.tokens]
+    for axis, text in request.takes_away.items():
+        words += [f"--{axis}", text]
     if request.max_drop is not None:
         words += ["--max-drop", f"{request.max_drop:g}"]
     if request.pass_edits:

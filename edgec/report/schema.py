@@ -169,7 +169,8 @@ class Latency(TypedDict):
 
 
 class Accuracy(TypedDict):
-    """One score of the source and of the engine on the same held-out data; `drop` is their difference.
+    """One score of the source and of the engine on the same held-out data; `drop` is their difference,
+    `error` its standard error.
 
     `kind` is what the engine's score is; the source ran itself.
     """
@@ -179,6 +180,7 @@ class Accuracy(TypedDict):
     source: float
     engine: float
     drop: float
+    error: float
     samples: int
     data: str
 
@@ -239,10 +241,14 @@ class TokenSite(TypedDict):
     protected: int
 
 
-class TokenPoint(TypedDict):
-    """A schedule on the search's frontier; `ratio` is its latency over the unreduced engine's."""
+class Point(TypedDict):
+    """A plan on the search's frontier; `ratio` is its latency over the unreduced engine's.
+
+    `settings` has what each axis' option reads back.
+    """
 
     name: str
+    settings: dict[str, str]
     ratio: float
     p50: float
     score: float
@@ -275,7 +281,7 @@ class Tokens(TypedDict):
     refused: list[dict[str, Any]]
     work: float
     baseline: dict[str, Any] | None
-    frontier: list[TokenPoint]
+    frontier: list[Point]
     methods: NotRequired[list[dict[str, Any]]]
     searched_on: dict[str, Any] | None
     held_out: dict[str, Any] | None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from edgec.core.errors import NumericsError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
 from edgec.judging.budget import Budget
-from edgec.search.field import explain, fastest, measure_field
-from edgec.search.precision import SECONDS, search
-from edgec.search.trials import Choice, Trial, blame_gates, build, discard, no_candidate
-from edgec.search.weight_bits import smallest
+from edgec.search import engines
+from edgec.search.axes.weight_bits import smallest
+from edgec.search.bench import Bench
+from edgec.search.deadline import Deadline
+from edgec.search.field import explain, measure_field, ranked_finalists
+from edgec.search.held_out import HeldOut
+from edgec.search.trials import Choice, Trial, blame_gates, no_candidate
 from edgec.targets.base import Compressing, Quantising, Target
 
 __all__ = ["Choice", "Trial", "choose"]
@@ -24,7 +28,8 @@ def choose(
     scratch: Path,
     progress: Progress,
     budget: Budget | None = None,
-    seconds: float = SECONDS,
+    held_out: HeldOut | None = None,
+    deadline: Deadline | None = None,
 ) -> Choice:
     """Build every candidate, gate it, and take the fastest that passes.
 
@@ -38,67 +43,102 @@ def choose(
         scratch: folder for the candidates' engines; the losers' are removed.
         progress: told each step.
         budget: what lossy steps may cost; None where nothing may be lost.
-        seconds: how long a search within a budget may take.
+        held_out: judges what is to ship; what it refuses is followed by the next best. None where nothing is
+            held out.
+        deadline: when a search within a budget stops.
+
+    Returns:
+        the chosen engine; the folders of all others are gone.
 
     Raises:
         NumericsError: every candidate failed its gate or the budget.
         JobError: no candidate could be built.
     """
+    held_out = held_out or HeldOut(None, target, progress, is_gated=False)
+    deadline = deadline or Deadline()
     if budget is not None and precision in ("auto", "int8", "int4") and isinstance(target, Compressing):
-        return smallest(target, neutral, precision, budget, scratch, progress)
-    if budget is not None and precision in ("auto", "int8") and isinstance(target, Quantising):
-        return search(target, neutral, precision, budget, scratch, progress, seconds)
+        choice = smallest(target, neutral, precision, budget, scratch, progress, held_out)
+    elif budget is not None and precision in ("auto", "int8") and isinstance(target, Quantising):
+        choice = engines.search(target, neutral, precision, budget, scratch, progress, deadline, held_out)
+    elif target.runs_here:
+        choice = _fastest(target, neutral, precision, scratch, progress, held_out)
+    else:
+        choice = _first(target, neutral, precision, scratch, progress, budget, held_out)
+    for trial in choice.trials:
+        if trial is not choice.chosen:
+            shutil.rmtree(trial.folder, ignore_errors=True)
+    return choice
+
+
+def _fastest(
+    target: Target, neutral: Graph, precision: str, scratch: Path, progress: Progress, held_out: HeldOut
+) -> Choice:
+    """Every candidate, measured beside the plain peers."""
+    bench = Bench(target, neutral.examples[0], scratch, progress, None)
     trials = []
-    for index, candidate in enumerate(target.candidates(neutral, precision)):
-        trial = Trial(candidate, scratch / f"candidate-{index}")
-        progress.step(f"building {candidate.name}")
-        build(target, neutral, trial)
-        trials.append(trial)
-        if not target.runs_here and trial.passed and _keeps(budget, target, trial):
-            blame_gates(target, neutral, trials)
-            return _unmeasured(trials, trial)
+    for candidate in target.candidates(neutral, precision):
+        trials.append(Trial(candidate, bench.new_folder()))
+        bench.build(neutral, trials[-1])
     blame_gates(target, neutral, trials)
     runnable = [trial for trial in trials if trial.passed]
     if not runnable:
         raise no_candidate(trials)
-    if not target.runs_here:
-        reasons = "; ".join(f"{trial.candidate.name}: {trial.why}" for trial in trials)
-        raise NumericsError(
-            f"no engine keeps the budget: {reasons}",
-            fix="allow a larger --max-drop, give more calibration data, or take a higher --precision",
-        )
     progress.step("measuring engines in alternating blocks")
     asked = "fp32" if precision == "auto" else precision
     finalists, baselines, best = measure_field(
         target, neutral, runnable, list(dict.fromkeys(["fp32", asked]))
     )
-    chosen = fastest(finalists)
+    best_first = ranked_finalists(finalists)
+    chosen = held_out.first([*best_first, *(trial for trial in runnable if trial not in best_first)])
     explain(trials, chosen, "the fastest that keeps its gate")
-    discard(trials, chosen)
     return Choice(chosen, trials, baselines, best)
 
 
-def _keeps(budget: Budget | None, target: Target, trial: Trial) -> bool:
+def _first(
+    target: Target,
+    neutral: Graph,
+    precision: str,
+    scratch: Path,
+    progress: Progress,
+    budget: Budget | None,
+    held_out: HeldOut,
+) -> Choice:
+    """The target's first choice that keeps its gate: what cannot run here cannot be measured here.
+
+    Raises:
+        NumericsError: none keeps its gate and the budget.
+        JobError: none could be built.
+    """
+    bench = Bench(target, neutral.examples[0], scratch, progress, None if budget is None else budget.search)
+    trials: list[Trial] = []
+    for candidate in target.candidates(neutral, precision):
+        trial = Trial(candidate, bench.new_folder())
+        trials.append(trial)
+        bench.build(neutral, trial)
+        if trial.passed and _keeps(budget, bench, trial) and held_out.holds(trial):
+            blame_gates(target, neutral, trials)
+            for other in trials:
+                other.why = other.why or "the target prefers another"
+            trial.why = "the target's first choice; it runs on other machines, so nothing is measured here"
+            return Choice(trial, trials, {}, None)
+    blame_gates(target, neutral, trials)
+    if not any(trial.passed for trial in trials):
+        raise no_candidate(trials)
+    reasons = "; ".join(f"{trial.candidate.name}: {trial.why}" for trial in trials)
+    raise NumericsError(
+        f"no engine keeps the budget: {reasons}",
+        fix="allow a larger --max-drop, give more calibration data, or take a higher --precision",
+    )
+
+
+def _keeps(budget: Budget | None, bench: Bench, trial: Trial) -> bool:
     """Whether a candidate keeps the budget on the data that a search may look at; exact ones always do."""
     if budget is None or not trial.candidate.is_lossy:
         return True
-    engine = target.open(trial.folder)
-    try:
-        trial.scores = budget.search.scores(engine.run)
-    finally:
-        engine.close()
+    with bench.opened(trial) as engine:
+        bench.score(trial, engine)
+    assert trial.scores is not None
     if trial.scores.drop <= budget.max_drop:
         return True
     trial.why = f"{trial.scores.metric} drops by {trial.scores.drop:.2%}, more than {budget.max_drop:.2%}"
     return False
-
-
-def _unmeasured(trials: list[Trial], chosen: Trial) -> Choice:
-    """The target's first choice that keeps its gate: what cannot run here cannot be measured here."""
-    for trial in trials:
-        if trial is chosen:
-            trial.why = "the target's first choice; it runs on other machines, so nothing is measured here"
-        else:
-            trial.why = trial.why or "the target prefers another"
-    discard(trials, chosen)
-    return Choice(chosen, trials, {}, None)

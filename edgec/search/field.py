@@ -64,11 +64,13 @@ def measure_field(
     return finalists, baselines, min(contenders, key=lambda name: contenders[name].p50, default=None)
 
 
-def fastest(finalists: list[Trial]) -> Trial:
-    """The finalist with the smallest latency, compared block by block: the machine's drift cancels."""
+def ranked_finalists(finalists: list[Trial]) -> list[Trial]:
+    """Finalists by latency, the fastest first, compared block by block: the machine's drift cancels."""
     first = finalists[0].latency
     assert first is not None
-    return min(finalists, key=lambda trial: trial.latency.ratio_to(first) if trial.latency else float("inf"))
+    return sorted(
+        finalists, key=lambda trial: trial.latency.ratio_to(first) if trial.latency else float("inf")
+    )
 
 
 def explain(trials: list[Trial], chosen: Trial, why: str) -> None:

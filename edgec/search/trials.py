@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,31 +16,45 @@ from edgec.core.timing import Latency
 from edgec.judging.accuracy import Scores
 from edgec.judging.bisection import first_bad_engine_layer
 from edgec.judging.gates import GateResult, check, observe
+from edgec.search.plan import Plan
 from edgec.targets.base import Candidate, Target
 
 _logger = logging.getLogger("edgec.search.trials")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Trial:
-    """One candidate and what became of it.
+    """One engine and what became of it: the only record of what a search tries.
 
     Attributes:
         candidate: what was built.
         folder: where its engine is.
+        plan: what was taken away of the network.
         gates: its numerics, fp32 first where it ships in less.
         latency: None if it was not measured.
+        ratio: its latency over that of the engine it was measured beside.
+        milliseconds: its latency as `ratio` tells it, on the scale of the engine that nothing was taken of:
+            ratios are steadier than times.
+        work: multiply-accumulates over those of the network that nothing was taken of.
+        degradation: how far its outputs are from the source's, one minus the mean cosine.
         why: why it was chosen or lost.
-        scores: of a lossy candidate on the data that the search looks at; None where it was not scored.
+        scores: on the data that the search looks at; None where it was not scored.
+        held_out: on the data that is held out; None where it was not looked at.
         beside_peers: whether `latency` was measured beside the plain peers, in the same blocks.
     """
 
     candidate: Candidate
     folder: Path
+    plan: Plan = dataclasses.field(default_factory=Plan)
     gates: list[GateResult] = dataclasses.field(default_factory=list)
     latency: Latency | None = None
+    ratio: float = math.nan
+    milliseconds: float = math.nan
+    work: float = math.nan
+    degradation: float = math.nan
     why: str = ""
     scores: Scores | None = None
+    held_out: Scores | None = None
     beside_peers: bool = False
 
     @property
@@ -51,6 +66,24 @@ class Trial:
     def broken_gate(self) -> GateResult | None:
         """The gate that it broke; None where it kept all, or was never built."""
         return next((gate for gate in self.gates if not gate.passed), None)
+
+    @property
+    def score(self) -> float:
+        """The score of one that was scored."""
+        assert self.scores is not None
+        return self.scores.engine
+
+    @property
+    def drop(self) -> float:
+        """The drop of one that was scored."""
+        assert self.scores is not None
+        return self.scores.drop
+
+    def beats(self, other: Trial) -> bool:
+        """Whether it is at least as good in latency, score and degradation, and better in one."""
+        mine = (self.milliseconds, -self.score, self.degradation)
+        its = (other.milliseconds, -other.score, other.degradation)
+        return all(one <= two for one, two in zip(mine, its, strict=True)) and mine != its
 
     def explain_gate(self) -> None:
         """Say in `why` which gate it broke."""
@@ -192,13 +225,6 @@ def blame_gates(target: Target, neutral: Graph, trials: Sequence[Trial]) -> None
             continue
         trial.gates[trial.gates.index(broken)] = dataclasses.replace(broken, blame=blame)
         trial.explain_gate()
-
-
-def discard(trials: Sequence[Trial], chosen: Trial) -> None:
-    """Remove the folders of all but the chosen."""
-    for trial in trials:
-        if trial is not chosen:
-            shutil.rmtree(trial.folder, ignore_errors=True)
 
 
 def no_candidate(trials: list[Trial]) -> EdgecError:

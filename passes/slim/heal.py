@@ -14,7 +14,7 @@ from edgec.core.graph import Arrays, Graph
 from edgec.core.progress import Progress, Silent
 from edgec.passes.editing import rank
 from edgec.passes.infra import MatchLog
-from edgec.passes.manager import Pipeline
+from edgec.passes.manager import PassReport, Pipeline
 from edgec.passes.precision.judge import evaluable
 from edgec.passes.slim.cut import CutUnits
 from edgec.passes.slim.elimination import Layer, Order, eliminate
@@ -95,8 +95,10 @@ class Slimmer:
         spread = sum(self._taught[layer.node].spread for layer in self._read_by(unit))
         return float(np.sqrt(lost / spread)) if spread > 0 else 0.0
 
-    def apply(self, plan: SlimPlan) -> Graph:
-        """The network that a plan describes, cut and healed; the same for the same plan.
+    def apply(self, plan: SlimPlan) -> tuple[Graph, tuple[PassReport, ...]]:
+        """The network that a plan describes, cut and healed, and what the passes did.
+
+        The same for the same plan.
 
         Raises:
             RequestError: the plan is not one for this graph.
@@ -109,11 +111,11 @@ class Slimmer:
         }
         student = self.graph.model.clone()
         if not kept:
-            return self.graph.with_model(student)
+            return self.graph.with_model(student), ()
         cut = CutUnits(self.units, {name: members.tolist() for name, members in kept.items()})
-        Pipeline([cut]).run(student)
+        reports = Pipeline([cut]).run(student)
         self._heal(student, kept)
-        return self.graph.with_model(student)
+        return self.graph.with_model(student), tuple(reports)
 
     @property
     def _taught(self) -> dict[str, Lesson]:

@@ -20,7 +20,7 @@ from edgec.core.graph import Graph, Source
 from edgec.passes.decompose import load_passes
 from edgec.passes.manager import Pipeline
 from edgec.passes.tokens.schedule import Schedule
-from edgec.search.token_methods import METHODS
+from edgec.search.axes.token_methods import METHODS
 from edgec.targets.base import Candidate
 from edgec.targets.x86.target import X86
 

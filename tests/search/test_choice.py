@@ -13,6 +13,8 @@ from edgec.judging.accuracy import EvaluationData
 from edgec.judging.budget import Budget, Judge
 from edgec.search import trials
 from edgec.search.choice import choose
+from edgec.search.deadline import Deadline
+from edgec.search.held_out import HeldOut
 from edgec.targets.base import Candidate
 
 WIDTH = 32
@@ -78,9 +80,14 @@ def budget(graph):
     return Budget(0.01, judge, judge)
 
 
+def _choose(target, graph, precision, folder, budget):
+    held_out = HeldOut(budget, target, Silent(), is_gated=budget is not None)
+    return choose(target, graph, precision, folder, Silent(), budget, held_out, Deadline())
+
+
 def test_where_nothing_runs_here_the_first_within_the_budget_ships(graph, budget, tmp_path):
     target = Elsewhere({LOSSY: 0.01, EXACT: 0.0})
-    choice = choose(target, graph, "fp32", tmp_path, Silent(), budget)
+    choice = _choose(target, graph, "fp32", tmp_path, budget)
     assert choice.chosen.candidate == LOSSY
     assert choice.chosen.scores.drop <= 0.01
     assert choice.baselines == {}
@@ -88,14 +95,14 @@ def test_where_nothing_runs_here_the_first_within_the_budget_ships(graph, budget
 
 def test_a_candidate_beyond_the_budget_is_passed_over_with_its_loss(graph, budget, tmp_path):
     target = Elsewhere({LOSSY: 0.5, EXACT: 0.0})
-    choice = choose(target, graph, "fp32", tmp_path, Silent(), budget)
+    choice = _choose(target, graph, "fp32", tmp_path, budget)
     assert choice.chosen.candidate == EXACT
     assert "more than 1.00%" in choice.trials[0].why
 
 
 def test_where_nothing_keeps_the_budget_what_each_loses_is_said(graph, budget, tmp_path):
     with pytest.raises(NumericsError, match=r"no engine keeps the budget: .* more than 1.00%"):
-        choose(Elsewhere({LOSSY: 0.5}), graph, "fp32", tmp_path, Silent(), budget)
+        _choose(Elsewhere({LOSSY: 0.5}), graph, "fp32", tmp_path, budget)
 
 
 def test_what_fails_its_gate_is_not_measured_and_not_chosen(graph, tmp_path, monkeypatch):
@@ -109,7 +116,7 @@ def test_what_fails_its_gate_is_not_measured_and_not_chosen(graph, tmp_path, mon
         return candidates, {}, None
 
     monkeypatch.setattr("edgec.search.choice.measure_field", field)
-    choice = choose(Elsewhere({wrong: 0.5, right: 0.0}, runs_here=True), graph, "fp32", tmp_path, Silent())
+    choice = _choose(Elsewhere({wrong: 0.5, right: 0.0}, runs_here=True), graph, "fp32", tmp_path, None)
     assert measured == [right]
     assert choice.chosen.candidate == right
     assert "failed its gate" in choice.trials[0].why
@@ -117,4 +124,35 @@ def test_what_fails_its_gate_is_not_measured_and_not_chosen(graph, tmp_path, mon
 
 def test_where_every_engine_is_wrong_none_is_chosen(graph, tmp_path):
     with pytest.raises(NumericsError, match="no engine computes what the source computes"):
-        choose(Elsewhere({EXACT: 0.5}, runs_here=True), graph, "fp32", tmp_path, Silent())
+        _choose(Elsewhere({EXACT: 0.5}, runs_here=True), graph, "fp32", tmp_path, None)
+
+
+def test_what_held_out_data_refuses_is_followed_by_the_next(graph, tmp_path):
+    """Twice as wrong on the samples that no search has seen as on those it looks at."""
+    inputs = np.random.default_rng(2).standard_normal((40, WIDTH)).astype(np.float32)
+
+    class OnSome(Elsewhere):
+        def open(self, folder):
+            engine = super().open(folder)
+            run = engine.run
+
+            def wrong_on_held_out(feeds):
+                found = run(feeds)
+                seen = (feeds["x"][0] == inputs[:20]).all(axis=1).any()
+                return found if seen or not engine.error else {"y": -found["y"]}
+
+            engine.run = wrong_on_held_out
+            return engine
+
+    judges = [
+        Judge(graph, EvaluationData(name, {"x": inputs[rows]}, None))
+        for name, rows in (("seen", slice(0, 20)), ("unseen", slice(20, 40)))
+    ]
+    target = OnSome({LOSSY: 0.01, EXACT: 0.0})
+    choice = _choose(target, graph, "fp32", tmp_path, Budget(0.01, *judges))
+    assert choice.chosen.candidate == EXACT
+    assert choice.chosen.held_out.drop == 0.0
+    assert "refused by held-out data: mean cosine to the source drops by" in choice.trials[0].why
+    (other := tmp_path / "other").mkdir()
+    with pytest.raises(NumericsError, match=r"no engine keeps the budget: .* refused by held-out data"):
+        _choose(OnSome({LOSSY: 0.01}), graph, "fp32", other, Budget(0.01, *judges))

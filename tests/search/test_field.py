@@ -12,7 +12,7 @@ from edgec.core.numerics import Expected
 from edgec.core.timing import Latency
 from edgec.search import field as fields
 from edgec.search import trials
-from edgec.search.field import explain, fastest, measure_field
+from edgec.search.field import explain, measure_field, ranked_finalists
 from edgec.search.trials import Choice, Trial
 from edgec.targets.base import Candidate
 
@@ -53,7 +53,7 @@ def field(monkeypatch, tmp_path):
 
 def test_a_loser_of_the_first_round_is_not_compared_with_later_ones(field):
     engines, finalists, baselines, best = field
-    chosen = fastest(finalists)
+    chosen = ranked_finalists(finalists)[0]
     assert chosen is engines["nearer"]
     assert set(map(id, finalists)) == {id(engines["near"]), id(engines["nearer"])}
     assert [len(engines[name].latency.blocks) for name in ("near", "far")] == [13, 2]
@@ -71,7 +71,7 @@ def test_a_loser_of_the_first_round_is_not_compared_with_later_ones(field):
 def test_what_did_not_run_beside_the_peers_has_no_ratio_to_them(field, tmp_path):
     engines, finalists, baselines, best = field
     quick = Trial(Candidate("quick", "int8", "form"), tmp_path, latency=Latency((9.0,), (9.0,)), why="slower")
-    choice = Choice(fastest(finalists), [*engines.values(), quick], baselines, best)
+    choice = Choice(ranked_finalists(finalists)[0], [*engines.values(), quick], baselines, best)
     entry = next(entry for entry in choice.entries() if entry["engine"] == "quick")
     assert entry["p50"] == 9.0
     assert entry["ratio_to_best_baseline"] is None

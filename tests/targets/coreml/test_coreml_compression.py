@@ -17,7 +17,8 @@ from edgec.core.numerics import compare
 from edgec.core.progress import Silent
 from edgec.judging.accuracy import EvaluationData
 from edgec.judging.budget import Budget, Judge
-from edgec.search.weight_bits import smallest
+from edgec.search.axes.weight_bits import smallest
+from edgec.search.choice import choose
 from edgec.targets import target_named
 from edgec.targets.coreml.compression import FORMS, compress, form_named, forms
 from edgec.targets.coreml.engine import CheckedPackage
@@ -109,7 +110,7 @@ def test_forms_by_release() -> None:
 
 
 def test_a_wide_budget_takes_the_smallest_and_lists_all(graph: Graph, tmp_path: Path) -> None:
-    choice = smallest(target_named("coreml"), graph, "auto", budget(graph, 0.5), tmp_path, Silent())  # type: ignore[arg-type]
+    choice = choose(target_named("coreml"), graph, "auto", tmp_path, Silent(), budget(graph, 0.5))
     assert choice.search is not None
     sizes = {entry["name"]: entry["bytes"] for entry in choice.search["sizes"]}
     assert len(sizes) == 1 + len(FORMS)

@@ -17,10 +17,12 @@ from edgec.core.progress import Silent
 from edgec.judging.accuracy import EvaluationData
 from edgec.judging.budget import Budget, Judge
 from edgec.runtime.engine import LayerTime
+from edgec.search import bench, engines
 from edgec.search import field as fields
-from edgec.search import precision as precision_search
+from edgec.search.axes.high_precision_layers import Group, grouped, neighbouring, nested, ranked
 from edgec.search.choice import choose
-from edgec.search.sensitivity import Group, grouped, neighbouring, nested, ranked
+from edgec.search.deadline import Deadline
+from edgec.search.held_out import HeldOut
 from edgec.targets.base import Candidate, Offer
 
 WIDTH = 64
@@ -109,7 +111,7 @@ class Formulas:
 
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch):
-    for module in (precision_search, fields):
+    for module in (bench, fields):
         monkeypatch.setattr(module, "BLOCK_SECONDS", 0.004)
 
 
@@ -131,7 +133,8 @@ def budget(graph) -> Budget:
 
 
 def _search(target, graph, budget, tmp_path, precision="auto", seconds=60.0):
-    return choose(target, graph, precision, tmp_path, Silent(), budget, seconds)
+    held_out = HeldOut(budget, target, Silent(), is_gated=True)
+    return choose(target, graph, precision, tmp_path, Silent(), budget, held_out, Deadline(seconds))
 
 
 def _why(choice, candidate):
@@ -419,7 +422,7 @@ def test_forms_are_compared_in_one_scheme_and_not_across_schemes(graph, budget, 
 
 
 def test_time_that_is_left_for_keeping_layers_is_not_kept_from_bf16(graph, budget, tmp_path, monkeypatch):
-    monkeypatch.setattr(precision_search, "MIXING", 2.0)
+    monkeypatch.setattr(engines, "MIXING", 2.0)
     stuck = dict.fromkeys(LAYERS, 0.0)
     target = Formulas({EXACT: 4.0, INT8: 1.0, HALF: 2.0}, {INT8: 5.0}, stuck)
     assert _search(target, graph, budget, tmp_path).chosen.candidate == HALF

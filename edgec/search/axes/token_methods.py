@@ -63,7 +63,7 @@ SCORED = ("prune", "drop")
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TokenPlan:
     """A schedule in one of the methods."""
 
     method: Method
@@ -104,7 +104,7 @@ def split(text: str) -> tuple[Method, str]:
     return METHODS[name], rest
 
 
-def read_plan(text: str, sites: Sequence[Site]) -> Plan:
+def read_plan(text: str, sites: Sequence[Site]) -> TokenPlan:
     """The plan that `--tokens` names, for the sites a graph has.
 
     Args:
@@ -117,7 +117,7 @@ def read_plan(text: str, sites: Sequence[Site]) -> Plan:
     method, schedule = split(text)
     if schedule.startswith("r="):
         _refuse_more_than_can_leave(text, method, schedule, sites)
-    return Plan(method, Schedule.parse(schedule, sites, most=method.most))
+    return TokenPlan(method, Schedule.parse(schedule, sites, most=method.most))
 
 
 def threshold_of(text: str) -> tuple[Method, float] | None:

@@ -7,7 +7,6 @@ search may look at, until one keeps the budget.
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from edgec.core.graph import Graph
 from edgec.core.progress import Progress
 from edgec.judging.budget import Budget, Judge
 from edgec.judging.gates import observe
-from edgec.search.trials import Choice, Trial, build, discard, no_candidate
+from edgec.search.held_out import HeldOut
+from edgec.search.trials import Choice, Trial, build, no_candidate
 from edgec.targets.base import Compressing
 
 SCORED = 32
@@ -24,7 +24,13 @@ SCORED = 32
 
 
 def smallest(
-    target: Compressing, neutral: Graph, precision: str, budget: Budget, scratch: Path, progress: Progress
+    target: Compressing,
+    neutral: Graph,
+    precision: str,
+    budget: Budget,
+    scratch: Path,
+    progress: Progress,
+    held_out: HeldOut | None = None,
 ) -> Choice:
     """Build the exact engine, then its compressed forms, and take the smallest that keeps the budget.
 
@@ -35,12 +41,14 @@ def smallest(
         budget: what compression may cost.
         scratch: folder for the engines; the losers' are removed.
         progress: told each step.
+        held_out: judges what is to ship; None where nothing is held out.
 
     Raises:
         NumericsError: the exact engine failed its gate, or the precision asked for costs more than allowed.
         JobError: nothing could be built.
     """
     started = time.monotonic()
+    held_out = held_out or HeldOut(None, target, progress, is_gated=False)
     [candidate] = target.candidates(neutral, "auto")
     exact = Trial(candidate, scratch / "candidate-0")
     progress.step(f"building {candidate.name}")
@@ -69,23 +77,19 @@ def smallest(
             trial.why = f"{said}: larger than the chosen one"
         else:
             progress.step(f"scoring {trial.candidate.name}")
-            if _keeps(target, neutral, trial, judge, budget.max_drop, said):
-                chosen = trial
+            keeps = _keeps(target, neutral, trial, judge, budget.max_drop, said)
+            chosen = trial if keeps and held_out.holds(trial) else None
     if chosen is None and precision != "auto":
         raise NumericsError(
             f"no {precision} engine keeps the budget: " + "; ".join(trial.why for trial in trials[1:]),
             fix="allow a larger --max-drop or a higher --precision",
         )
     if chosen is None:
-        chosen = exact
+        chosen = held_out.first([exact])
         exact.why = f"{_megabytes(sizes[candidate.name])}: no smaller form keeps {budget.max_drop:.2%}"
     else:
         chosen.gates.insert(0, exact.gates[0])
         exact.why = f"{_megabytes(sizes[candidate.name])}: exact, and larger than the chosen one"
-    discard(trials, chosen)
-    for trial in trials:
-        if not trial.passed:
-            shutil.rmtree(trial.folder, ignore_errors=True)
     entries = [
         {
             "name": trial.candidate.name,

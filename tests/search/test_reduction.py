@@ -30,21 +30,17 @@ from edgec.judging.gates import check
 from edgec.judging.padding import filled, typical_first
 from edgec.passes.inspection import inspect_model
 from edgec.passes.tokens.schedule import Schedule
-from edgec.search import token_auto, token_reduction
-from edgec.search.choice import Choice, Trial
-from edgec.search.token_auto import reduce_by_search
-from edgec.search.token_methods import METHODS, Plan, check_words, read_plan
-from edgec.search.token_reduction import (
-    Reduction,
-    apply,
-    built,
-    coarse_gates,
-    describe,
-    reduce_tokens,
-    sites_of,
-    with_references,
-)
-from edgec.search.token_schedule import Goal
+from edgec.search import bench, reduction
+from edgec.search import deadline as deadlines
+from edgec.search.axes.token_methods import METHODS, TokenPlan, check_words, read_plan
+from edgec.search.axes.tokens import Tokens, sites_of
+from edgec.search.deadline import SECONDS, Deadline
+from edgec.search.goal import Goal
+from edgec.search.held_out import HeldOut
+from edgec.search.plan import Plan
+from edgec.search.plans import apply, coarse_gates, with_references
+from edgec.search.reduction import Reduction, reduce_as_named, reduce_by_search
+from edgec.search.trials import Choice, Trial
 from edgec.targets.base import Candidate
 
 
@@ -63,6 +59,11 @@ def _graph(encoder: Encoder) -> Graph:
 @pytest.fixture(scope="module")
 def graph() -> Graph:
     return _graph(Encoder(patches=16, blocks=3))
+
+
+def _reduced(graph: Graph, text: str):
+    axis = Tokens(graph, Silent())
+    return with_references(graph, apply(graph, [axis], Plan.of(tokens=axis.read(text))))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -98,26 +99,30 @@ def test_any_words_are_a_plan_or_refused_and_nothing_else_happens(text: str) -> 
 
 
 def test_the_reduced_graph_is_its_own_reference_and_not_the_sources(graph: Graph) -> None:
-    sites, log = sites_of(graph)
-    reduced = with_references(apply(graph, read_plan("0:6+1:3", sites)))
+    axis = Tokens(graph, Silent())
+    plan = Plan.of(tokens=axis.read("0:6+1:3"))
+    reduced = with_references(graph, apply(graph, [axis], plan))
     assert reduced.reports[0].matched == 2
     own = check(
         reduced.graph, lambda feeds: {"result": run(reduced.graph.model, feeds)}, stage="", precision="fp32"
     )
     assert own.passed
     assert compare(graph.references, reduced.graph.references).scaled > GATES["fp32"].scaled
-    fields = describe(graph, reduced, sites, log, asked="0:6+1:3")
+    fields = axis.describe(plan.on("tokens"), work=0.5)
     assert (fields["before"], fields["after"]) == (17, 8)
     assert [(site["r"], site["before"], site["after"]) for site in fields["sites"]][:2] == [
         (6, 17, 11),
         (3, 11, 8),
     ]
-    assert fields["work"] < 1.0
+    assert fields["name"] == "0:6+1:3"
 
 
 def test_a_plan_that_takes_nothing_leaves_the_graph_as_it_is(graph: Graph) -> None:
-    reduced = with_references(apply(graph, Plan(METHODS["merge"], Schedule({}))))
-    assert compare(graph.references, reduced.graph.references).scaled <= GATES["fp32"].scaled
+    axis = Tokens(graph, Silent())
+    assert not Plan.of(tokens=TokenPlan(METHODS["merge"], Schedule({})))
+    reduced, _ = axis.apply(graph, TokenPlan(METHODS["merge"], Schedule({})))
+    found = [{"result": run(reduced.model, feeds)} for feeds in reduced.examples]
+    assert compare(graph.references, found).scaled <= GATES["fp32"].scaled
     assert sites_of(graph)[0] == sites_of(graph)[0]
 
 
@@ -129,7 +134,7 @@ def test_coarse_gates_allow_what_reduction_itself_moved_and_fp32_allows_no_more(
     assert far.rms == pytest.approx(GATES["bf16"].rms + 0.2)
     assert far.slice_rms == pytest.approx(GATES["bf16"].slice_rms + 1.0)
     assert far.unequal == pytest.approx(GATES["bf16"].unequal + 0.04)
-    reduced = with_references(apply(graph, read_plan("r=4", sites_of(graph)[0])))
+    reduced = _reduced(graph, "r=4")
     assert "fp32" not in reduced.graph.gates
 
     def off(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -187,8 +192,7 @@ def test_filled_inputs_have_no_padding_and_real_tokens_only(lengths: list[int], 
 
 def test_bodies_are_what_a_reduced_graph_means(graph: Graph) -> None:
     encoder = Encoder(patches=16, blocks=3)
-    sites, _ = sites_of(graph)
-    reduced = with_references(apply(graph, read_plan("0:5", sites)))
+    reduced = _reduced(graph, "0:5")
     for feeds, reference in zip(reduced.graph.examples, reduced.graph.references, strict=True):
         expected = encoder.with_tome(feeds["patches"], {0: 5})
         np.testing.assert_allclose(reference["result"], expected, rtol=1e-4, atol=1e-4)
@@ -264,10 +268,14 @@ class ByWork:
     def open(self, folder: Path) -> Answering:
         return Answering(self.source, **json.loads((folder / "engine.json").read_text()))
 
-    def choose(self, graph: Graph, folder: Path) -> Choice:
-        trial = Trial(EXACT, folder / "engine")
-        built(self, graph, EXACT, trial.folder).close()
-        return Choice(trial, [trial], {}, None)
+    def choose(self, held_out: HeldOut) -> Callable[[Graph, Path], Choice]:
+        def choose_engine(graph: Graph, folder: Path) -> Choice:
+            trial = Trial(EXACT, folder / "engine")
+            trial.folder.mkdir()
+            self.build(graph, EXACT, trial.folder)
+            return Choice(held_out.first([trial]), [trial], {}, None)
+
+        return choose_engine
 
     def measure(self, calls: Mapping[str, functools.partial], **_: object) -> dict[str, Latency]:
         times = {name: call.func.__self__.milliseconds for name, call in calls.items()}
@@ -292,8 +300,8 @@ class Notes(Silent):
 def by_work(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Iterator[ByWork]:
     with Evaluator(graph.model) as evaluator:
         target = ByWork(evaluator.run, inspect_model(graph.model).macs)
-        monkeypatch.setattr(token_auto, "measure", target.measure)
-        monkeypatch.setattr(token_reduction, "measure", target.measure_last)
+        monkeypatch.setattr(bench, "measure", target.measure)
+        monkeypatch.setattr(reduction, "measure", target.measure_last)
         yield target
 
 
@@ -302,33 +310,48 @@ def _searched(target: ByWork, graph: Graph, scratch: Path, notes: Notes) -> Redu
     drawn = np.concatenate([example["patches"] for example in graph.examples])
     judge = Judge(graph, EvaluationData("drawn", {"patches": drawn}, None))
     budget, goal = Budget(0.01, judge, judge), Goal(max_drop=0.01)
-    return reduce_by_search(graph, goal, target, target.choose, target.choose, budget, scratch, notes)  # type: ignore[arg-type]
+    whole = target.choose(HeldOut(None, target, notes, is_gated=False))  # type: ignore[arg-type]
+    judged = target.choose(HeldOut(budget, target, notes, is_gated=True))  # type: ignore[arg-type]
+    return reduce_by_search(
+        graph,
+        [Tokens(graph, notes)],
+        {"tokens": "auto"},
+        goal,
+        target,  # type: ignore[arg-type]
+        judged,
+        whole,
+        whole,
+        budget,
+        scratch,
+        notes,
+        Deadline(),
+    )
 
 
 def test_what_is_measured_to_be_slower_last_does_not_ship_and_the_next_best_does(
     graph: Graph, by_work: ByWork, tmp_path: Path
 ) -> None:
     by_work.last, notes = [1.5, 1.0, 0.5], Notes()
-    reduction = _searched(by_work, graph, tmp_path, notes)
-    report = reduction.report
+    found = _searched(by_work, graph, tmp_path, notes)
+    report = found.sections["tokens"]
     looks = report["held_out"]["looks"]
     assert [(look["ratio"], look["kept"]) for look in looks] == [(1.5, False), (1.0, False), (0.5, True)]
     # Best first, as the search saw them.
     assert [look["name"] for look in looks] == [point["name"] for point in report["frontier"][:3]]
-    assert report["name"] == reduction.reduced.plan.name == looks[2]["name"] != "none"
+    assert report["name"] == found.reduced.plan.name == looks[2]["name"] != "none"
     assert [point["name"] for point in report["frontier"] if point["chosen"]] == [report["name"]]
     assert report["baseline"]["ratio"] == 0.5
     for look in looks[:2]:
         assert any(f"{look['name']} is no faster: {look['ratio']:.2f}" in note for note in notes.notes)
-    shipped = by_work.open(reduction.choice.chosen.folder).milliseconds
-    assert shipped == inspect_model(reduction.reduced.graph.model).macs / 1e3
+    shipped = by_work.open(found.choice.chosen.folder).milliseconds
+    assert shipped == inspect_model(found.reduced.graph.model).macs / 1e3
 
 
 def test_where_all_are_measured_to_be_slower_the_unreduced_engine_ships(
     graph: Graph, by_work: ByWork, tmp_path: Path
 ) -> None:
     by_work.last, notes = [2.0], Notes()
-    report = _searched(by_work, graph, tmp_path, notes).report
+    report = _searched(by_work, graph, tmp_path, notes).sections["tokens"]
     *refused, shipped = report["held_out"]["looks"]
     assert [look["name"] for look in (*refused, shipped)] == [point["name"] for point in report["frontier"]]
     assert len(refused) > 1
@@ -336,7 +359,7 @@ def test_where_all_are_measured_to_be_slower_the_unreduced_engine_ships(
     assert (shipped["name"], shipped["ratio"], shipped["kept"]) == ("none", None, True)
     assert (report["name"], report["before"], report["after"]) == ("none", 17, 17)
     assert report["baseline"] is None
-    assert "no token schedule is faster" in notes.notes[-1]
+    assert "nothing was reduced" in notes.notes[-1]
     assert by_work.open(tmp_path / "chosen").milliseconds == inspect_model(graph.model).macs / 1e3
 
 
@@ -345,7 +368,7 @@ def test_the_unreduced_engine_ships_too_where_reduction_costs_nothing(
 ) -> None:
     # As where only padding leaves: the unreduced engine is then slower in the search, and better in nothing.
     by_work.error, by_work.last = 0.0, [2.0]
-    report = _searched(by_work, graph, tmp_path, Notes()).report
+    report = _searched(by_work, graph, tmp_path, Notes()).sections["tokens"]
     assert report["name"] == "none"
     assert [look["name"] for look in report["held_out"]["looks"]][-1] == "none"
 
@@ -360,15 +383,15 @@ def test_once_the_time_is_over_no_other_schedule_is_measured_last(
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr(token_auto, "time", clock)
+    monkeypatch.setattr(deadlines, "time", clock)
 
     def measure_last(calls: Mapping[str, Callable]) -> dict[str, Latency]:
-        clock.now += 2 * token_auto.SECONDS
+        clock.now += 2 * SECONDS
         return by_work.measure_last(calls)
 
-    monkeypatch.setattr(token_reduction, "measure", measure_last)
+    monkeypatch.setattr(reduction, "measure", measure_last)
     by_work.last = [2.0, 0.5]
-    report = _searched(by_work, graph, tmp_path, Notes()).report
+    report = _searched(by_work, graph, tmp_path, Notes()).sections["tokens"]
     looks = report["held_out"]["looks"]
     assert [(look["name"], look["kept"]) for look in looks] == [
         (report["frontier"][0]["name"], False),
@@ -380,7 +403,9 @@ def test_a_schedule_that_was_named_ships_though_it_is_slower(
     graph: Graph, by_work: ByWork, tmp_path: Path
 ) -> None:
     by_work.last = [2.0]
-    reduction = reduce_tokens(graph, "0:6+1:3", by_work, by_work.choose, tmp_path, Silent())  # type: ignore[arg-type]
-    assert reduction.report["name"] == "0:6+1:3"
-    assert reduction.report["baseline"]["ratio"] == 2.0
-    assert reduction.choice.chosen.folder.exists()
+    choose = by_work.choose(HeldOut(None, by_work, Silent(), is_gated=False))  # type: ignore[arg-type]
+    axes, asked = [Tokens(graph, Silent())], {"tokens": "0:6+1:3"}
+    found = reduce_as_named(graph, axes, asked, by_work, choose, tmp_path, Silent())  # type: ignore[arg-type]
+    assert found.sections["tokens"]["name"] == "0:6+1:3"
+    assert found.sections["tokens"]["baseline"]["ratio"] == 2.0
+    assert found.choice.chosen.folder.exists()

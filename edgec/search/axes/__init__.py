@@ -1,0 +1,1 @@
+"""What a search can change of a network and its engine, one axis a file."""
