@@ -99,13 +99,10 @@ def _print_summary(fields: dict[str, Any]) -> None:
         print("latency   not measured: the engine runs on other machines")
     else:
         _print_latency(latency)
+    reduced = fields["tokens"] or fields["slim"]
     print(
         f"numerics  off by {numerics['max_abs']:.1e} at most, {numerics['scaled']:.1e} of the spread, "
-        + (
-            "against the reduced network in fp32"
-            if fields["tokens"] or fields["slim"]
-            else "against the source's own outputs"
-        )
+        + ("against the reduced network in fp32" if reduced else "against the source's own outputs")
         + ("" if numerics["kind"] == "measured" else f"; {numerics['kind']}: {numerics['ran']}")
     )
     print(f"drawn     {_drawn(fields['inputs_drawn'])}")
@@ -119,6 +116,8 @@ def _print_summary(fields: dict[str, Any]) -> None:
             f"accuracy  {accuracy['engine']:.2%} (source {accuracy['source']:.2%}), {accuracy['metric']} "
             f"on {accuracy['samples']} held-out samples, {accuracy['kind']}"
         )
+    if fields["slim"]:
+        _print_slim(fields["slim"], scored=accuracy is not None)
     if fields["tokens"]:
         _print_tokens(fields["tokens"], scored=accuracy is not None)
     for finding in fields["known_wrong"]:
@@ -175,14 +174,38 @@ def _print_tokens(tokens: dict[str, Any], *, scored: bool) -> None:
     if baseline and baseline["ratio"] > 1.0:
         print("          it is slower than with all tokens: leave --tokens off, or choose fewer layers")
     _print_slower_looks(tokens)
-    if not tokens["gated"]:
-        near = f", cosine {tokens['agreement']['cosine']:.5f} to the source on the samples"
-        print(f"          no budget was set: nothing gated what it costs{'' if scored else near}")
+    _print_ungated(tokens, scored=scored)
     if padding:
         print(
             f"          the data fills at most {padding['longest']} of {padding['of']} tokens; inputs that "
             f"fill all have a mean cosine of {padding['cosine']:.4f} to the source"
         )
+
+
+def _print_slim(slim: dict[str, Any], *, scored: bool) -> None:
+    if slim["name"] == "none":
+        print("slim      all kept: no plan that was tried is faster")
+        _print_slower_looks(slim)
+        return
+    cut = [unit for unit in slim["units"] if unit["kept"] < unit["size"]]
+    told = []
+    for kind in dict.fromkeys(unit["kind"] for unit in cut):
+        alike = [unit for unit in cut if unit["kind"] == kind]
+        told.append(f"{kind} {sum(u['kept'] for u in alike)} of {sum(u['size'] for u in alike)}")
+    baseline = slim["baseline"]
+    beside = f", {baseline['ratio']:.2f} × the same engine of the whole network" if baseline else ""
+    print(f"slim      {', '.join(told)} kept, {slim['work']:.0%} of the work{beside}")
+    print(f"          --slim {slim['name']}")
+    if baseline and baseline["ratio"] > 1.0:
+        print("          it is slower than the whole network: leave --slim off")
+    _print_slower_looks(slim)
+    _print_ungated(slim, scored=scored)
+
+
+def _print_ungated(section: dict[str, Any], *, scored: bool) -> None:
+    if not section["gated"]:
+        near = f", cosine {section['agreement']['cosine']:.5f} to the source on the samples"
+        print(f"          no budget was set: nothing gated what it costs{'' if scored else near}")
 
 
 def _print_slower_looks(tokens: dict[str, Any]) -> None:

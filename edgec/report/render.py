@@ -124,7 +124,7 @@ def render(report: Mapping[str, Any]) -> str:
             script_digest=digest,
             verdicts=summary.verdicts(data),
             chosen=summary.chosen(data),
-            frontier=_frontier(data),
+            frontier=_frontier,
             longest=_scale(entries),
             warnings=summary.warnings(data),
             total=sum(layer["microseconds"] for layer in data["layers"]),
@@ -138,10 +138,8 @@ def render(report: Mapping[str, Any]) -> str:
     )
 
 
-def _frontier(report: Report) -> list[tuple[float, float, str, str]]:
-    """The chart's points: latency, score, class, title."""
-    tokens = report["tokens"]
-    points = tokens["frontier"] if tokens else []
+def _frontier(section: Mapping[str, Any]) -> list[tuple[float, float, str, str]]:
+    """The points of a lossy step's chart: latency, score, class, title."""
     return [
         (
             point["p50"],
@@ -149,7 +147,7 @@ def _frontier(report: Report) -> list[tuple[float, float, str, str]]:
             "chosen" if point["chosen"] else "",
             f"{point['name']}: {formats.milliseconds(point['p50'])} ms",
         )
-        for point in points
+        for point in section["frontier"]
     ]
 
 

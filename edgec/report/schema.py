@@ -258,6 +258,38 @@ class Point(TypedDict):
     chosen: bool
 
 
+class SlimUnit(TypedDict):
+    """A unit of the network and how many of its members stay, told by the user's layer."""
+
+    unit: str
+    kind: str
+    layer: str
+    size: int
+    kept: int
+
+
+class Slim(TypedDict):
+    """Slimming.
+
+    `asked` is what `--slim` said, `name` what it reads back, `none` where nothing was cut; the rest is as in
+    `Tokens`. `kinds` are each kind of unit, cut everywhere alike, as the search measured it.
+    """
+
+    asked: str
+    name: str
+    work: float
+    units: list[SlimUnit]
+    refused: list[dict[str, Any]]
+    kinds: NotRequired[list[dict[str, Any]]]
+    baseline: dict[str, Any] | None
+    frontier: list[Point]
+    searched_on: dict[str, Any] | None
+    held_out: dict[str, Any] | None
+    agreement: dict[str, Any] | None
+    padding: dict[str, Any] | None
+    gated: bool
+
+
 class Tokens(TypedDict):
     """Token reduction.
 
@@ -362,7 +394,7 @@ class Report(TypedDict):
     fallbacks: list[Any]
     known_wrong: list[dict[str, Any]]
     tokens: Tokens | None
-    slim: dict[str, Any] | None
+    slim: Slim | None
     tools: dict[str, str]
     files: dict[str, str]
     neural_engine: NotRequired[dict[str, Any]]

@@ -62,14 +62,18 @@ def warnings(report: Report) -> list[str]:
         number = formats.plural(len(report["fallbacks"]), "fallback")
         found.append(f"{number}: part of the model does not run the way it was meant to, see Origin.")
     tokens = report["tokens"]
-    if tokens and not tokens.get("gated", True):
-        loss = "its loss is under Accuracy" if report["accuracy"] else "its loss is not known"
-        found.append(f"Tokens are taken away and no budget was set: nothing gated what that costs; {loss}.")
-    beside = tokens.get("baseline") if tokens else None
+    for section, taken in ((report["slim"], "Units"), (tokens, "Tokens")):
+        if section and not section.get("gated", True):
+            loss = "its loss is under Accuracy" if report["accuracy"] else "its loss is not known"
+            found.append(
+                f"{taken} are taken away and no budget was set: nothing gated what that costs; {loss}."
+            )
+    beside = next((each.get("baseline") for each in (tokens, report["slim"]) if each), None)
     if beside and beside["ratio"] > 1.0:
+        what = "tokens" if tokens else "units"
         found.append(
-            f"Taking tokens away makes this engine slower: it takes {beside['ratio']:.2f} times as long as "
-            "the same engine with all tokens."
+            f"Taking {what} away makes this engine slower: it takes {beside['ratio']:.2f} times as long as "
+            f"the same engine with all {what}."
         )
     padding = tokens.get("padding") if tokens else None
     if padding and padding["cosine"] < LONG_INPUTS:

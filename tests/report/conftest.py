@@ -238,6 +238,7 @@ def sample_tokens() -> dict[str, Any]:
     def point(name: str, ratio: float, score: float, *, chosen: bool = False) -> dict[str, Any]:
         return {
             "name": name,
+            "settings": {} if name == "none" else {"tokens": name},
             "ratio": ratio,
             "p50": 12.1 * ratio,
             "score": score,
@@ -295,4 +296,26 @@ def sample_tokens() -> dict[str, Any]:
         "agreement": {"cosine": 0.998, "samples": 3, "output": "logits"},
         "padding": {"longest": 72, "of": 128, "cosine": 0.93, "least": 0.88, "samples": 32},
         "gated": True,
+    }
+
+
+@pytest.fixture
+def sample_slim(sample_tokens: dict[str, Any]) -> dict[str, Any]:
+    """Slimming as a search leaves it, together with tokens."""
+    shared = ("work", "baseline", "searched_on", "held_out", "agreement", "gated")
+    name = "mlp:blocks.2.mlp=192"
+    both = {"slim": name, "tokens": "prune:2:98"}
+    first = {**sample_tokens["frontier"][0], "name": f"slim {name}, tokens prune:2:98", "settings": both}
+    return {
+        "asked": "auto",
+        "name": name,
+        "units": [
+            {"unit": f"mlp:{layer}", "kind": "mlp", "layer": layer, "size": 768, "kept": kept}
+            for layer, kept in (("blocks.0.mlp", 768), ("blocks.1.mlp", 768), ("blocks.2.mlp", 192))
+        ],
+        "refused": [{"node": "n", "source": "head.fc", "reason": "it makes an output of the graph"}],
+        "kinds": [{"setting": "mlp=0.5", "ratio": 0.8, "degradation": 1e-4}],
+        "frontier": [first, *sample_tokens["frontier"][1:]],
+        "padding": None,
+        **{key: sample_tokens[key] for key in shared},
     }

@@ -49,7 +49,7 @@ LEAST = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class _Scale:
-    """What a kind's levels are multiplied by: time for work, and the outputs' degradation for the stream's."""
+    """What a kind's levels are multiplied by: work to time, the stream's degradation to the outputs'."""
 
     gain: float
     degradation: float
