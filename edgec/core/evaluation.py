@@ -1,4 +1,4 @@
-"""Running an ONNX model exactly as it is written: ONNX Runtime with its graph optimiser off.
+"""Running an ONNX model exactly as it is written: ONNX Runtime, its graph optimiser off unless asked for.
 
 This is the judge of what a graph means, never the engine that ships.
 """
@@ -34,6 +34,8 @@ class Evaluator:
         model: the model, or the path of an ONNX file.
         outputs: names of inner values to return as well; ignored for a path.
         threads: worker threads; 0 takes every core.
+        optimized: let ONNX Runtime optimise the graph: the same values up to rounding, sooner. For
+            calibration, never for a judgement.
 
     Raises:
         JobError: ONNX Runtime has no kernel for an op, or not for its types.
@@ -41,7 +43,12 @@ class Evaluator:
     """
 
     def __init__(
-        self, model: ir.Model | str | Path, *, outputs: Sequence[str] = (), threads: int = 0
+        self,
+        model: ir.Model | str | Path,
+        *,
+        outputs: Sequence[str] = (),
+        threads: int = 0,
+        optimized: bool = False,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="edgec-evaluate-")
         try:
@@ -50,7 +57,7 @@ class Evaluator:
                 save_model(with_outputs(model, outputs) if outputs else model, path)
             else:
                 path = Path(model)
-            self._session = _open_session(path, threads)
+            self._session = _open_session(path, threads, optimized)
         except BaseException:
             self._folder.cleanup()
             raise
@@ -88,11 +95,12 @@ def with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
     return copy
 
 
-def _open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def _open_session(path: Path, threads: int, optimized: bool) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     options.log_severity_level = 4
     no_spinning: dict[str, Any] = {"session.intra_op.allow_spinning": "0"}

@@ -1,4 +1,4 @@
-"""Linear layers that read a unit's members, as one matrix: what goes in, what comes out, and what it is for."""
+"""Linear layers that read a unit's members, each as one matrix: what goes in, comes out, and for what."""
 
 from __future__ import annotations
 
@@ -23,25 +23,18 @@ class LinearLayer:
     Attributes:
         node: the name of the product or convolution.
         value: the value it reads.
-        weight: the initializer it multiplies by.
         bias: the node's name and the index of its input that holds the bias; None where there is none.
-        output: what comes out, with the bias.
-        stream: the sum of output and skip; None where the output goes into no such sum.
-        skip: what goes around the layer.
+        target: what the layer is there to make right: the stream behind it, else its own output.
+        skip: what goes around the layer; None where its output goes into no residual sum.
+        axis: the axis of its outputs.
     """
 
     node: str
     value: str
-    weight: str
     bias: tuple[str, int] | None
-    output: str
-    stream: str | None
+    target: str
     skip: str | None
-
-    @property
-    def target(self) -> str:
-        """What the layer is there to make right: the stream behind it, else its own output."""
-        return self.stream or self.output
+    axis: int
 
 
 def linear_layer(node: ir.Node, value: str) -> LinearLayer | None:
@@ -82,7 +75,8 @@ def linear_layer(node: ir.Node, value: str) -> LinearLayer | None:
             if vector is not None and vector.size == vector.shape[-1] == (sizes(weight) or (0,))[-1]:
                 bias, output = (str(add.name), other), add.outputs[0]
     stream, skip = _residual(output)
-    return LinearLayer(str(node.name), value, str(weight.name), bias, str(output.name), stream, skip)
+    axis = 1 if is_op(node, "Conv") else -1
+    return LinearLayer(str(node.name), value, bias, stream or str(output.name), skip, axis)
 
 
 def _residual(output: ir.Value) -> tuple[str | None, str | None]:
@@ -121,16 +115,15 @@ def spread(node: ir.Node, members: np.ndarray) -> np.ndarray:
     return np.repeat(members, int(np.prod([size or 0 for size in shape[2:]])))
 
 
-def places(node: ir.Node, output: np.ndarray) -> int:
-    """How many rows a layer has for one output."""
-    return output.size // output.shape[1 if is_op(node, "Conv") else -1]
+def count_rows(value: np.ndarray, axis: int) -> int:
+    """How many rows a value has whose entries lie along an axis."""
+    return value.size // value.shape[axis]
 
 
-def output_rows(node: ir.Node, output: np.ndarray, picked: np.ndarray) -> np.ndarray:
-    """(picked, outputs): rows of what the layer makes, or of a value of that shape."""
-    if is_op(node, "Conv"):
-        output = np.moveaxis(output, 1, -1)
-    return output.reshape(-1, output.shape[-1])[picked]
+def value_rows(value: np.ndarray, axis: int, picked: np.ndarray) -> np.ndarray:
+    """(picked, entries): rows of a value whose entries lie along an axis."""
+    value = np.moveaxis(value, axis, -1)
+    return value.reshape(-1, value.shape[-1])[picked]
 
 
 def input_rows(node: ir.Node, value: np.ndarray, picked: np.ndarray) -> np.ndarray:

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from edgec.core.evaluation import Evaluator
+from edgec.core.evaluation import Evaluator, with_outputs
 from edgec.core.graph import Arrays, TensorSpec
+from edgec.passes.precision.judge import evaluable
 from edgec.passes.slim.least_squares import Moments
-from edgec.passes.slim.linear_layers import LinearLayer, input_rows, output_rows, places
+from edgec.passes.slim.linear_layers import LinearLayer, count_rows, input_rows, value_rows
 
 ROWS = 16_384
 """Rows of a layer that a fit sees, over all samples: some times what the widest layers have of regressors."""
 
+BYTES = 2**30
+"""What the rows of all streams may take; there are fewer rows where it is not enough."""
+
 SAMPLES = 256
 """Calibration samples that are run at most, spread evenly over those that there are."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Lesson:
-    """What one linear layer of the teacher saw and was for.
-
-    Attributes:
-        moments: of its regressors, without targets.
-        targets: by sample the rows of `LinearLayer.target`, (picked, outputs) float32.
-        spread: sum over rows of the squared distance of the target from its mean.
-    """
-
-    moments: Moments
-    targets: list[np.ndarray]
-    spread: float
 
 
 class Rows:
@@ -43,15 +32,16 @@ class Rows:
     Args:
         samples: the feeds.
         inputs: the graph's inputs.
+        entries: how many floats are kept of one row, over all streams.
     """
 
-    def __init__(self, samples: Sequence[Arrays], inputs: Iterable[TensorSpec]) -> None:
+    def __init__(self, samples: Sequence[Arrays], inputs: Iterable[TensorSpec], entries: int) -> None:
         masks = [spec.name for spec in inputs if spec.semantics == "mask"]
         self._real = [[sample[name].reshape(-1) != 0 for name in masks] for sample in samples]
-        self._share = max(1, ROWS // max(len(samples), 1))
+        self._share = max(1, min(ROWS, BYTES // (4 * max(entries, 1))) // max(len(samples), 1))
 
     def picked(self, sample: int, count: int) -> np.ndarray:
-        """Ascending indices into the `count` rows that a layer has of a sample."""
+        """Ascending indices into the `count` rows that a value has of a sample."""
         real = next((mask for mask in self._real[sample] if len(mask) == count), None)
         allowed = np.arange(count) if real is None else np.flatnonzero(real)
         if len(allowed) <= self._share:
@@ -60,40 +50,83 @@ class Rows:
         return np.sort(rng.choice(allowed, self._share, replace=False))
 
 
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """Rows of one value that the teacher computed.
+
+    Attributes:
+        axis: the axis of its entries.
+        rows: by sample, (picked, entries) float32.
+        counts: by sample how many rows there were to pick from.
+    """
+
+    axis: int
+    rows: list[np.ndarray]
+    counts: list[int]
+
+    def spread(self) -> float:
+        """Sum over rows of the squared distance from their mean."""
+        count = sum(len(part) for part in self.rows)
+        mean = sum(part.sum(0, dtype=np.float64) for part in self.rows) / max(count, 1)
+        return float(sum(np.square(part - mean).sum() for part in self.rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class Lessons:
+    """What the teacher computed.
+
+    Attributes:
+        moments: by a linear layer's node, of what it reads, without targets.
+        streams: by a value's name, its rows.
+    """
+
+    moments: dict[str, Moments]
+    streams: dict[str, Stream]
+
+
 def teach(
-    model: ir.Model, layers: Iterable[LinearLayer], samples: Sequence[Arrays], rows: Rows
-) -> dict[str, Lesson]:
-    """Run a network once on every sample; by a layer's node what it saw.
+    model: ir.Model,
+    layers: Iterable[LinearLayer],
+    streams: Mapping[str, int],
+    samples: Sequence[Arrays],
+    rows: Rows,
+) -> Lessons:
+    """Run a network once on every sample.
 
     Args:
-        model: a graph that ONNX Runtime runs.
-        layers: linear layers of it.
+        model: the neutral graph.
+        layers: linear layers of it whose moments are wanted.
+        streams: by name the values whose rows are wanted, and the axis of their entries.
         samples: feeds by input name.
         rows: which rows to keep.
     """
     layers = list(layers)
     nodes = {str(node.name): node for node in model.graph}
-    wanted = dict.fromkeys(name for layer in layers for name in (layer.value, layer.target))
-    lessons: dict[str, Lesson] = {}
-    given: Mapping[str, np.ndarray]
-    with Evaluator(model, outputs=list(wanted)) as evaluator:
+    lessons = Lessons({}, {name: Stream(axis, [], []) for name, axis in streams.items()})
+
+    def look(index: int, values: Arrays) -> None:
+        for layer in layers:
+            picked = rows.picked(index, count_rows(values[layer.target], layer.axis))
+            inputs = input_rows(nodes[layer.node], values[layer.value], picked)
+            empty = Moments.empty(inputs.shape[1], 0)
+            moments = lessons.moments.setdefault(layer.node, empty)
+            moments.add(inputs, np.empty((len(inputs), 0), np.float32))
+        for name, stream in lessons.streams.items():
+            stream.counts.append(count_rows(values[name], stream.axis))
+            picked = rows.picked(index, stream.counts[index])
+            stream.rows.append(value_rows(values[name], stream.axis, picked).copy())
+
+    observe(model, [*(layer.value for layer in layers), *(layer.target for layer in layers), *streams],
+            samples, look)  # fmt: skip
+    return lessons
+
+
+def observe(
+    model: ir.Model, names: Iterable[str], samples: Sequence[Arrays], look: Callable[[int, Arrays], None]
+) -> None:
+    """Run a network on samples and show values of each: its number, and the arrays by name, inputs too."""
+    # Outputs first: writing attention out must not lose an operand of it that is asked for.
+    running = evaluable(with_outputs(model, list(dict.fromkeys(names))))
+    with Evaluator(running, optimized=True) as evaluator:
         for index, sample in enumerate(samples):
-            given = {**sample, **evaluator.run(sample)}
-            for layer in layers:
-                node = nodes[layer.node]
-                picked = rows.picked(index, places(node, given[layer.target]))
-                inputs = input_rows(node, given[layer.value], picked)
-                if layer.node not in lessons:
-                    lessons[layer.node] = Lesson(Moments.empty(inputs.shape[1], 0), [], 0.0)
-                lesson = lessons[layer.node]
-                lesson.moments.add(inputs, np.empty((len(inputs), 0), np.float32))
-                lesson.targets.append(output_rows(node, given[layer.target], picked).copy())
-    return {
-        name: dataclasses.replace(lesson, spread=_spread(lesson.targets)) for name, lesson in lessons.items()
-    }
-
-
-def _spread(targets: Sequence[np.ndarray]) -> float:
-    count = sum(len(part) for part in targets)
-    mean = sum(part.sum(0, dtype=np.float64) for part in targets) / max(count, 1)
-    return float(sum(np.square(part - mean).sum() for part in targets))
+            look(index, {**sample, **evaluator.run(sample)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
@@ -27,9 +26,9 @@ class Walk:
         self._place = {str(node.name): index for index, node in enumerate(self.nodes)}
         self._last_use = _last_uses(self.nodes, model.graph)
 
-    def place(self, node: str) -> int:
-        """Where a node stands in the order."""
-        return self._place[node]
+    def node(self, name: str) -> ir.Node:
+        """A node of the graph."""
+        return self.nodes[self._place[name]]
 
     def run_to(self, node: str) -> None:
         """Run every node in front of this one."""
@@ -54,7 +53,7 @@ class Walk:
             }
             graph = ir.convenience.extract(self.model.graph, sorted(map(str, wanted)), made)
             piece = ir.Model(graph, ir_version=self.model.ir_version, functions=self.model.functions.values())
-            with Evaluator(piece, threads=len(os.sched_getaffinity(0))) as evaluator:
+            with Evaluator(piece, optimized=True) as evaluator:
                 names = [value.name for value in graph.inputs]
                 for sample in self.samples:
                     sample |= evaluator.run({str(name): sample[str(name)] for name in names})
@@ -75,6 +74,6 @@ def _reads(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _last_uses(nodes: Sequence[ir.Node], graph: ir.Graph) -> dict[str, int]:
-    """By a value's name the place of the last node that reads it; an output of the graph is read at the end."""
+    """By a value's name the place of the last node that reads it, behind all for an output of the graph."""
     uses = {str(value.name): index for index, node in enumerate(nodes) for value in _reads(node)}
     return uses | {str(value.name): len(nodes) for value in graph.outputs}
