@@ -366,7 +366,10 @@ def _reduce(
         NumericsError: held-out data refuses what the search found.
     """
     asked = request.takes_away
-    axes = axes_of(neutral, asked, progress)
+    fitting = neutral.calibration
+    if budget is not None and "slim" in asked:
+        budget, fitting = budgets.fitting_parted(neutral, budget)
+    axes = axes_of(neutral, asked, progress, fitting)
     deadline = Deadline(request.search_seconds)
     if "auto" not in asked.values():
         held_out = HeldOut(budget, request.target, progress, is_gated=request.is_gated)

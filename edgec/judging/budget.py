@@ -144,6 +144,26 @@ def budget_of(
     return Budget(drop, Judge(graph, seen), Judge(graph, given.part(slice(1, None, 2), "held out")))
 
 
+def fitting_parted(graph: Graph, budget: Budget) -> tuple[Budget, tuple[Arrays, ...]]:
+    """A budget whose search looks at half of its data only, and the other half as feeds to fit to.
+
+    What is fitted to samples does better on them than on others: they cannot judge it.
+
+    Raises:
+        RequestError: one sample cannot be parted.
+    """
+    data = budget.search.data
+    if data.samples < 2:
+        raise RequestError(
+            "one sample cannot serve to fit what is slimmed and to judge it",
+            where=data.name,
+            fix="give more with --calib F.npz",
+        )
+    fitting = calibration_feeds(graph, data.part(slice(0, None, 2), "fitted to"), data.samples)
+    judge = Judge(graph, data.part(slice(1, None, 2), "searched"))
+    return dataclasses.replace(budget, search=judge), fitting
+
+
 def calibration_feeds(
     graph: Graph, calibration: EvaluationData, most: int = CALIBRATION_SAMPLES
 ) -> tuple[Arrays, ...]:

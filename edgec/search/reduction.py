@@ -192,7 +192,7 @@ def _chosen(choose: Choose, graph: Graph, folder: Path) -> Trial:
 
 
 def _lossy(exact: Trial, ships: Trial) -> Lossy:
-    if exact is ships or exact.latency is None or ships.latency is None:
+    if ships.candidate == exact.candidate or exact.latency is None or ships.latency is None:
         return Lossy()
     drop = 0.0 if ships.scores is None else max(0.0, ships.scores.drop)
     return Lossy(ships.latency.p50 / exact.latency.p50, drop)

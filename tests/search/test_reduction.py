@@ -305,11 +305,13 @@ def by_work(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Iterator[ByWork]:
         yield target
 
 
-def _searched(target: ByWork, graph: Graph, scratch: Path, notes: Notes) -> Reduction:
+def _searched(
+    target: ByWork, graph: Graph, scratch: Path, notes: Notes, budget: Budget | None = None
+) -> Reduction:
     graph = dataclasses.replace(graph, run_source=target.source)
     drawn = np.concatenate([example["patches"] for example in graph.examples])
     judge = Judge(graph, EvaluationData("drawn", {"patches": drawn}, None))
-    budget, goal = Budget(0.01, judge, judge), Goal(max_drop=0.01)
+    budget, goal = budget or Budget(0.01, judge, judge), Goal(max_drop=0.01)
     whole = target.choose(HeldOut(None, target, notes, is_gated=False))  # type: ignore[arg-type]
     judged = target.choose(HeldOut(budget, target, notes, is_gated=True))  # type: ignore[arg-type]
     return reduce_by_search(
@@ -409,3 +411,36 @@ def test_a_schedule_that_was_named_ships_though_it_is_slower(
     assert found.sections["tokens"]["name"] == "0:6+1:3"
     assert found.sections["tokens"]["baseline"]["ratio"] == 2.0
     assert found.choice.chosen.folder.exists()
+
+
+def test_where_held_out_data_refuses_the_plans_the_whole_network_ships(
+    graph: Graph, by_work: ByWork, tmp_path: Path
+) -> None:
+    by_work.last, notes = [0.5], Notes()
+    graph = dataclasses.replace(graph, run_source=by_work.source)
+    drawn = np.concatenate([example["patches"] for example in graph.examples])
+    seen, unseen = (
+        Judge(graph, EvaluationData(name, {"patches": sign * drawn}, None))
+        for name, sign in (("seen", 1.0), ("unseen", -1.0))
+    )
+    plain_open = by_work.open
+
+    def wrong_on_unseen(folder: Path) -> Answering:
+        engine = plain_open(folder)
+        if engine.error:
+            right = engine.source
+            engine.source = lambda feeds: (
+                right(feeds)
+                if (feeds["patches"] == drawn).all(axis=(1, 2)).any()
+                else right({"patches": 0 * drawn[:1]})
+            )
+        return engine
+
+    by_work.open = wrong_on_unseen  # type: ignore[method-assign]
+    found = _searched(by_work, graph, tmp_path, notes, Budget(0.01, seen, unseen))
+    report = found.sections["tokens"]
+    assert report["name"] == "none"
+    *refused, whole = report["held_out"]["looks"]
+    assert refused
+    assert all(look["drop"] > 0.01 and not look["kept"] for look in refused)
+    assert (whole["name"], whole["kept"], whole["drop"]) == ("none", True, pytest.approx(0.0, abs=1e-6))

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edgec.core.errors import EdgecError, JobError, RequestError
-from edgec.core.graph import Graph
+from edgec.core.graph import Arrays, Graph
 from edgec.core.progress import Progress
 from edgec.passes.inspection import inspect_model
 from edgec.passes.manager import PassReport, Pipeline
@@ -59,20 +59,21 @@ class Slim:
     """The units of a graph that can become narrower.
 
     Args:
-        neutral: the neutral graph, with calibration feeds.
+        neutral: the neutral graph.
         progress: told each step.
+        fitting: inputs that what is left is fitted to.
 
     Raises:
-        RequestError: there is no calibration data.
+        RequestError: there are none.
         JobError: the graph has no unit; lists the reasons.
     """
 
     name = "slim"
 
-    def __init__(self, neutral: Graph, progress: Progress) -> None:
+    def __init__(self, neutral: Graph, progress: Progress, fitting: Sequence[Arrays]) -> None:
         self._neutral = neutral
         self._progress = progress
-        self._slimmer = Slimmer(neutral, progress)
+        self._slimmer = Slimmer(dataclasses.replace(neutral, calibration=tuple(fitting)), progress)
         self.units: Sequence[Unit] = self._slimmer.units
         if not self.units:
             reasons = "; ".join(
@@ -204,7 +205,8 @@ class Slim:
         """
         if graph is not self._neutral or not isinstance(setting, SlimPlan):
             raise RequestError("what is slimmed is the neutral graph", fix="apply --slim first")
-        return self._slimmer.apply(setting)
+        slimmed, reports = self._slimmer.apply(setting)
+        return dataclasses.replace(slimmed, calibration=graph.calibration), reports
 
     def describe(self, setting: Setting | None, work: float) -> dict[str, Any]:
         """What the report says of a setting, unit by unit under the source's layers.
