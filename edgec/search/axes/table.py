@@ -14,7 +14,7 @@ Fitting = Sequence[Arrays]
 
 AXES: Mapping[str, tuple[Callable[[Graph, Progress, Fitting], Axis], Callable[[str], None]]] = {
     "slim": (slim.Slim, slim.check_words),
-    "tokens": (lambda neutral, progress, fitting: Tokens(neutral, progress), token_methods.check_words),
+    "tokens": (Tokens, token_methods.check_words),
 }
 """How an axis of a graph is made, and what sees early that a text can be a setting of it."""
 

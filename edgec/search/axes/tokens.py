@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from edgec.core.errors import EdgecError, JobError
-from edgec.core.graph import Graph
+from edgec.core.graph import Arrays, Graph
 from edgec.core.progress import Progress
 from edgec.passes.infra import MatchLog
 from edgec.passes.manager import PassReport, Pipeline
@@ -73,6 +73,7 @@ class Tokens:
     Args:
         neutral: the neutral graph.
         progress: told each step.
+        fitting: inputs that thresholds are counted on.
         sites: of the graph, where they are known.
         methods: what to choose among.
 
@@ -86,12 +87,14 @@ class Tokens:
         self,
         neutral: Graph,
         progress: Progress,
+        fitting: Sequence[Arrays] = (),
         *,
         sites: Sequence[Site] | None = None,
         methods: Sequence[Method] = tuple(METHODS.values()),
     ) -> None:
         self._neutral = neutral
         self._progress = progress
+        self._fitting = tuple(fitting)
         self._methods = methods
         self.sites, self._log = sites_of(neutral) if sites is None else (list(sites), MatchLog())
         self.probes: list[Trial] = []
@@ -109,9 +112,7 @@ class Tokens:
             return read_plan(text, self.sites)
         self._progress.step("counting important tokens on calibration inputs")
         method, threshold = asked
-        return TokenPlan(
-            method, calibrate(self._neutral.model, self._neutral.calibration, threshold=threshold)
-        )
+        return TokenPlan(method, calibrate(self._neutral.model, self._fitting, threshold=threshold))
 
     def probe(self, bench: Probing, deadline: Deadline) -> None:
         """Try the methods, then one of them at single layers.
