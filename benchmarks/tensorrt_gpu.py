@@ -3,22 +3,24 @@
 PyPI's `tensorrt==8.6.0` and `8.5.2.2` hold the real builder and parser; LIBRARIES is a folder with the `.so`
 files of the wheel, as they are: the builder checks the digest of its kernels. Their headers are in
 github.com/NVIDIA/TensorRT, `include/` of that release, and `NvOnnxParser.h` in github.com/onnx/onnx-tensorrt,
-branch `8.6-GA` (not `8.6-EA`, whose parser has other virtual functions). The machine needs nvcc, cmake, and
-edgec with torch and timm. The plugin library looks for cuBLAS 12 and cuDNN 8: where they are not installed,
-stubs of them in LIBRARIES do, for nothing calls them::
+branch `8.6-GA` (not `8.6-EA`, whose parser has other virtual functions) or `8.5-GA`. The machine needs nvcc,
+cmake, and edgec with torch and timm. The plugin library looks for cuBLAS 12 (11 for 8.5) and cuDNN 8: where
+they are not installed, stubs of them in LIBRARIES do, for nothing calls them::
 
     python benchmarks/tensorrt_gpu.py setup WORK --libraries LIBRARIES --headers HEADERS
     python benchmarks/tensorrt_gpu.py compile WORK [ROW …]      # bundles, and the modules as plain exports
     python benchmarks/tensorrt_gpu.py build WORK [ROW …]        # engines, several at a time
-    python benchmarks/tensorrt_gpu.py measure WORK [ROW …]      # verdicts and times, one row after the other
-    python benchmarks/tensorrt_gpu.py table WORK                # results/tensorrt_gpu.md
+    python benchmarks/tensorrt_gpu.py verify WORK [ROW …]       # verdicts, several at a time
+    python benchmarks/tensorrt_gpu.py time WORK [ROW …]         # one row after the other, with nothing beside
+    python benchmarks/tensorrt_gpu.py table WORK [--beside WORK]   # results/tensorrt_gpu.md
 
-`rows WORK` lists the rows. `setup` compiles edgec's runner and plugins by their own CMakeLists.txt. Three
+A second release takes a WORK of its own, with `bundles` and `exports` linked to the first one's. `rows WORK`
+lists the rows. `setup` compiles edgec's runner and plugins by their own CMakeLists.txt. Three
 things differ from a Jetson: the plan's compute capability becomes this GPU's, the builder is told not to look
 for cuBLAS and cuDNN, and there is no preview. Everything else is what a bundle ships: the engine is built
 and run by `edgec-engine`, and judged by `edgec_engine`'s own `verify` on the bundle's samples. The plain
-export is `torch.onnx.export` of the same module at opset 17, built with TensorRT's defaults: TF32 is on in
-fp32, which edgec turns off. Times are of CUDA graphs in alternating blocks; measure when nothing is built.
+export is TorchScript's of the same module at opset 17, built with the fp16 flag and TensorRT's other
+defaults; it is beside the fp16 rows alone. Times are of CUDA graphs, the median of 31 alternating blocks.
 """
 
 from __future__ import annotations
@@ -46,11 +48,11 @@ WORKERS = 6
 """Engines built at once: a build keeps two cores busy, and times its kernels beside the others'."""
 
 EXPLAINED = (
-    "Off: the largest difference over the output's spread. Emulated is the compile's own check on its "
-    "graph, TensorRT's is the built engine's, both against the source's outputs on the bundle's three "
-    "samples; allowed is what the plan tells the device. The plain export is held against ONNX Runtime "
-    "on its own file, on the first sample; it takes no tokens away. Ratio: edgec's median time over the "
-    "plain export's, of alternating blocks."
+    "Off: the largest difference and the whole (rms), over the output's spread, less what the source's own "
+    "rounding explains. Emulated is the compile's own check on its graph, TensorRT's is the built engine's, "
+    "both against the source's outputs on the bundle's three samples; allowed is what the plan tells the "
+    "device. The plain export is held against ONNX Runtime on its own file, on the first sample; it takes no "
+    "tokens away. Ratio: edgec's median time over the plain export's, of alternating blocks."
 )
 
 TREE = Path(__file__).resolve().parents[1]
@@ -99,9 +101,16 @@ ZOO = (
     *("cait_xxs24", "edgenext_small", "minilm", "vit_shapes"),
 )
 
-REDUCED = (
-    *(("zoo:vit_shapes", 8, "3:80+6:40"), ("zoo:deit_small", 8, "r=13"), ("zoo:deit_small", 8, "prune:r=13")),
-    ("zoo:vit_shapes", 1, "3:80+6:40"),
+REDUCED = tuple(
+    (model, batch, tokens)
+    for model, tokens in (
+        ("zoo:vit_shapes", "3:80+6:40"),
+        ("zoo:deit_small", "r=13"),
+        ("zoo:deit_small", "prune:r=13"),
+        ("zoo:deit_tiny", "3:80+6:40"),
+        ("zoo:minilm", "2:32+4:32"),
+    )
+    for batch in (8, 1)
 )
 
 UNSEEN = ("timm:deit_tiny_distilled_patch16_224", "timm:vit_small_patch14_reg4_dinov2")
@@ -282,7 +291,7 @@ def export_here(model: str, batch: str, path: str) -> None:
 
 
 def engine_of(work: Work, kind: str, name: str) -> Path:
-    """Where an engine is: `edgec`, or `plain` in a precision."""
+    """Where an engine is: of kind `edgec` by its row, or `plain` by its export."""
     return work.at("engines", kind, name, "model.engine")
 
 
@@ -299,13 +308,12 @@ def build_row(work: Work, row: Row) -> None:
 
 
 def build_export(work: Work, row: Row) -> None:
-    """Build the plain export with TensorRT's defaults and the row's precision as the builder's flag."""
-    engine = engine_of(work, "plain", f"{row.export}_{row.precision}")
+    """Build the plain export with TensorRT's defaults and the fp16 flag."""
+    engine = engine_of(work, "plain", row.export)
     if engine.exists():
         return
-    flags = ["fp16"] if row.precision == "fp16" else []
-    model = work.at("exports", f"{row.export}.onnx")
-    work.run([work.timer, "build", model, engine, *flags], f"plain_{row.export}_{row.precision}")
+    model, kept = work.at("exports", f"{row.export}.onnx"), engine.with_name("timing.cache")
+    work.run([work.timer, "build", model, engine, "fp16", f"cache={kept}"], f"plain_{row.export}")
 
 
 class Shipped:
@@ -328,64 +336,97 @@ class Shipped:
         return {name: np.load(folder / f"{name.replace('/', '_')}.npy") for name in names}
 
 
-def measure_row(work: Work, row: Row) -> dict[str, Any]:
-    """Both verdicts, and the times beside the plain export."""
+def verify_row(work: Work, row: Row) -> None:
+    """Write down both verdicts."""
     bundle = work.at("bundles", row.name)
     found: dict[str, Any] = {**dataclasses.asdict(row), "name": row.name}
-    if not bundle.exists():
+    if bundle.exists():
+        numerics = json.loads((bundle / "report.json").read_text(encoding="utf-8"))["numerics"]
+        found["edgec"], found["emulated"] = "passed", numerics["gates"][-1]
+        try:
+            found["verified"] = _verified(work, row, bundle)
+        except RuntimeError as error:
+            found["failed"] = str(error)
+        if row.precision == "fp16":
+            _expect_of_export(work, row, bundle)
+    else:
+        found["edgec"] = "refused"
         log = work.at("logs", f"compile_{row.name}.log")
-        return {**found, "edgec": "refused" if log.exists() else "not run"}
-    numerics = json.loads((bundle / "report.json").read_text(encoding="utf-8"))["numerics"]
-    found["edgec"], found["emulated"] = "passed", numerics["gates"][-1]
-    # What ships with the bundle judges it.
-    sys.path.insert(0, str(bundle / "device"))
+        found["failed"] = log.read_text(encoding="utf-8").strip().splitlines()[-1]
+    work.at("verified", f"{row.name}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def _verified(work: Work, row: Row, bundle: Path) -> dict[str, Any]:
+    """What ships with the bundle judges it."""
+    if "edgec_engine" not in sys.modules:
+        sys.path.insert(0, str(bundle / "device"))
     from edgec_engine import verification
     from edgec_engine.plan import Plan
 
-    plan = Plan.read(str(bundle))
-    try:
-        found["verified"] = verification.verify(plan, Shipped(work, row))
-    except RuntimeError as error:
-        return {**found, "failed": str(error)}
-    folder = work.at("inputs", row.name, "x").parent
-    engines = {"edgec": engine_of(work, "edgec", row.name)}
-    plain = engine_of(work, "plain", f"{row.export}_{row.precision}")
-    if plain.exists():
-        engines["plain"] = plain
-    with np.load(bundle / "samples/0.inputs.npz") as feeds:
-        for name in feeds.files:
-            array = feeds[name]
-            array.astype(np.int32 if array.dtype.kind in "iu" else array.dtype).tofile(folder / f"{name}.raw")
-    try:
-        said = work.run(
-            [
-                work.timer,
-                "time",
-                folder,
-                *work.plugins,
-                *(f"{kind}={path}" for kind, path in engines.items()),
-            ],
-            f"time_{row.name}",
-        )
-    except RuntimeError as error:
-        return {**found, "untimed": str(error)}
-    for line in said.splitlines():
-        timed = json.loads(line)
-        found[f"{timed['name']}_time"] = {key: timed[key] for key in ("layers", "graph", "stream")}
-    if plain.exists():
-        found["plain_off"] = _plain_error(work.at("exports", f"{row.export}.onnx"), bundle, plain)
-    return found
+    result: dict[str, Any] = verification.verify(Plan.read(str(bundle)), Shipped(work, row))
+    return result
 
 
-def _plain_error(export: Path, bundle: Path, engine: Path) -> float:
-    """How far the plain engine's first output is from ONNX Runtime's, over its spread."""
+def _expect_of_export(work: Work, row: Row, bundle: Path) -> None:
+    """What ONNX Runtime computes of the plain export on the bundle's first sample: its first output."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(export, providers=["CPUExecutionProvider"])
+    export = work.at("exports", f"{row.export}.onnx")
+    if not export.exists():
+        return
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    session = onnxruntime.InferenceSession(export, options, providers=["CPUExecutionProvider"])
     with np.load(bundle / "samples/0.inputs.npz") as feeds:
-        expected = session.run(None, {one.name: feeds[one.name] for one in session.get_inputs()})[0]
-    name = session.get_outputs()[0].name.replace("/", "_")
-    actual = np.fromfile(f"{engine}.{name}.raw", np.float32).reshape(expected.shape)
+        output = session.run(None, {one.name: feeds[one.name] for one in session.get_inputs()})[0]
+    name = session.get_outputs()[0].name
+    np.savez(work.at("expected", f"{row.name}.npz"), **{name.replace("/", "_"): output})
+
+
+def time_rows(work: Work, rows: list[Row]) -> None:
+    """Write down the times of each row's engine, beside the plain export's where the row is fp16."""
+    groups: dict[Path, Row] = {}
+    words: list[object] = [*work.plugins]
+    for row in rows:
+        engines = {"edgec": engine_of(work, "edgec", row.name)}
+        if not engines["edgec"].exists():
+            continue
+        if row.precision == "fp16":
+            engines["plain"] = engine_of(work, "plain", row.export)
+        folder = work.at("inputs", row.name, "x").parent
+        with np.load(work.at("bundles", row.name) / "samples/0.inputs.npz") as feeds:
+            for name in feeds.files:
+                array = feeds[name]
+                narrow = np.int32 if array.dtype.kind in "iu" else array.dtype
+                array.astype(narrow).tofile(folder / f"{name}.raw")
+        groups[folder] = row
+        words += ["--", folder, *(f"{kind}={path}" for kind, path in engines.items() if path.exists())]
+    if not groups:
+        return
+    found: dict[Path, dict[str, Any]] = {folder: {} for folder in groups}
+    for line in work.run([work.timer, "time", *words], f"time_{rows[0].name}").splitlines():
+        told = json.loads(line)
+        here = found[Path(told["folder"])]
+        if "untimed" in told:
+            here["untimed"] = told["untimed"]
+        else:
+            here[f"{told['name']}_time"] = {key: told[key] for key in ("layers", "graph", "stream")}
+    for folder, here in found.items():
+        row = groups[folder]
+        if "plain_time" in here:
+            here["plain_off"] = _plain_error(work, row, folder)
+        work.at("timed", f"{row.name}.json").write_text(json.dumps(here), encoding="utf-8")
+
+
+def _plain_error(work: Work, row: Row, folder: Path) -> float | None:
+    """How far the plain engine's first output is from ONNX Runtime's, over its spread."""
+    path = work.at("expected", f"{row.name}.npz")
+    if not path.exists():
+        return None
+    with np.load(path) as kept:
+        (name,) = kept.files
+        expected = kept[name]
+    actual = np.fromfile(folder / f"plain.{name}.raw", expected.dtype).reshape(expected.shape)
     return float(np.abs(actual - expected).max() / expected.std())
 
 
@@ -399,30 +440,65 @@ def table(rows: list[dict[str, Any]]) -> str:
         edgec, plain = (
             np.array(row[kind]["graph"]) if kind in row else None for kind in ("edgec_time", "plain_time")
         )
-        ratio = "" if edgec is None or plain is None else f"{np.median(edgec / plain):.3f}"
-        said = row.get("failed") or row.get("untimed") or ""
+        said = row.get("failed") or row.get("untimed") or (verified or {}).get("broken") or ""
         listed.append(
             [
+                row["tensorrt"],
                 row["model"],
                 row["precision"],
                 row["batch"],
                 "" if row["tokens"] == "off" else row["tokens"],
-                "" if emulated is None else f"{emulated['scaled']:.1e}",
-                "" if verified is None else f"{verified['scaled']:.1e}",
-                "" if verified is None else f"{verified['cosine']:.7f}",
-                "" if verified is None else f"{verified['gate']['scaled']:.1e}",
+                _off(emulated),
+                _off(verified),
+                "" if verified is None else "{scaled:.0e}, {rms:.0e}".format(**verified["gate"]),
                 row["edgec"],
-                "failed" if verified is None else "passed" if verified["passed"] else "REFUSED",
+                _verdict(row),
                 "" if edgec is None else f"{np.median(edgec):.1f}",
                 "" if plain is None else f"{np.median(plain):.1f}",
-                ratio,
-                f"{row['plain_off']:.1e}" if "plain_off" in row else "",
+                "" if edgec is None or plain is None else f"{np.median(edgec / plain):.3f}",
+                f"{row['plain_off']:.1e}" if row.get("plain_off") is not None else "",
                 said.splitlines()[0][:80] if said else "",
             ]
         )
-    headers = ["model", "precision", "batch", "tokens", "off, emulated", "off, TensorRT", "cosine", "allowed"]
-    headers += ["edgec's verdict", "TensorRT's", "edgec, µs", "plain, µs", "ratio", "plain, off", ""]
-    return markdown(headers, listed)
+    headers = ["TensorRT", "model", "precision", "batch", "tokens", "off, emulated", "off, TensorRT"]
+    headers += ["allowed", "edgec's verdict", "TensorRT's", "edgec, µs", "plain, µs", "ratio", "plain, off"]
+    return markdown([*headers, ""], listed)
+
+
+def _off(judged: dict[str, Any] | None) -> str:
+    return "" if judged is None else "{beyond:.1e}, {beyond_rms:.1e}".format(**judged)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if row["edgec"] == "refused":
+        return "–"
+    if "verified" not in row:
+        return "failed"
+    return "passed" if row["verified"]["passed"] else "REFUSED"
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """How many rows agree, and how edgec's fp16 engines compare with the plain ones, by release."""
+    lines = []
+    for release in sorted({row["tensorrt"] for row in rows}):
+        of = [row for row in rows if row["tensorrt"] == release]
+        verdicts = [_verdict(row) for row in of]
+        counts = {word: verdicts.count(word) for word in ("passed", "REFUSED", "failed", "–")}
+        text = (
+            "- TensorRT {0}: {1} rows; {passed} passed here and there, {REFUSED} passed here and were "
+            "refused there, {failed} were not built or run there, {–} were refused here"
+        ).format(release, len(of), **counts)
+        for kind, reduced in (("as they are", False), ("reduced", True)):
+            ratios = [
+                np.median(np.array(row["edgec_time"]["graph"]) / np.array(row["plain_time"]["graph"]))
+                for row in of
+                if "plain_time" in row and (row["tokens"] != "off") == reduced
+            ]
+            if ratios:
+                mean = np.exp(np.mean(np.log(ratios)))
+                text += f"; geometric mean of the ratio, {kind}: {mean:.3f} ({len(ratios)} rows)"
+        lines.append(text + ".")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -430,12 +506,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=("setup", "compile", "build", "measure", "table", "rows"))
+    parser.add_argument("step", choices=("setup", "compile", "build", "verify", "time", "table", "rows"))
     parser.add_argument("work", type=Path)
     parser.add_argument("rows", nargs="*")
     parser.add_argument("--libraries", type=Path)
     parser.add_argument("--headers", type=Path)
     parser.add_argument("--workers", type=int, default=WORKERS)
+    parser.add_argument("--beside", type=Path, action="append", default=[])
     options = parser.parse_args()
     work = Work(options.work)
     known = {row.name: row for row in ROWS}
@@ -451,26 +528,24 @@ def main() -> None:
         steps = [(export_row, row) for row in _exports(rows)] + [(compile_row, row) for row in rows]
         _all(work, steps, options.workers)
     elif options.step == "build":
-        plain = {id(row) for row in _exports(rows, precisions=True)}
+        plain = {id(row) for row in _exports([row for row in rows if row.precision == "fp16"])}
         steps = []
         for row in rows:
             steps += [(build_row, row)] + [(build_export, row)] * (id(row) in plain)
         _all(work, steps, options.workers)
-    elif options.step == "measure":
-        for row in rows:
-            found = measure_row(work, row)
-            work.at("measured", f"{row.name}.json").write_text(json.dumps(found), encoding="utf-8")
-            told = ("name", "edgec", "verified", "plain_off", "failed", "untimed")
-            print(json.dumps({key: found.get(key) for key in told}))
+    elif options.step == "verify":
+        _all(work, [(verify_row, row) for row in rows], options.workers)
+    elif options.step == "time":
+        time_rows(work, rows)
     else:
-        _publish(work, rows)
+        _publish([work, *map(Work, options.beside)], rows)
 
 
-def _exports(rows: list[Row], *, precisions: bool = False) -> list[Row]:
-    """The first row of each plain export, or of each of its engines."""
-    kept: dict[tuple[str, str], Row] = {}
+def _exports(rows: list[Row]) -> list[Row]:
+    """The first row of each plain export."""
+    kept: dict[str, Row] = {}
     for row in rows:
-        kept.setdefault((row.export, row.precision if precisions else ""), row)
+        kept.setdefault(row.export, row)
     return list(kept.values())
 
 
@@ -490,20 +565,27 @@ def _all(work: Work, steps: list[Any], workers: int) -> None:
         list(pool.map(one, steps))
 
 
-def _publish(work: Work, rows: list[Row]) -> None:
+def _publish(works: list[Work], rows: list[Row]) -> None:
     """Write the table with its machine, and `WORK/notes.md` under it where that is there."""
     from tables import RESULTS
 
-    measured = [work.at("measured", f"{row.name}.json") for row in rows]
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in measured if path.exists()]
-    missing = [row.name for row, path in zip(rows, measured, strict=True) if not path.exists()]
-    on = json.loads(work.at("machine.json").read_text(encoding="utf-8"))
-    notes = work.at("notes.md")
+    found, missing = [], []
+    for work in works:
+        on = json.loads(work.at("machine.json").read_text(encoding="utf-8"))
+        for row in rows:
+            paths = [work.at(step, f"{row.name}.json") for step in ("verified", "timed")]
+            kept = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+            if not kept:
+                missing.append(f"{row.name} ({on['tensorrt']})")
+                continue
+            found.append({"tensorrt": on["tensorrt"], **kept[0], **kept[-1]})
+    notes = works[0].at("notes.md")
     parts = [
         "# Jetson bundles in TensorRT on a GPU",
         "Command: `python benchmarks/tensorrt_gpu.py table WORK`, after its other steps on the machine",
-        f"Machine: {on['gpu']}, driver {on['driver']}; TensorRT {on['tensorrt']}",
+        f"Machine: {on['gpu']}, driver {on['driver']}",
         EXPLAINED,
+        summary(found),
         table(found),
         *([notes.read_text(encoding="utf-8").strip()] if notes.exists() else []),
         *([f"Not measured: {', '.join(missing)}."] if missing else []),
