@@ -82,9 +82,11 @@ void build(const std::vector<std::string> &words) {
     need(parser->parseFromFile(words[0].c_str(), static_cast<int>(ILogger::Severity::kERROR)), words[0] + " is not taken");
     const std::unique_ptr<IBuilderConfig> config(builder->createBuilderConfig());
     config->setProfilingVerbosity(ProfilingVerbosity::kDETAILED);
-    // Without cuBLAS and cuDNN, which the machine need not have.
-    config->setTacticSources(1U << static_cast<unsigned>(TacticSource::kEDGE_MASK_CONVOLUTIONS) |
-                             1U << static_cast<unsigned>(TacticSource::kJIT_CONVOLUTIONS));
+    // Without cuDNN and cuBLAS, which the machine need not have; 8.5 builds no transformer on a Hopper without cuBLAS.
+    const auto source = [](TacticSource one) { return 1U << static_cast<unsigned>(one); };
+    unsigned sources = source(TacticSource::kEDGE_MASK_CONVOLUTIONS) | source(TacticSource::kJIT_CONVOLUTIONS);
+    if (NV_TENSORRT_MINOR < 6) sources |= source(TacticSource::kCUBLAS) | source(TacticSource::kCUBLAS_LT);
+    config->setTacticSources(sources);
     if (half) config->setFlag(BuilderFlag::kFP16);
     if (exact) config->clearFlag(BuilderFlag::kTF32);
     const std::vector<char> known = !cache.empty() && std::ifstream(cache) ? read(cache) : std::vector<char>();

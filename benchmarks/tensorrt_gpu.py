@@ -4,8 +4,9 @@ PyPI's `tensorrt==8.6.0` and `8.5.2.2` hold the real builder and parser; LIBRARI
 files of the wheel, as they are: the builder checks the digest of its kernels. Their headers are in
 github.com/NVIDIA/TensorRT, `include/` of that release, and `NvOnnxParser.h` in github.com/onnx/onnx-tensorrt,
 branch `8.6-GA` (not `8.6-EA`, whose parser has other virtual functions) or `8.5-GA`. The machine needs nvcc,
-cmake, and edgec with torch and timm. The plugin library looks for cuBLAS 12 (11 for 8.5) and cuDNN 8: where
-they are not installed, stubs of them in LIBRARIES do, for nothing calls them::
+cmake, and edgec with torch and timm. The plugin library looks for cuBLAS 12 and cuDNN 8: where they are not
+installed, stubs of them in LIBRARIES do, for nothing calls them. 8.5.2.2 without cuBLAS built no ViT on an
+H200; it is let use cuBLAS 11 (PyPI's `nvidia-cublas-cu11`, in LIBRARIES too), which was not tried yet::
 
     python benchmarks/tensorrt_gpu.py setup WORK --libraries LIBRARIES --headers HEADERS
     python benchmarks/tensorrt_gpu.py compile WORK [ROW …]      # bundles, and the modules as plain exports
@@ -14,13 +15,14 @@ they are not installed, stubs of them in LIBRARIES do, for nothing calls them::
     python benchmarks/tensorrt_gpu.py time WORK [ROW …]         # one row after the other, with nothing beside
     python benchmarks/tensorrt_gpu.py table WORK [--beside WORK]   # results/tensorrt_gpu.md
 
-A second release takes a WORK of its own, with `bundles` and `exports` linked to the first one's. `rows WORK`
-lists the rows. `setup` compiles edgec's runner and plugins by their own CMakeLists.txt. Three
-things differ from a Jetson: the plan's compute capability becomes this GPU's, the builder is told not to look
-for cuBLAS and cuDNN, and there is no preview. Everything else is what a bundle ships: the engine is built
-and run by `edgec-engine`, and judged by `edgec_engine`'s own `verify` on the bundle's samples. The plain
-export is TorchScript's of the same module at opset 17, built with the fp16 flag and TensorRT's other
-defaults; it is beside the fp16 rows alone. Times are of CUDA graphs, the median of 31 alternating blocks.
+A second release takes a WORK of its own, with `bundles` linked to the first one's. `rows WORK` lists the
+rows. `setup` compiles edgec's runner and plugins by their own CMakeLists.txt. Three things differ from a
+Jetson: the plan's compute capability becomes this GPU's, the builder is told not to look for cuDNN, nor in
+8.6 for cuBLAS, and there is no preview. Everything else is what a bundle ships: the engine is built and run
+by `edgec-engine`, and judged by `edgec_engine`'s own `verify` on the bundle's samples. The plain export is
+TorchScript's of the same module at opset 17 (16 for 8.5, whose parser has no LayerNormalization), built with
+the fp16 flag and TensorRT's other defaults; it is beside the fp16 rows alone. Times are of CUDA graphs, the
+median of 31 alternating blocks.
 """
 
 from __future__ import annotations
@@ -45,15 +47,14 @@ DEVICE = "jetson:agx-orin-64gb:jetpack5"
 """The one device profile whose TensorRT is 8; its compute capability is replaced."""
 
 WORKERS = 6
-"""Engines built at once: a build keeps two cores busy, and times its kernels beside the others'."""
+"""Engines built at once. A build keeps one to two cores busy, and times its kernels beside the others'; those
+of convolutional networks, which time the most, wait for each other on the GPU."""
 
-EXPLAINED = (
-    "Off: the largest difference and the whole (rms), over the output's spread, less what the source's own "
-    "rounding explains. Emulated is the compile's own check on its graph, TensorRT's is the built engine's, "
-    "both against the source's outputs on the bundle's three samples; allowed is what the plan tells the "
-    "device. The plain export is held against ONNX Runtime on its own file, on the first sample; it takes no "
-    "tokens away. Ratio: edgec's median time over the plain export's, of alternating blocks."
-)
+TACTICS = """
+    // cuBLAS, cuBLASLt, the edge mask and JIT convolutions; from 8.6 on the last two.
+    config->setTacticSources(NV_TENSORRT_MINOR < 6 ? 27U : 24U);
+"""
+"""The builder's line that leaves out the libraries that the machine need not have."""
 
 TREE = Path(__file__).resolve().parents[1]
 
@@ -146,6 +147,21 @@ class Work:
         return path
 
     @property
+    def release(self) -> str:
+        """The release of TensorRT that it was set up for: `8.6.0`."""
+        on: dict[str, str] = json.loads((self.folder / "machine.json").read_text(encoding="utf-8"))
+        return on["tensorrt"]
+
+    def export(self, row: Row) -> Path:
+        """The plain export that a row is timed beside."""
+        return self.at("exports", f"{row.export}_opset{self.opset}.onnx")
+
+    @property
+    def opset(self) -> int:
+        """The newest opset of which this release's parser takes a transformer's export."""
+        return 16 if self.release.startswith("8.5.") else 17
+
+    @property
     def plugins(self) -> list[Path]:
         """The compiled plugin libraries."""
         return sorted(self.at("plugins", "x").parent.glob("*.so"))
@@ -185,10 +201,7 @@ def setup(work: Work, libraries: Path, headers: Path) -> None:
     before = "    config->clearFlag(nvinfer1::BuilderFlag::kTF32);\n"
     text = builder.read_text(encoding="utf-8")
     assert before in text
-    # The edge mask and JIT convolutions: all but cuBLAS and cuDNN.
-    builder.write_text(
-        text.replace(before, before + "    config->setTacticSources(1U << 3 | 1U << 4);\n"), encoding="utf-8"
-    )
+    builder.write_text(text.replace(before, before + TACTICS), encoding="utf-8")
     tensorrt.copy_sources(source / "plugins", tensorrt.LIBRARIES)
     capability = compute_capability().replace(".", "")
     found = [
@@ -263,18 +276,19 @@ def compile_here(model: str, precision: str, batch: str, tokens: str, bundle: st
 
 
 def export_row(work: Work, row: Row) -> None:
-    """Export a row's module as users do: `torch.onnx.export`, opset 17."""
-    path = work.at("exports", f"{row.export}.onnx")
+    """Export a row's module as users do, with TorchScript's `torch.onnx.export`."""
+    path = work.export(row)
     if path.exists():
         return
     code = (
         f"import sys; sys.path.insert(0, {str(TREE / 'benchmarks')!r}); import tensorrt_gpu; "
         "tensorrt_gpu.export_here(*sys.argv[1:])"
     )
-    work.run([sys.executable, "-c", code, row.model, row.batch, path], f"export_{row.export}")
+    words = [row.model, row.batch, work.opset, path]
+    work.run([sys.executable, "-c", code, *words], f"export_{row.export}")
 
 
-def export_here(model: str, batch: str, path: str) -> None:
+def export_here(model: str, batch: str, opset: str, path: str) -> None:
     """Export in this process; the weights are those that edgec draws."""
     import torch
 
@@ -286,7 +300,7 @@ def export_here(model: str, batch: str, path: str) -> None:
     inputs = tuple(example.repeat(int(batch), *[1] * (example.dim() - 1)) for example in examples)
     scratch = f"{path}.partial"
     with torch.no_grad():
-        torch.onnx.export(network, inputs, scratch, dynamo=False, opset_version=17, input_names=names)
+        torch.onnx.export(network, inputs, scratch, dynamo=False, opset_version=int(opset), input_names=names)
     Path(scratch).rename(path)
 
 
@@ -312,8 +326,9 @@ def build_export(work: Work, row: Row) -> None:
     engine = engine_of(work, "plain", row.export)
     if engine.exists():
         return
-    model, kept = work.at("exports", f"{row.export}.onnx"), engine.with_name("timing.cache")
-    work.run([work.timer, "build", model, engine, "fp16", f"cache={kept}"], f"plain_{row.export}")
+    kept = engine.with_name("timing.cache")
+    words = [work.timer, "build", work.export(row), engine, "fp16", f"cache={kept}"]
+    work.run(words, f"plain_{row.export}")
 
 
 class Shipped:
@@ -371,7 +386,7 @@ def _expect_of_export(work: Work, row: Row, bundle: Path) -> None:
     """What ONNX Runtime computes of the plain export on the bundle's first sample: its first output."""
     import onnxruntime
 
-    export = work.at("exports", f"{row.export}.onnx")
+    export = work.export(row)
     if not export.exists():
         return
     options = onnxruntime.SessionOptions()
@@ -430,77 +445,6 @@ def _plain_error(work: Work, row: Row, folder: Path) -> float | None:
     return float(np.abs(actual - expected).max() / expected.std())
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The results in Markdown."""
-    from tables import markdown
-
-    listed = []
-    for row in rows:
-        emulated, verified = row.get("emulated"), row.get("verified")
-        edgec, plain = (
-            np.array(row[kind]["graph"]) if kind in row else None for kind in ("edgec_time", "plain_time")
-        )
-        said = row.get("failed") or row.get("untimed") or (verified or {}).get("broken") or ""
-        listed.append(
-            [
-                row["tensorrt"],
-                row["model"],
-                row["precision"],
-                row["batch"],
-                "" if row["tokens"] == "off" else row["tokens"],
-                _off(emulated),
-                _off(verified),
-                "" if verified is None else "{scaled:.0e}, {rms:.0e}".format(**verified["gate"]),
-                row["edgec"],
-                _verdict(row),
-                "" if edgec is None else f"{np.median(edgec):.1f}",
-                "" if plain is None else f"{np.median(plain):.1f}",
-                "" if edgec is None or plain is None else f"{np.median(edgec / plain):.3f}",
-                f"{row['plain_off']:.1e}" if row.get("plain_off") is not None else "",
-                said.splitlines()[0][:80] if said else "",
-            ]
-        )
-    headers = ["TensorRT", "model", "precision", "batch", "tokens", "off, emulated", "off, TensorRT"]
-    headers += ["allowed", "edgec's verdict", "TensorRT's", "edgec, µs", "plain, µs", "ratio", "plain, off"]
-    return markdown([*headers, ""], listed)
-
-
-def _off(judged: dict[str, Any] | None) -> str:
-    return "" if judged is None else "{beyond:.1e}, {beyond_rms:.1e}".format(**judged)
-
-
-def _verdict(row: dict[str, Any]) -> str:
-    if row["edgec"] == "refused":
-        return "–"
-    if "verified" not in row:
-        return "failed"
-    return "passed" if row["verified"]["passed"] else "REFUSED"
-
-
-def summary(rows: list[dict[str, Any]]) -> str:
-    """How many rows agree, and how edgec's fp16 engines compare with the plain ones, by release."""
-    lines = []
-    for release in sorted({row["tensorrt"] for row in rows}):
-        of = [row for row in rows if row["tensorrt"] == release]
-        verdicts = [_verdict(row) for row in of]
-        counts = {word: verdicts.count(word) for word in ("passed", "REFUSED", "failed", "–")}
-        text = (
-            "- TensorRT {0}: {1} rows; {passed} passed here and there, {REFUSED} passed here and were "
-            "refused there, {failed} were not built or run there, {–} were refused here"
-        ).format(release, len(of), **counts)
-        for kind, reduced in (("as they are", False), ("reduced", True)):
-            ratios = [
-                np.median(np.array(row["edgec_time"]["graph"]) / np.array(row["plain_time"]["graph"]))
-                for row in of
-                if "plain_time" in row and (row["tokens"] != "off") == reduced
-            ]
-            if ratios:
-                mean = np.exp(np.mean(np.log(ratios)))
-                text += f"; geometric mean of the ratio, {kind}: {mean:.3f} ({len(ratios)} rows)"
-        lines.append(text + ".")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """One step for the rows named, all where none is."""
     parser = argparse.ArgumentParser(
@@ -538,7 +482,9 @@ def main() -> None:
     elif options.step == "time":
         time_rows(work, rows)
     else:
-        _publish([work, *map(Work, options.beside)], rows)
+        from tensorrt_gpu_table import publish
+
+        publish([work.folder, *(beside.resolve() for beside in options.beside)], [row.name for row in rows])
 
 
 def _exports(rows: list[Row]) -> list[Row]:
@@ -563,36 +509,6 @@ def _all(work: Work, steps: list[Any], workers: int) -> None:
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         list(pool.map(one, steps))
-
-
-def _publish(works: list[Work], rows: list[Row]) -> None:
-    """Write the table with its machine, and `WORK/notes.md` under it where that is there."""
-    from tables import RESULTS
-
-    found, missing = [], []
-    for work in works:
-        on = json.loads(work.at("machine.json").read_text(encoding="utf-8"))
-        for row in rows:
-            paths = [work.at(step, f"{row.name}.json") for step in ("verified", "timed")]
-            kept = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
-            if not kept:
-                missing.append(f"{row.name} ({on['tensorrt']})")
-                continue
-            found.append({"tensorrt": on["tensorrt"], **kept[0], **kept[-1]})
-    notes = works[0].at("notes.md")
-    parts = [
-        "# Jetson bundles in TensorRT on a GPU",
-        "Command: `python benchmarks/tensorrt_gpu.py table WORK`, after its other steps on the machine",
-        f"Machine: {on['gpu']}, driver {on['driver']}",
-        EXPLAINED,
-        summary(found),
-        table(found),
-        *([notes.read_text(encoding="utf-8").strip()] if notes.exists() else []),
-        *([f"Not measured: {', '.join(missing)}."] if missing else []),
-    ]
-    text = "\n\n".join(parts) + "\n"
-    print(text)
-    (RESULTS / "tensorrt_gpu.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
