@@ -1,10 +1,10 @@
 // What tensorrt_gpu.py needs of TensorRT 8 besides edgec's own runner.
 //
-//   tensorrt_gpu build ONNX ENGINE [fp16] [no_tf32] [LIBRARY.so …]   a plain build, as trtexec does it
-//   tensorrt_gpu time FOLDER [LIBRARY.so …] NAME=ENGINE …            engines in one process, alternating blocks
+//   tensorrt_gpu build ONNX ENGINE [fp16] [no_tf32] [cache=FILE] [LIBRARY.so …]   a plain build, as trtexec does it
+//   tensorrt_gpu time [LIBRARY.so …] -- FOLDER NAME=ENGINE … [-- FOLDER …]        engines in alternating blocks
 //
-// FOLDER holds INPUT.raw for every input of every engine. `time` writes ENGINE.OUTPUT.raw, and prints a JSON object a
-// line: microseconds a run of each block, in CUDA graphs and in a stream. A failure of TensorRT or CUDA ends it with 1.
+// FOLDER holds INPUT.raw for every input of its engines. `time` writes FOLDER/NAME.OUTPUT.raw, and prints a JSON object
+// a line: microseconds a run of each block, in CUDA graphs and in a stream, or why a folder's engines were not timed.
 #include <NvInfer.h>
 #include <NvInferPlugin.h>
 #include <NvOnnxParser.h>
@@ -51,8 +51,6 @@ void write(const std::string &path, const void *data, std::size_t size) {
     need(static_cast<bool>(file), path + " cannot be written");
 }
 
-bool is_library(const std::string &word) { return word.size() > 3 && word.compare(word.size() - 3, 3, ".so") == 0; }
-
 void load(const std::string &library) { need(dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL) != nullptr, library + " does not load"); }
 
 std::size_t bytes(const ICudaEngine &engine, const char *tensor) {
@@ -69,9 +67,11 @@ std::size_t bytes(const ICudaEngine &engine, const char *tensor) {
 
 void build(const std::vector<std::string> &words) {
     bool half = false, exact = false;
+    std::string cache;
     for (std::size_t at = 2; at < words.size(); ++at) {
         if (words[at] == "fp16") half = true;
         else if (words[at] == "no_tf32") exact = true;
+        else if (words[at].rfind("cache=", 0) == 0) cache = words[at].substr(6);
         else load(words[at]);
     }
     const std::unique_ptr<IBuilder> builder(createInferBuilder(logger));
@@ -82,13 +82,22 @@ void build(const std::vector<std::string> &words) {
     need(parser->parseFromFile(words[0].c_str(), static_cast<int>(ILogger::Severity::kERROR)), words[0] + " is not taken");
     const std::unique_ptr<IBuilderConfig> config(builder->createBuilderConfig());
     config->setProfilingVerbosity(ProfilingVerbosity::kDETAILED);
-    // Without cuBLAS and cuDNN, which the machine need not have.
-    config->setTacticSources(1U << static_cast<unsigned>(TacticSource::kEDGE_MASK_CONVOLUTIONS) |
-                             1U << static_cast<unsigned>(TacticSource::kJIT_CONVOLUTIONS));
+    // Without cuDNN and cuBLAS, which the machine need not have; 8.5 builds no transformer on a Hopper without cuBLAS.
+    const auto source = [](TacticSource one) { return 1U << static_cast<unsigned>(one); };
+    unsigned sources = source(TacticSource::kEDGE_MASK_CONVOLUTIONS) | source(TacticSource::kJIT_CONVOLUTIONS);
+    if (NV_TENSORRT_MINOR < 6) sources |= source(TacticSource::kCUBLAS) | source(TacticSource::kCUBLAS_LT);
+    config->setTacticSources(sources);
     if (half) config->setFlag(BuilderFlag::kFP16);
     if (exact) config->clearFlag(BuilderFlag::kTF32);
+    const std::vector<char> known = !cache.empty() && std::ifstream(cache) ? read(cache) : std::vector<char>();
+    const std::unique_ptr<ITimingCache> timed(config->createTimingCache(known.data(), known.size()));
+    need(timed != nullptr && config->setTimingCache(*timed, false), cache + " is no timing cache");
     const std::unique_ptr<IHostMemory> engine(builder->buildSerializedNetwork(*network, *config));
     need(engine != nullptr, words[0] + " is not built");
+    if (!cache.empty()) {
+        const std::unique_ptr<IHostMemory> kept(timed->serialize());
+        write(cache, kept->data(), kept->size());
+    }
     write(words[1], engine->data(), engine->size());
 }
 
@@ -96,9 +105,18 @@ struct Engine {
     std::string name, path;
     std::unique_ptr<ICudaEngine> engine;
     std::unique_ptr<IExecutionContext> context;
+    std::vector<void *> buffers;
     cudaGraphExec_t graph = nullptr;
     int runs = 0;
     std::vector<float> in_graphs, in_stream;
+
+    Engine(const std::string &called, const std::string &file) : name(called), path(file) {}
+    Engine(const Engine &) = delete;
+    Engine &operator=(const Engine &) = delete;
+    ~Engine() {
+        if (graph != nullptr) cudaGraphExecDestroy(graph);
+        for (void *const buffer : buffers) cudaFree(buffer);
+    }
 };
 
 void enqueue(Engine &one, cudaStream_t stream) { need(one.context->enqueueV3(stream), one.name + " does not run"); }
@@ -130,8 +148,9 @@ void prepare(Engine &one, IRuntime &runtime, const std::string &folder, cudaStre
     for (int index = 0; index < one.engine->getNbIOTensors(); ++index) {
         const char *const tensor = one.engine->getIOTensorName(index);
         const std::size_t size = bytes(*one.engine, tensor);
-        void *buffer = nullptr;  // lives as long as the process
+        void *buffer = nullptr;
         check(cudaMalloc(&buffer, std::max<std::size_t>(size, 1)), "memory");
+        one.buffers.push_back(buffer);
         if (one.engine->getTensorIOMode(tensor) == TensorIOMode::kINPUT) {
             const std::vector<char> given = read(folder + "/" + tensor + ".raw");
             need(given.size() == size, folder + "/" + tensor + ".raw has another size");
@@ -149,6 +168,7 @@ void prepare(Engine &one, IRuntime &runtime, const std::string &folder, cudaStre
     enqueue(one, stream);
     check(cudaStreamEndCapture(stream, &graph), one.name);
     check(cudaGraphInstantiate(&one.graph, graph, 0), one.name);
+    cudaGraphDestroy(graph);
     const float once = block(one, stream, true, 10);
     one.runs = std::clamp(static_cast<int>(BLOCK_MICROSECONDS / std::max(once, 1.0f)), 10, LONGEST_BLOCK);
     for (const auto &[tensor, buffer] : outputs) {
@@ -156,7 +176,7 @@ void prepare(Engine &one, IRuntime &runtime, const std::string &folder, cudaStre
         check(cudaMemcpy(found.data(), buffer, found.size(), cudaMemcpyDeviceToHost), "a copy");
         std::string file = tensor;
         std::replace(file.begin(), file.end(), '/', '_');
-        write(one.path + "." + file + ".raw", found.data(), found.size());
+        write(folder + "/" + one.name + "." + file + ".raw", found.data(), found.size());
     }
 }
 
@@ -166,32 +186,44 @@ std::string listed(const std::vector<float> &values) {
     return "[" + text + "]";
 }
 
-void time(const std::vector<std::string> &words) {
-    std::vector<Engine> engines;
+void time_group(IRuntime &runtime, cudaStream_t stream, const std::vector<std::string> &words) {
+    std::vector<std::unique_ptr<Engine>> engines;
     for (std::size_t at = 1; at < words.size(); ++at) {
-        if (is_library(words[at])) {
-            load(words[at]);
-            continue;
-        }
         const std::size_t equals = words[at].find('=');
-        Engine one;
-        one.name = words[at].substr(0, equals), one.path = words[at].substr(equals + 1);
-        engines.push_back(std::move(one));
+        engines.push_back(std::make_unique<Engine>(words[at].substr(0, equals), words[at].substr(equals + 1)));
+        prepare(*engines.back(), runtime, words[0], stream);
+    }
+    for (int count = 0; count < BLOCKS; ++count) {
+        for (const auto &one : engines) {
+            block(*one, stream, true, one->runs);  // the caches are the other engine's
+            one->in_graphs.push_back(block(*one, stream, true, one->runs));
+            if (count % 3 == 0) one->in_stream.push_back(block(*one, stream, false, one->runs));
+        }
+    }
+    for (const auto &one : engines) {
+        std::printf("{\"folder\": \"%s\", \"name\": \"%s\", \"layers\": %d, \"graph\": %s, \"stream\": %s}\n", words[0].c_str(),
+                    one->name.c_str(), one->engine->getNbLayers(), listed(one->in_graphs).c_str(), listed(one->in_stream).c_str());
+    }
+}
+
+void time(const std::vector<std::string> &words) {
+    std::vector<std::vector<std::string>> groups;
+    for (const std::string &word : words) {
+        if (word == "--") groups.emplace_back();
+        else if (groups.empty()) load(word);
+        else groups.back().push_back(word);
     }
     const std::unique_ptr<IRuntime> runtime(createInferRuntime(logger));
     cudaStream_t stream;
     check(cudaStreamCreate(&stream), "a stream");
-    for (Engine &one : engines) prepare(one, *runtime, words[0], stream);
-    for (int count = 0; count < BLOCKS; ++count) {
-        for (Engine &one : engines) {
-            block(one, stream, true, one.runs);  // the caches are the other engine's
-            one.in_graphs.push_back(block(one, stream, true, one.runs));
-            if (count % 3 == 0) one.in_stream.push_back(block(one, stream, false, one.runs));
+    for (const auto &group : groups) {
+        need(group.size() > 1, "a group is FOLDER NAME=ENGINE …");
+        try {
+            time_group(*runtime, stream, group);
+        } catch (const std::exception &error) {
+            std::printf("{\"folder\": \"%s\", \"untimed\": \"%s\"}\n", group[0].c_str(), error.what());
         }
-    }
-    for (const Engine &one : engines) {
-        std::printf("{\"name\": \"%s\", \"layers\": %d, \"graph\": %s, \"stream\": %s}\n", one.name.c_str(),
-                    one.engine->getNbLayers(), listed(one.in_graphs).c_str(), listed(one.in_stream).c_str());
+        std::fflush(stdout);
     }
 }
 
@@ -200,7 +232,7 @@ void time(const std::vector<std::string> &words) {
 int main(int count, char **given) {
     try {
         const std::vector<std::string> words(given + 1, given + count);
-        need(words.size() > 2 && (words[0] == "build" || words[0] == "time"), "usage: build ONNX ENGINE … or time FOLDER NAME=ENGINE …");
+        need(words.size() > 2 && (words[0] == "build" || words[0] == "time"), "usage: build ONNX ENGINE … or time -- FOLDER NAME=ENGINE …");
         need(initLibNvInferPlugins(&logger, ""), "TensorRT's own plugins do not load");
         const std::vector<std::string> rest(words.begin() + 1, words.end());
         words[0] == "build" ? build(rest) : time(rest);

@@ -3,22 +3,26 @@
 PyPI's `tensorrt==8.6.0` and `8.5.2.2` hold the real builder and parser; LIBRARIES is a folder with the `.so`
 files of the wheel, as they are: the builder checks the digest of its kernels. Their headers are in
 github.com/NVIDIA/TensorRT, `include/` of that release, and `NvOnnxParser.h` in github.com/onnx/onnx-tensorrt,
-branch `8.6-GA` (not `8.6-EA`, whose parser has other virtual functions). The machine needs nvcc, cmake, and
-edgec with torch and timm. The plugin library looks for cuBLAS 12 and cuDNN 8: where they are not installed,
-stubs of them in LIBRARIES do, for nothing calls them::
+branch `8.6-GA` (not `8.6-EA`, whose parser has other virtual functions) or `8.5-GA`. The machine needs nvcc,
+cmake, and edgec with torch and timm. The plugin library looks for cuBLAS 12 and cuDNN 8: where they are not
+installed, stubs of them in LIBRARIES do, for nothing calls them. 8.5.2.2 without cuBLAS built no ViT on an
+H200; it is let use cuBLAS 11 (PyPI's `nvidia-cublas-cu11`, in LIBRARIES too), which was not tried yet::
 
     python benchmarks/tensorrt_gpu.py setup WORK --libraries LIBRARIES --headers HEADERS
     python benchmarks/tensorrt_gpu.py compile WORK [ROW …]      # bundles, and the modules as plain exports
     python benchmarks/tensorrt_gpu.py build WORK [ROW …]        # engines, several at a time
-    python benchmarks/tensorrt_gpu.py measure WORK [ROW …]      # verdicts and times, one row after the other
-    python benchmarks/tensorrt_gpu.py table WORK                # results/tensorrt_gpu.md
+    python benchmarks/tensorrt_gpu.py verify WORK [ROW …]       # verdicts, several at a time
+    python benchmarks/tensorrt_gpu.py time WORK [ROW …]         # one row after the other, with nothing beside
+    python benchmarks/tensorrt_gpu.py table WORK [--beside WORK]   # results/tensorrt_gpu.md
 
-`rows WORK` lists the rows. `setup` compiles edgec's runner and plugins by their own CMakeLists.txt. Three
-things differ from a Jetson: the plan's compute capability becomes this GPU's, the builder is told not to look
-for cuBLAS and cuDNN, and there is no preview. Everything else is what a bundle ships: the engine is built
-and run by `edgec-engine`, and judged by `edgec_engine`'s own `verify` on the bundle's samples. The plain
-export is `torch.onnx.export` of the same module at opset 17, built with TensorRT's defaults: TF32 is on in
-fp32, which edgec turns off. Times are of CUDA graphs in alternating blocks; measure when nothing is built.
+A second release takes a WORK of its own, with `bundles` linked to the first one's. `rows WORK` lists the
+rows. `setup` compiles edgec's runner and plugins by their own CMakeLists.txt. Three things differ from a
+Jetson: the plan's compute capability becomes this GPU's, the builder is told not to look for cuDNN, nor in
+8.6 for cuBLAS, and there is no preview. Everything else is what a bundle ships: the engine is built and run
+by `edgec-engine`, and judged by `edgec_engine`'s own `verify` on the bundle's samples. The plain export is
+TorchScript's of the same module at opset 17 (16 for 8.5, whose parser has no LayerNormalization), built with
+the fp16 flag and TensorRT's other defaults; it is beside the fp16 rows alone. Times are of CUDA graphs, the
+median of 31 alternating blocks.
 """
 
 from __future__ import annotations
@@ -43,15 +47,14 @@ DEVICE = "jetson:agx-orin-64gb:jetpack5"
 """The one device profile whose TensorRT is 8; its compute capability is replaced."""
 
 WORKERS = 6
-"""Engines built at once: a build keeps two cores busy, and times its kernels beside the others'."""
+"""Engines built at once. A build keeps one to two cores busy, and times its kernels beside the others'; those
+of convolutional networks, which time the most, wait for each other on the GPU."""
 
-EXPLAINED = (
-    "Off: the largest difference over the output's spread. Emulated is the compile's own check on its "
-    "graph, TensorRT's is the built engine's, both against the source's outputs on the bundle's three "
-    "samples; allowed is what the plan tells the device. The plain export is held against ONNX Runtime "
-    "on its own file, on the first sample; it takes no tokens away. Ratio: edgec's median time over the "
-    "plain export's, of alternating blocks."
-)
+TACTICS = """
+    // cuBLAS, cuBLASLt, the edge mask and JIT convolutions; from 8.6 on the last two.
+    config->setTacticSources(NV_TENSORRT_MINOR < 6 ? 27U : 24U);
+"""
+"""The builder's line that leaves out the libraries that the machine need not have."""
 
 TREE = Path(__file__).resolve().parents[1]
 
@@ -99,9 +102,16 @@ ZOO = (
     *("cait_xxs24", "edgenext_small", "minilm", "vit_shapes"),
 )
 
-REDUCED = (
-    *(("zoo:vit_shapes", 8, "3:80+6:40"), ("zoo:deit_small", 8, "r=13"), ("zoo:deit_small", 8, "prune:r=13")),
-    ("zoo:vit_shapes", 1, "3:80+6:40"),
+REDUCED = tuple(
+    (model, batch, tokens)
+    for model, tokens in (
+        ("zoo:vit_shapes", "3:80+6:40"),
+        ("zoo:deit_small", "r=13"),
+        ("zoo:deit_small", "prune:r=13"),
+        ("zoo:deit_tiny", "3:80+6:40"),
+        ("zoo:minilm", "2:32+4:32"),
+    )
+    for batch in (8, 1)
 )
 
 UNSEEN = ("timm:deit_tiny_distilled_patch16_224", "timm:vit_small_patch14_reg4_dinov2")
@@ -135,6 +145,21 @@ class Work:
         path = self.folder.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    @property
+    def release(self) -> str:
+        """The release of TensorRT that it was set up for: `8.6.0`."""
+        on: dict[str, str] = json.loads((self.folder / "machine.json").read_text(encoding="utf-8"))
+        return on["tensorrt"]
+
+    def export(self, row: Row) -> Path:
+        """The plain export that a row is timed beside."""
+        return self.at("exports", f"{row.export}_opset{self.opset}.onnx")
+
+    @property
+    def opset(self) -> int:
+        """The newest opset of which this release's parser takes a transformer's export."""
+        return 16 if self.release.startswith("8.5.") else 17
 
     @property
     def plugins(self) -> list[Path]:
@@ -176,10 +201,7 @@ def setup(work: Work, libraries: Path, headers: Path) -> None:
     before = "    config->clearFlag(nvinfer1::BuilderFlag::kTF32);\n"
     text = builder.read_text(encoding="utf-8")
     assert before in text
-    # The edge mask and JIT convolutions: all but cuBLAS and cuDNN.
-    builder.write_text(
-        text.replace(before, before + "    config->setTacticSources(1U << 3 | 1U << 4);\n"), encoding="utf-8"
-    )
+    builder.write_text(text.replace(before, before + TACTICS), encoding="utf-8")
     tensorrt.copy_sources(source / "plugins", tensorrt.LIBRARIES)
     capability = compute_capability().replace(".", "")
     found = [
@@ -254,18 +276,19 @@ def compile_here(model: str, precision: str, batch: str, tokens: str, bundle: st
 
 
 def export_row(work: Work, row: Row) -> None:
-    """Export a row's module as users do: `torch.onnx.export`, opset 17."""
-    path = work.at("exports", f"{row.export}.onnx")
+    """Export a row's module as users do, with TorchScript's `torch.onnx.export`."""
+    path = work.export(row)
     if path.exists():
         return
     code = (
         f"import sys; sys.path.insert(0, {str(TREE / 'benchmarks')!r}); import tensorrt_gpu; "
         "tensorrt_gpu.export_here(*sys.argv[1:])"
     )
-    work.run([sys.executable, "-c", code, row.model, row.batch, path], f"export_{row.export}")
+    words = [row.model, row.batch, work.opset, path]
+    work.run([sys.executable, "-c", code, *words], f"export_{row.export}")
 
 
-def export_here(model: str, batch: str, path: str) -> None:
+def export_here(model: str, batch: str, opset: str, path: str) -> None:
     """Export in this process; the weights are those that edgec draws."""
     import torch
 
@@ -277,12 +300,12 @@ def export_here(model: str, batch: str, path: str) -> None:
     inputs = tuple(example.repeat(int(batch), *[1] * (example.dim() - 1)) for example in examples)
     scratch = f"{path}.partial"
     with torch.no_grad():
-        torch.onnx.export(network, inputs, scratch, dynamo=False, opset_version=17, input_names=names)
+        torch.onnx.export(network, inputs, scratch, dynamo=False, opset_version=int(opset), input_names=names)
     Path(scratch).rename(path)
 
 
 def engine_of(work: Work, kind: str, name: str) -> Path:
-    """Where an engine is: `edgec`, or `plain` in a precision."""
+    """Where an engine is: of kind `edgec` by its row, or `plain` by its export."""
     return work.at("engines", kind, name, "model.engine")
 
 
@@ -299,13 +322,13 @@ def build_row(work: Work, row: Row) -> None:
 
 
 def build_export(work: Work, row: Row) -> None:
-    """Build the plain export with TensorRT's defaults and the row's precision as the builder's flag."""
-    engine = engine_of(work, "plain", f"{row.export}_{row.precision}")
+    """Build the plain export with TensorRT's defaults and the fp16 flag."""
+    engine = engine_of(work, "plain", row.export)
     if engine.exists():
         return
-    flags = ["fp16"] if row.precision == "fp16" else []
-    model = work.at("exports", f"{row.export}.onnx")
-    work.run([work.timer, "build", model, engine, *flags], f"plain_{row.export}_{row.precision}")
+    kept = engine.with_name("timing.cache")
+    words = [work.timer, "build", work.export(row), engine, "fp16", f"cache={kept}"]
+    work.run(words, f"plain_{row.export}")
 
 
 class Shipped:
@@ -328,101 +351,98 @@ class Shipped:
         return {name: np.load(folder / f"{name.replace('/', '_')}.npy") for name in names}
 
 
-def measure_row(work: Work, row: Row) -> dict[str, Any]:
-    """Both verdicts, and the times beside the plain export."""
+def verify_row(work: Work, row: Row) -> None:
+    """Write down both verdicts."""
     bundle = work.at("bundles", row.name)
     found: dict[str, Any] = {**dataclasses.asdict(row), "name": row.name}
-    if not bundle.exists():
+    if bundle.exists():
+        numerics = json.loads((bundle / "report.json").read_text(encoding="utf-8"))["numerics"]
+        found["edgec"], found["emulated"] = "passed", numerics["gates"][-1]
+        try:
+            found["verified"] = _verified(work, row, bundle)
+        except RuntimeError as error:
+            found["failed"] = str(error)
+        if row.precision == "fp16":
+            _expect_of_export(work, row, bundle)
+    else:
+        found["edgec"] = "refused"
         log = work.at("logs", f"compile_{row.name}.log")
-        return {**found, "edgec": "refused" if log.exists() else "not run"}
-    numerics = json.loads((bundle / "report.json").read_text(encoding="utf-8"))["numerics"]
-    found["edgec"], found["emulated"] = "passed", numerics["gates"][-1]
-    # What ships with the bundle judges it.
-    sys.path.insert(0, str(bundle / "device"))
+        found["failed"] = log.read_text(encoding="utf-8").strip().splitlines()[-1]
+    work.at("verified", f"{row.name}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def _verified(work: Work, row: Row, bundle: Path) -> dict[str, Any]:
+    """What ships with the bundle judges it."""
+    if "edgec_engine" not in sys.modules:
+        sys.path.insert(0, str(bundle / "device"))
     from edgec_engine import verification
     from edgec_engine.plan import Plan
 
-    plan = Plan.read(str(bundle))
-    try:
-        found["verified"] = verification.verify(plan, Shipped(work, row))
-    except RuntimeError as error:
-        return {**found, "failed": str(error)}
-    folder = work.at("inputs", row.name, "x").parent
-    engines = {"edgec": engine_of(work, "edgec", row.name)}
-    plain = engine_of(work, "plain", f"{row.export}_{row.precision}")
-    if plain.exists():
-        engines["plain"] = plain
-    with np.load(bundle / "samples/0.inputs.npz") as feeds:
-        for name in feeds.files:
-            array = feeds[name]
-            array.astype(np.int32 if array.dtype.kind in "iu" else array.dtype).tofile(folder / f"{name}.raw")
-    try:
-        said = work.run(
-            [
-                work.timer,
-                "time",
-                folder,
-                *work.plugins,
-                *(f"{kind}={path}" for kind, path in engines.items()),
-            ],
-            f"time_{row.name}",
-        )
-    except RuntimeError as error:
-        return {**found, "untimed": str(error)}
-    for line in said.splitlines():
-        timed = json.loads(line)
-        found[f"{timed['name']}_time"] = {key: timed[key] for key in ("layers", "graph", "stream")}
-    if plain.exists():
-        found["plain_off"] = _plain_error(work.at("exports", f"{row.export}.onnx"), bundle, plain)
-    return found
+    result: dict[str, Any] = verification.verify(Plan.read(str(bundle)), Shipped(work, row))
+    return result
 
 
-def _plain_error(export: Path, bundle: Path, engine: Path) -> float:
-    """How far the plain engine's first output is from ONNX Runtime's, over its spread."""
+def _expect_of_export(work: Work, row: Row, bundle: Path) -> None:
+    """What ONNX Runtime computes of the plain export on the bundle's first sample: its first output."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(export, providers=["CPUExecutionProvider"])
+    export = work.export(row)
+    if not export.exists():
+        return
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    session = onnxruntime.InferenceSession(export, options, providers=["CPUExecutionProvider"])
     with np.load(bundle / "samples/0.inputs.npz") as feeds:
-        expected = session.run(None, {one.name: feeds[one.name] for one in session.get_inputs()})[0]
-    name = session.get_outputs()[0].name.replace("/", "_")
-    actual = np.fromfile(f"{engine}.{name}.raw", np.float32).reshape(expected.shape)
-    return float(np.abs(actual - expected).max() / expected.std())
+        output = session.run(None, {one.name: feeds[one.name] for one in session.get_inputs()})[0]
+    name = session.get_outputs()[0].name
+    np.savez(work.at("expected", f"{row.name}.npz"), **{name.replace("/", "_"): output})
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The results in Markdown."""
-    from tables import markdown
-
-    listed = []
+def time_rows(work: Work, rows: list[Row]) -> None:
+    """Write down the times of each row's engine, beside the plain export's where the row is fp16."""
+    groups: dict[Path, Row] = {}
+    words: list[object] = [*work.plugins]
     for row in rows:
-        emulated, verified = row.get("emulated"), row.get("verified")
-        edgec, plain = (
-            np.array(row[kind]["graph"]) if kind in row else None for kind in ("edgec_time", "plain_time")
-        )
-        ratio = "" if edgec is None or plain is None else f"{np.median(edgec / plain):.3f}"
-        said = row.get("failed") or row.get("untimed") or ""
-        listed.append(
-            [
-                row["model"],
-                row["precision"],
-                row["batch"],
-                "" if row["tokens"] == "off" else row["tokens"],
-                "" if emulated is None else f"{emulated['scaled']:.1e}",
-                "" if verified is None else f"{verified['scaled']:.1e}",
-                "" if verified is None else f"{verified['cosine']:.7f}",
-                "" if verified is None else f"{verified['gate']['scaled']:.1e}",
-                row["edgec"],
-                "failed" if verified is None else "passed" if verified["passed"] else "REFUSED",
-                "" if edgec is None else f"{np.median(edgec):.1f}",
-                "" if plain is None else f"{np.median(plain):.1f}",
-                ratio,
-                f"{row['plain_off']:.1e}" if "plain_off" in row else "",
-                said.splitlines()[0][:80] if said else "",
-            ]
-        )
-    headers = ["model", "precision", "batch", "tokens", "off, emulated", "off, TensorRT", "cosine", "allowed"]
-    headers += ["edgec's verdict", "TensorRT's", "edgec, µs", "plain, µs", "ratio", "plain, off", ""]
-    return markdown(headers, listed)
+        engines = {"edgec": engine_of(work, "edgec", row.name)}
+        if not engines["edgec"].exists():
+            continue
+        if row.precision == "fp16":
+            engines["plain"] = engine_of(work, "plain", row.export)
+        folder = work.at("inputs", row.name, "x").parent
+        with np.load(work.at("bundles", row.name) / "samples/0.inputs.npz") as feeds:
+            for name in feeds.files:
+                array = feeds[name]
+                narrow = np.int32 if array.dtype.kind in "iu" else array.dtype
+                array.astype(narrow).tofile(folder / f"{name}.raw")
+        groups[folder] = row
+        words += ["--", folder, *(f"{kind}={path}" for kind, path in engines.items() if path.exists())]
+    if not groups:
+        return
+    found: dict[Path, dict[str, Any]] = {folder: {} for folder in groups}
+    for line in work.run([work.timer, "time", *words], f"time_{rows[0].name}").splitlines():
+        told = json.loads(line)
+        here = found[Path(told["folder"])]
+        if "untimed" in told:
+            here["untimed"] = told["untimed"]
+        else:
+            here[f"{told['name']}_time"] = {key: told[key] for key in ("layers", "graph", "stream")}
+    for folder, here in found.items():
+        row = groups[folder]
+        if "plain_time" in here:
+            here["plain_off"] = _plain_error(work, row, folder)
+        work.at("timed", f"{row.name}.json").write_text(json.dumps(here), encoding="utf-8")
+
+
+def _plain_error(work: Work, row: Row, folder: Path) -> float | None:
+    """How far the plain engine's first output is from ONNX Runtime's, over its spread."""
+    path = work.at("expected", f"{row.name}.npz")
+    if not path.exists():
+        return None
+    with np.load(path) as kept:
+        (name,) = kept.files
+        expected = kept[name]
+    actual = np.fromfile(folder / f"plain.{name}.raw", expected.dtype).reshape(expected.shape)
+    return float(np.abs(actual - expected).max() / expected.std())
 
 
 def main() -> None:
@@ -430,12 +450,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=("setup", "compile", "build", "measure", "table", "rows"))
+    parser.add_argument("step", choices=("setup", "compile", "build", "verify", "time", "table", "rows"))
     parser.add_argument("work", type=Path)
     parser.add_argument("rows", nargs="*")
     parser.add_argument("--libraries", type=Path)
     parser.add_argument("--headers", type=Path)
     parser.add_argument("--workers", type=int, default=WORKERS)
+    parser.add_argument("--beside", type=Path, action="append", default=[])
     options = parser.parse_args()
     work = Work(options.work)
     known = {row.name: row for row in ROWS}
@@ -451,26 +472,26 @@ def main() -> None:
         steps = [(export_row, row) for row in _exports(rows)] + [(compile_row, row) for row in rows]
         _all(work, steps, options.workers)
     elif options.step == "build":
-        plain = {id(row) for row in _exports(rows, precisions=True)}
+        plain = {id(row) for row in _exports([row for row in rows if row.precision == "fp16"])}
         steps = []
         for row in rows:
             steps += [(build_row, row)] + [(build_export, row)] * (id(row) in plain)
         _all(work, steps, options.workers)
-    elif options.step == "measure":
-        for row in rows:
-            found = measure_row(work, row)
-            work.at("measured", f"{row.name}.json").write_text(json.dumps(found), encoding="utf-8")
-            told = ("name", "edgec", "verified", "plain_off", "failed", "untimed")
-            print(json.dumps({key: found.get(key) for key in told}))
+    elif options.step == "verify":
+        _all(work, [(verify_row, row) for row in rows], options.workers)
+    elif options.step == "time":
+        time_rows(work, rows)
     else:
-        _publish(work, rows)
+        from tensorrt_gpu_table import publish
+
+        publish([work.folder, *(beside.resolve() for beside in options.beside)], [row.name for row in rows])
 
 
-def _exports(rows: list[Row], *, precisions: bool = False) -> list[Row]:
-    """The first row of each plain export, or of each of its engines."""
-    kept: dict[tuple[str, str], Row] = {}
+def _exports(rows: list[Row]) -> list[Row]:
+    """The first row of each plain export."""
+    kept: dict[str, Row] = {}
     for row in rows:
-        kept.setdefault((row.export, row.precision if precisions else ""), row)
+        kept.setdefault(row.export, row)
     return list(kept.values())
 
 
@@ -488,29 +509,6 @@ def _all(work: Work, steps: list[Any], workers: int) -> None:
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         list(pool.map(one, steps))
-
-
-def _publish(work: Work, rows: list[Row]) -> None:
-    """Write the table with its machine, and `WORK/notes.md` under it where that is there."""
-    from tables import RESULTS
-
-    measured = [work.at("measured", f"{row.name}.json") for row in rows]
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in measured if path.exists()]
-    missing = [row.name for row, path in zip(rows, measured, strict=True) if not path.exists()]
-    on = json.loads(work.at("machine.json").read_text(encoding="utf-8"))
-    notes = work.at("notes.md")
-    parts = [
-        "# Jetson bundles in TensorRT on a GPU",
-        "Command: `python benchmarks/tensorrt_gpu.py table WORK`, after its other steps on the machine",
-        f"Machine: {on['gpu']}, driver {on['driver']}; TensorRT {on['tensorrt']}",
-        EXPLAINED,
-        table(found),
-        *([notes.read_text(encoding="utf-8").strip()] if notes.exists() else []),
-        *([f"Not measured: {', '.join(missing)}."] if missing else []),
-    ]
-    text = "\n\n".join(parts) + "\n"
-    print(text)
-    (RESULTS / "tensorrt_gpu.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
