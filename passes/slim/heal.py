@@ -287,7 +287,7 @@ def _channel_axis(value: ir.Value | None) -> int:
 
 
 def _as_it_is_now(nodes: Mapping[str, ir.Node], layer: LinearLayer) -> LinearLayer | None:
-    """A linear layer in the graph after the cut, of a low-rank product the second half; None where it left."""
+    """A linear layer after the cut, of a low-rank product the second half; None where it left."""
     node, value = nodes.get(layer.node), layer.value
     if node is None and layer.bias is not None and layer.bias[0] in nodes:
         name, index = layer.bias
