@@ -47,10 +47,10 @@ from edgec.passes.slim.units import Unit
 from edgec.zoo.evaluation import Evaluation
 
 MODELS = ("vit_shapes", "vit_patterns", "minilm")
-PLANS = (
-    "mlp=0.75", "mlp=0.5", "mlp=0.25", "heads=0.5", "qk_width=0.5", "mlp=0.5+heads=0.5",
-    "mlp=0.5+qk_width=0.5",
-)  # fmt: skip
+HALF = "mlp=0.5+qk_width=0.5+v_width=0.5"
+"""Half of every MLP and half of every attention."""
+
+PLANS = ("mlp=0.75", "mlp=0.5", "mlp=0.25", "heads=0.5", "qk_width=0.5", "mlp=0.5+heads=0.5", HALF)
 RIDGE = 1e-3
 
 
