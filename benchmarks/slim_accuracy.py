@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
+import json
 import sys
 from collections.abc import Callable, Sequence
 
@@ -47,22 +47,43 @@ from edgec.passes.slim.units import Unit
 from edgec.zoo.evaluation import Evaluation
 
 MODELS = ("vit_shapes", "vit_patterns", "minilm")
-PLANS = (
-    "mlp=0.75", "mlp=0.5", "mlp=0.25", "heads=0.5", "qk_width=0.5", "mlp=0.5+heads=0.5",
-    "mlp=0.5+qk_width=0.5",
-)  # fmt: skip
+HALF = "mlp=0.5+qk_width=0.5+v_width=0.5"
+"""Half of every MLP and half of every attention."""
+
+PLANS = ("mlp=0.75", "mlp=0.5", "mlp=0.25", "heads=0.5", "qk_width=0.5", "mlp=0.5+heads=0.5", HALF)
 RIDGE = 1e-3
 
 
+COMMON = (
+    "the a of and to in is was for on with as by at from that it an are his her they this be has had not or"
+)
+
+
 def texts(count: int) -> list[str]:
-    """English prose that ships with Python: sentences of its language reference."""
+    """Texts to calibrate minilm on, half of them prose of Python's language reference, half drawn words.
+
+    The prose has grammar but few subjects. The drawn ones have the words of the whole vocabulary and no
+    grammar. Both are from a few words long to what fills the 128 tokens.
+    """
     from pydoc_data.topics import topics
 
-    prose = " ".join(" ".join(topics[name].split()) for name in sorted(topics))
-    sentences = [
-        each for each in re.split(r"(?<=[.!?]) ", prose) if 40 < len(each) < 400 and each[0].isupper()
-    ]
-    return [sentences[index * len(sentences) // count] for index in range(count)]
+    from edgec.zoo.minilm.checkpoint import checkpoint
+
+    rng = np.random.default_rng(0)
+    prose = [word for name in sorted(topics) for word in topics[name].split() if word.isascii()]
+    vocabulary = json.loads((checkpoint() / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    rare = [word for word in vocabulary if word.isalpha() and word.isascii() and len(word) > 2]
+    made = []
+    for index in range(count):
+        length = int(rng.integers(6, 100))
+        if index % 2:
+            start = int(rng.integers(len(prose) - length))
+            made.append(" ".join(prose[start : start + length]))
+            continue
+        common = rng.choice(COMMON.split(), length)
+        drawn = rng.choice(rare, length)
+        made.append(" ".join(np.where(rng.random(length) < 0.4, common, drawn)))
+    return made
 
 
 def calibration(name: str, count: int) -> Arrays:

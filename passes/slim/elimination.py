@@ -13,6 +13,9 @@ RIDGE = 1e-3
 STEPS = 96
 """At most one in so many of the members that are left goes at a time."""
 
+ENTRIES = 100_000
+"""Entries of all steps' regressors: wide layers take fewer steps, whose cost grows with their square."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Order:
@@ -62,12 +65,14 @@ def eliminate(layers: Sequence[Layer], size: int, ridge: float = RIDGE) -> Order
         ridge: added to the diagonal of each Gram matrix, a share of its mean.
     """
     readers = [_Reader(layer, size, ridge) for layer in layers]
+    widest = max(len(layer.gram) for layer in layers)
+    steps = max(STEPS // 8, min(STEPS, ENTRIES // max(widest, 1)))
     alive = np.arange(size)
     order: list[int] = []
     lost = [0.0]
     while len(alive):
         scores = np.maximum(sum(reader.scores(alive) for reader in readers), 0.0)
-        ranked = np.argsort(scores, kind="stable")[: max(1, len(alive) // STEPS)]
+        ranked = np.argsort(scores, kind="stable")[: max(1, len(alive) // steps)]
         leaving = alive[ranked]
         cost = sum(reader.remove(leaving) for reader in readers)
         # Of those that go together only the sum is known; each is told its share by its own score.

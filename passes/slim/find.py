@@ -112,9 +112,9 @@ class _Finder:
         self.log.matched(node)
 
     def _is_known(self, kind: str, value: ir.Value, axis: int) -> bool:
-        """Whether a unit of the same kind has the axis already: attentions that share their weights."""
+        """Whether its members are a unit: attentions share weights, or are part of something wider."""
         return any(
-            unit.kind == kind
+            (unit.kind == kind or unit.kind not in ("mlp", "heads"))
             and any(each.value == value.name and each.axis == axis for each in unit.activations)
             for unit in self.units
         )
@@ -136,7 +136,7 @@ class _Finder:
                     extent = Extent(str(value.name), axis, table)
                     (slices if value.is_initializer() else activations).append(extent)
         readers = [reader for node in group.nodes if (reader := _reader(node, group)) is not None]
-        if kind == "channels":
+        if kind == "channels" or (kind != "heads" and any(_adds(node, group) for node in group.nodes)):
             kind = _kind(group)
         layer = _layer(kind, node, group)
         return Unit(
@@ -177,7 +177,7 @@ def _kind(group: Group) -> str:
     `residual` is a normalised stream that branches are added to, `heads` those of an attention without a
     softmax, `mlp` between two layers with a nonlinear function that mix no places, else `channels`.
     """
-    sums = [node for node in group.nodes if is_op(node, "Add") and _joins(node, group)]
+    sums = [node for node in group.nodes if _adds(node, group)]
     if sums and group.normalized:
         return "residual"
     if any(is_op(node, "MatMul") and _joins(node, group) for node in group.nodes):
@@ -187,6 +187,10 @@ def _kind(group: Group) -> str:
     if sums or not curved or any(not is_pointwise(node) for node in linear):
         return "channels"
     return "mlp"
+
+
+def _adds(node: ir.Node, group: Group) -> bool:
+    return is_op(node, "Add") and _joins(node, group)
 
 
 def _joins(node: ir.Node, group: Group) -> bool:

@@ -82,7 +82,8 @@ class Slimmer:
         self._progress = progress or Silent()
         self._by_name = {unit.name: unit for unit in self.units}
         self._nodes = {str(node.name): node for node in graph.model.graph}
-        self._values = {str(value.name): value for node in graph.model.graph for value in node.outputs}
+        made = (value for node in graph.model.graph for value in node.outputs)
+        self._values = {str(value.name): value for value in (*graph.model.graph.inputs, *made)}
         self._samples = _spread_over(graph.calibration, SAMPLES)
         self._layers = self._find_layers()
         self._streams = self._find_streams()
@@ -178,7 +179,11 @@ class Slimmer:
     def _make_low_rank(self, student: ir.Model, unit: Unit, kept: int) -> None:
         """Give a product the matrix of that rank that loses least of its outputs; the cut then splits it."""
         node = next(node for node in student.graph if node.name == unit.node)
-        _replace(student, node, 1, stored(node, self._importance.low_rank(unit, kept)))
+        weight = node.inputs[1]
+        assert weight is not None
+        assert weight.dtype is not None
+        array = stored(node, self._importance.low_rank(unit, kept)).astype(weight.dtype.numpy())
+        weight.const_value = ir.tensor(np.ascontiguousarray(array), name=weight.name)
 
     def _layers_after(
         self, student: ir.Model, cut: Sequence[Unit], kept: Mapping[str, np.ndarray]
@@ -289,7 +294,7 @@ def _channel_axis(value: ir.Value | None) -> int:
 
 
 def _as_it_is_now(nodes: Mapping[str, ir.Node], layer: LinearLayer) -> LinearLayer | None:
-    """A linear layer in the graph after the cut, of a low-rank product the second half; None where it left."""
+    """A linear layer after the cut, of a low-rank product the second half; None where it left."""
     node, value = nodes.get(layer.node), layer.value
     if node is None and layer.bias is not None and layer.bias[0] in nodes:
         name, index = layer.bias

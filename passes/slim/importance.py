@@ -162,7 +162,10 @@ class Importance:
 
     def _nonlinear(self, run: tuple[str, str]) -> float:
         """The sum of squares of one stream that no linear map of an earlier one makes."""
-        before, behind = (self._lessons.streams[name].rows for name in run)
+        behind = self._lessons.streams[run[1]].rows
+        # Nothing is kept of a constant, and no map of one says anything.
+        known = self._lessons.streams.get(run[0])
+        before = [part[:, :0] for part in behind] if known is None else known.rows
         moments = Moments.empty(before[0].shape[1], behind[0].shape[1])
         for x, y in zip(before, behind, strict=True):
             moments.add(x, y)

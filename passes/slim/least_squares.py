@@ -125,7 +125,7 @@ def ridge_map(moments: Moments, prior: np.ndarray, ridge: float, *, intercept: b
         weight = prior.astype(np.float64)
     else:
         damped = central.xx + ridge * scale * np.eye(size)
-        weight = prior + solve(damped, central.xy - central.xx @ prior)
+        weight = prior + np.linalg.solve(damped, central.xy - central.xx @ prior)
     bias = (moments.y - moments.x @ weight) / max(moments.count, 1) if intercept else np.zeros(len(moments.y))
     numbers = max(moments.count * len(moments.y), 1)
     return Fit(weight, bias, max(central.error(weight), 0.0) / numbers, ridge)
@@ -158,12 +158,3 @@ def _unseen(moments: Moments, found: Fit) -> float:
         - 2.0 * float(found.bias @ left)
         + moments.count * float(found.bias @ found.bias)
     )
-
-
-def solve(damped: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The solution of a symmetric positive definite system."""
-    try:
-        root = np.linalg.cholesky(damped)
-    except np.linalg.LinAlgError:  # positive but for rounding
-        return np.asarray(np.linalg.lstsq(damped, right, rcond=None)[0])
-    return np.asarray(np.linalg.solve(root.T, np.linalg.solve(root, right)))

@@ -10,6 +10,9 @@ import onnx_ir as ir
 from edgec.core.dialect import is_op
 from edgec.passes.editing import attribute, constant, sizes, sole_consumer
 
+REGRESSORS = 4096
+"""Layers with more inputs are not fitted: their Gram matrix alone takes 128 MiB."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LinearLayer:
@@ -40,8 +43,8 @@ class LinearLayer:
 def linear_layer(node: ir.Node, value: str) -> LinearLayer | None:
     """A linear layer that reads a value; None where it is none that can be fitted.
 
-    It can where its weight is an initializer in two axes, or of a convolution in one group, and where
-    whatever factors the node has are 1.
+    It can where its weight is an initializer in two axes, or of a convolution in one group, where whatever
+    factors the node has are 1, and where it has at most `REGRESSORS` inputs.
     """
     weight = node.inputs[1]
     if (
@@ -61,6 +64,8 @@ def linear_layer(node: ir.Node, value: str) -> LinearLayer | None:
         if len(sizes(weight) or ()) != 4:
             return None
     elif not is_op(node, "MatMul") or len(sizes(weight) or ()) != 2:
+        return None
+    if constant(weight) is None or len(matrix(node)) > REGRESSORS:
         return None
     output = node.outputs[0]
     bias = None

@@ -210,22 +210,29 @@ def _gather(group: Group, node: ir.Node) -> None:
         if other != axis:
             group.tie(data, other, out, other if other < axis else other + index_rank - 1)
     index, size = constant(indices), (sizes(data) or ())[axis]
+    along = vector_axis(index)
     for place in range(index_rank):
-        if index_rank == 1 and index is not None:
-            break
-        group.tie(indices, place, out, axis + place)
-    if axis not in group.axes(data) and (index_rank != 1 or axis not in group.axes(out)):
+        if place != along:
+            group.tie(indices, place, out, axis + place)
+    if axis not in group.axes(data) and (along is None or axis + along not in group.axes(out)):
         return
-    if index is None or size is None or index_rank > 1:
+    if index is None or size is None or (along is None and index.size > 1):
         group.hold_all(node, "a Gather at computed places")
         return
-    index = index % size
-    if index_rank == 1:
-        _picked(group, data, axis, index, out, axis)
+    index = index.reshape(-1) % size
+    if along is not None:
+        _picked(group, data, axis, index, out, axis + along)
         return
     members = group.members(data, axis)
     if members is not None:
-        group.hold(members[index.reshape(1)], "one of them is read alone", node)
+        group.hold(members[index], "one of them is read alone", node)
+
+
+def vector_axis(index: np.ndarray | None) -> int | None:
+    """The axis of constant indices that are a vector, whatever axes of size 1 they have; None otherwise."""
+    if index is None or index.size < 2 or index.size != max(index.shape):
+        return None
+    return index.shape.index(index.size)
 
 
 def _expand(group: Group, node: ir.Node) -> None:

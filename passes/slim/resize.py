@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from edgec.core.dialect import is_op
 from edgec.passes.editing import Editor, attribute, constant, rank, sizes
-from edgec.passes.slim.movement_rules import paddings, taken
+from edgec.passes.slim.movement_rules import paddings, taken, vector_axis
 from edgec.passes.slim.rules import head_counts
 
 Kept = dict[ir.Value, dict[int, np.ndarray]]
@@ -31,6 +31,14 @@ def _mask(value: ir.Value | None, axis: int, kept: Kept) -> np.ndarray | None:
 def _size(value: ir.Value, axis: int, kept: Kept) -> int | None:
     mask = _mask(value, axis, kept)
     return (sizes(value) or ())[axis] if mask is None else int(mask.sum())
+
+
+def _narrowed(value: ir.Value, kept: Kept, sizes_: dict[int, int]) -> ir.Shape | None:
+    """The shape of a value once entries have left, with some sizes given."""
+    if value.shape is None:
+        return None
+    left = {axis: int(mask.sum()) for axis, mask in kept.get(value, {}).items()}
+    return ir.Shape([{**left, **sizes_}.get(axis, size) for axis, size in enumerate(value.shape)])
 
 
 def _ints(editor: Editor, node: ir.Node, index: int, numbers: np.ndarray | list[int], what: str) -> None:
@@ -67,7 +75,7 @@ def _split(editor: Editor, node: ir.Node, kept: Kept) -> None:
 
 
 def _slice(editor: Editor, node: ir.Node, kept: Kept) -> None:
-    """A run that stays one ends elsewhere; anything else becomes a Gather."""
+    """A run that stays one ends elsewhere; what becomes uneven is gathered first."""
     data = node.inputs[0]
     assert data is not None
     bounds: list[tuple[int, int, int, int]] = []
@@ -82,10 +90,16 @@ def _slice(editor: Editor, node: ir.Node, kept: Kept) -> None:
         if size is None or np.array_equal(index, np.arange(size)):
             continue
         steps = set(np.diff(index).tolist()) or {1}
-        assert len(steps) == 1, "members leave a slice with a step as a whole"
+        if len(steps) > 1:
+            places = editor.initializer(index.astype(np.int64), f"{node.name}/indices")
+            picked = editor.node("Gather", [data, places], like=node, attributes={"axis": axis})
+            picked.shape = _narrowed(data, kept, {axis: len(index)})
+            data = picked
+            continue
         step = steps.pop()
         start, stop = int(index[0]), int(index[-1]) + step
         bounds.append((start, stop if stop >= 0 else -size - 1, axis, step))
+    node.replace_input_with(0, data)
     node.resize_inputs(5)
     bounds = bounds or [(0, np.iinfo(np.int64).max, 0, 1)]
     for index, numbers in enumerate(zip(*bounds, strict=True), start=1):
@@ -98,9 +112,11 @@ def _gather(editor: Editor, node: ir.Node, kept: Kept) -> None:
     index = constant(node.inputs[1])
     if mask is None or index is None:
         return
-    index = index % len(mask)
-    index = (np.cumsum(mask) - 1)[index[mask[index]] if index.ndim else index]
-    _ints(editor, node, 1, index, "indices")
+    index, along = index % len(mask), vector_axis(index)
+    if along is not None:
+        shape = [-1 if place == along else 1 for place in range(index.ndim)]
+        index = index[mask[index]].reshape(shape)
+    _ints(editor, node, 1, (np.cumsum(mask) - 1)[index], "indices")
 
 
 def _pad(editor: Editor, node: ir.Node, kept: Kept) -> None:
