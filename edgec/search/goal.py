@@ -32,12 +32,13 @@ class Goal:
         """Whether a point is fast enough."""
         return self.milliseconds is None or point.milliseconds <= self.milliseconds
 
-    def best_first(self, points: Sequence[Trial], what: str) -> list[Trial]:
+    def best_first(self, points: Sequence[Trial], what: str, *, must_gain: bool) -> list[Trial]:
         """Those of a frontier that reach the goal.
 
         Args:
             points: fastest first, the unreduced one among them.
             what: what the points are, for messages: `token schedule`.
+            must_gain: whether a drop that no faster point keeps is an error; else the unreduced one ships.
 
         Raises:
             JobError: none reaches it; says how near the nearest came.
@@ -53,7 +54,7 @@ class Goal:
         reaching = [point for point in fast if self.keeps_drop(point)]
         if self.milliseconds is None:
             faster = [point for point in points if point.ratio < 1.0 and point.plan]
-            if faster and not any(point in reaching for point in faster):
+            if must_gain and faster and not any(point in reaching for point in faster):
                 raise self._drop_out_of_reach(faster, what)
             return sorted(reaching, key=lambda point: point.milliseconds)
         if not reaching:

@@ -79,13 +79,17 @@ class Search:
         names = ", ".join(point.plan.name for point in self.frontier)
         raise JobError(f"no point of the frontier is named {name}", fix=f"choose from {names}")
 
-    def wanted(self, goal: Goal) -> list[Trial]:
+    def wanted(self, goal: Goal, *, must_gain: bool = True) -> list[Trial]:
         """The points that reach a goal, best first; the baseline is among them where it does.
+
+        Args:
+            goal: the goal.
+            must_gain: whether a drop that no faster point keeps is an error.
 
         Raises:
             JobError: none reaches it; says how near the nearest came.
         """
-        return goal.best_first(self.frontier, _what(self.axes))
+        return goal.best_first(self.frontier, _what(self.axes), must_gain=must_gain)
 
 
 def search(

@@ -267,7 +267,9 @@ class _Shipping:
 
     def _stepping(self) -> Iterator[Trial]:
         """The points to compile, best first; after one that failed, those that lie on its better side."""
-        wanted = self._found.wanted(self._goal)
+        # Where the engine may gain by a loss of its own, or several axes were asked, none of them has to.
+        alone = len(self._found.axes) == 1 and self._lossy.gain == 1.0
+        wanted = self._found.wanted(self._goal, must_gain=alone)
         if self._goal.milliseconds is None:
             wanted = sorted(wanted, key=self._expected)
         for point in wanted:
