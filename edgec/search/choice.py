@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgec.core.disturbance import Patience
 from edgec.core.errors import NumericsError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
 from edgec.judging.budget import Budget
-from edgec.search.field import explain, fastest, measure_field
+from edgec.search.field import explain, measure_field, shipped
 from edgec.search.precision import SECONDS, search
 from edgec.search.trials import Choice, Trial, blame_gates, build, discard, no_candidate
 from edgec.search.weight_bits import smallest
@@ -69,11 +70,14 @@ def choose(
         )
     progress.step("measuring engines in alternating blocks")
     asked = "fp32" if precision == "auto" else precision
+    patience = Patience()
     finalists, baselines, best = measure_field(
-        target, neutral, runnable, list(dict.fromkeys(["fp32", asked]))
+        target, neutral, runnable, list(dict.fromkeys(["fp32", asked])), patience=patience
     )
-    chosen = fastest(finalists)
-    explain(trials, chosen, "the fastest that keeps its gate")
+    if patience.said:
+        progress.note(patience.said)
+    chosen = shipped(finalists)
+    explain(trials, chosen, "the fastest that keeps its gate", baselines)
     discard(trials, chosen)
     return Choice(chosen, trials, baselines, best)
 

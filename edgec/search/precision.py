@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from edgec.core.disturbance import Patience
 from edgec.core.errors import EdgecError, NumericsError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
@@ -28,7 +29,7 @@ from edgec.core.timing import Latency, measure
 from edgec.judging.budget import Budget
 from edgec.judging.gates import GateResult
 from edgec.runtime.engine import Engine
-from edgec.search.field import BLOCK_SECONDS, CLOSE_CALL, explain, fastest, measure_field
+from edgec.search.field import BLOCK_SECONDS, explain, last_field, measure_field, shipped
 from edgec.search.sensitivity import Kept, Ranking, nested, ranked
 from edgec.search.trials import Choice, Trial, build, discard, no_candidate
 from edgec.targets.base import Candidate, Quantising, Target
@@ -60,7 +61,12 @@ FORM_SLOWER = 1.15
 
 FAR_BEHIND = 1.3
 """An engine this much slower in fp32 than the fastest so far gets no second form, and a quantisation that is
-expected to be this much slower is not tried."""
+expected to be this much slower is not tried. So far behind have to be a plain candidate and what was timed
+on a busy machine, to be dropped."""
+
+WAITING = 0.15
+"""Share of the search's time that may be spent on waiting for a quiet machine, and as much in the last field,
+which may take this share besides."""
 
 _FP32 = ("fp32", "")
 
@@ -135,6 +141,7 @@ class _Search:
         self._scratch = scratch
         self._progress = progress
         self._seconds = seconds
+        self._patience = Patience(WAITING * seconds)
         self._started = time.monotonic()
         self._forms: dict[tuple[str, str], _Form] = {}
         self._incumbent: Engine | None = None
@@ -171,6 +178,8 @@ class _Search:
             self.trials.append(trial)
             if offer.refused:
                 trial.why = f"skipped: {offer.refused}"
+            elif trial.candidate.plain:
+                self._try(trial)
             elif self._left <= 0 and self.best is not None:
                 self.stopped = self._time_over
                 trial.why = "not tried: the search's time was over"
@@ -256,9 +265,7 @@ class _Search:
             best_baseline = None
         else:
             self._progress.step("measuring the finalists in alternating blocks")
-            close = [
-                trial for trial in passed if self._pace_of(trial) <= CLOSE_CALL * self._pace_of(self.best)
-            ]
+            close = last_field(passed, self._pace_of)
             precisions = ["fp32"] + (
                 ["bf16"] if any("bf16" in trial.candidate.name for trial in close) else []
             )
@@ -266,11 +273,16 @@ class _Search:
                 if trial not in close:
                     slower = self._pace_of(trial) / self._pace_of(self.best)
                     trial.why = f"{slower:.2f} times the latency of the fastest"
+            share = WAITING * self._seconds
+            self._patience.seconds = share
             finalists, baselines, best_baseline = measure_field(
-                self._target, self._neutral, close, precisions
+                self._target, self._neutral, close, precisions, seconds=share, patience=self._patience
             )
-            chosen = fastest(finalists)
-        explain(self.trials, chosen, f"the fastest that keeps the budget of {self._budget.max_drop:.2%}")
+            chosen = shipped(finalists)
+        if self._patience.said:
+            self._progress.note(self._patience.said)
+        why = f"the fastest that keeps the budget of {self._budget.max_drop:.2%}"
+        explain(self.trials, chosen, why, baselines)
         discard(self.trials, chosen)
         return Choice(chosen, self.trials, baselines, best_baseline, self._record())
 
@@ -280,6 +292,7 @@ class _Search:
             "seconds": time.monotonic() - self._started,
             "limit": self._seconds,
             "stopped": self.stopped,
+            "disturbed": self._patience.rounds + self._patience.kept,
             "max_drop": self._budget.max_drop,
             "searched_on": data.name,
             "samples": data.samples,
@@ -324,7 +337,8 @@ class _Search:
         if not eligible:
             trial.why = "not asked for: it is the fp32 gate of what is quantised"
             return
-        if ratio > SLOWER:
+        assert trial.latency is not None
+        if ratio > (FAR_BEHIND if candidate.plain or trial.latency.disturbed else SLOWER):
             behind = f"{ratio:.2f} times the latency of the fastest so far"
             trial.why = f"{trial.why}; {behind}" if trial.why else behind
             return
@@ -382,7 +396,7 @@ class _Search:
         calls = {"it": functools.partial(engine.run, feeds)}
         if self._incumbent is not None:
             calls["best"] = functools.partial(self._incumbent.run, feeds)
-        found = measure(calls, blocks=QUICK_BLOCKS, block_seconds=BLOCK_SECONDS)
+        found = measure(calls, blocks=QUICK_BLOCKS, block_seconds=BLOCK_SECONDS, patience=self._patience)
         trial.latency = found["it"]
         mine = _undisturbed(found["it"])
         if self._first is None:
@@ -403,10 +417,10 @@ class _Search:
         if form.exact is not None and not form.exact.passed:
             return f"its form fails the fp32 gate: {form.exact}"
         same = [other for (engine, _), other in self._forms.items() if engine == candidate.engine]
+        if candidate.plain or candidate.kept:
+            return ""
         if candidate.exact == candidate:
             return self._far_behind(same)
-        if candidate.kept:
-            return ""
         if form.skipped:
             return f"its form was not tried in fp32: {form.skipped}"
         if broken := self._broken.get(dataclasses.replace(candidate, form="")):
