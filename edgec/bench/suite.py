@@ -198,11 +198,40 @@ def _folder(name: str, tokens: str, kind: str) -> Path:
 def _prepare(name: str, tokens: str, short: bool, folder: Path, progress: Progress) -> dict[str, Any]:
     graph = load(f"zoo:{name}", progress=progress)
     seen, held_out = data_of(graph, name, "calibration"), data_of(graph, name, "held out")
-    graph = dataclasses.replace(graph, calibration=budgets.calibration_feeds(graph, seen))
-    judge = budgets.Judge(graph, held_out.first(64))
     request = Request.checked("x86", folder / "model.edgec", "auto", max_drop=MAX_DROP, tokens=tokens)
     if short:
         request = dataclasses.replace(request, search_seconds=SHORT_SEARCH)
+    return {**prepare(name, graph, seen, held_out, request, progress), "short_search": short}
+
+
+def prepare(
+    name: str,
+    graph: Graph,
+    seen: EvaluationData,
+    held_out: EvaluationData,
+    request: Request,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Compile a model within a budget, and make its peers' files beside the bundle.
+
+    Args:
+        name: what the rows call it.
+        graph: the loaded graph.
+        seen: what the search and calibration look at.
+        held_out: what the result and the peers are judged on.
+        request: its output is `model.edgec` in the entry's folder.
+        progress: told each step.
+
+    Returns:
+        the fields of the entry.
+
+    Raises:
+        EdgecError: the model cannot be compiled.
+    """
+    assert request.output is not None
+    folder = request.output.parent
+    graph = dataclasses.replace(graph, calibration=budgets.calibration_feeds(graph, seen))
+    judge = budgets.Judge(graph, held_out.first(64))
     with tempfile.TemporaryDirectory(prefix="edgec-suite-") as scratch:
         calib = _saved(Path(scratch) / "calibration.npz", seen)
         evaluation = _saved(Path(scratch) / "held_out.npz", held_out)
@@ -220,7 +249,6 @@ def _prepare(name: str, tokens: str, short: bool, folder: Path, progress: Progre
         "model_sha256": graph.source.sha256,
         "weights": graph.source.weights,
         "prepared_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "short_search": short,
         "engine": entry["name"],
         "precision": report["precision"],
         "accuracy": report["accuracy"],

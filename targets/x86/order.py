@@ -26,6 +26,7 @@ _PLAIN = {"openvino": quantize_openvino.PLAIN, "ort": quantize_ort.PLAIN}
 
 _BY_DOT_PRODUCTS = (
     ("openvino", quantize_openvino.SYMMETRIC),
+    ("openvino", quantize_openvino.WEIGHTED),
     ("openvino", quantize_openvino.STATIC),
     ("ort", quantize_ort.STATIC),
     ("ort", quantize_ort.PLAIN),
@@ -36,6 +37,7 @@ _BY_PAIRS = (
     ("ort", quantize_ort.DYNAMIC),
     ("openvino", quantize_openvino.SYMMETRIC),
     ("ort", quantize_ort.STATIC),
+    ("openvino", quantize_openvino.WEIGHTED),
     ("openvino", quantize_openvino.STATIC),
 )
 """Most promising first, where products are summed in 32 bits, and where they are summed by pairs in 16: there
@@ -94,6 +96,7 @@ def tried(graph: Graph, engines: list[str], precision: str) -> list[Candidate]:
             if graph.calibration and name in found and largest >= _SCHEMES[name][scheme]
             for form in found[name]
             if (form, scheme) != (EXPORTED, _PLAIN[name])
+            if scheme != quantize_openvino.WEIGHTED or multiplies_computed(graph)
         ]
 
     plain = [
@@ -127,6 +130,15 @@ def missing_plain(graph: Graph, engine: str) -> str:
 def _rest(engine: str) -> str:
     """What an engine computes in where nothing is quantised."""
     return "bf16" if "bf16" in ENGINES[engine].precisions and not lacking(engine, "bf16") else "fp32"
+
+
+def multiplies_computed(graph: Graph) -> bool:
+    """Whether a graph has products of two computed tensors, as attention is."""
+    return any(
+        node.op_type == "Attention"
+        or (node.op_type == "MatMul" and all(value and value.const_value is None for value in node.inputs))
+        for node in graph.model.graph
+    )
 
 
 def largest_weight(graph: Graph) -> int:
