@@ -61,8 +61,21 @@ LIMIT = 30_000_000
 SIDE = 320
 """Largest side of a picture, by the model's configuration: one of 518 takes as long as all the others."""
 
-TIMM: tuple[str, ...] = ()
-"""What `--draw` gives for `SEED` in timm 1.0.31."""
+TIMM = (
+    "mobilenetv3_small_100",
+    "tf_efficientnet_lite3",
+    "regnetv_040",
+    "fastvit_sa12",
+    "cpubone_t0",
+    "mobilevitv2_125",
+    "edgenext_x_small",
+    "efficientvit_m5",
+    "cait_xxs36_224",
+    "resnetblur18",
+    "ese_vovnet19b_slim",
+    "xcit_tiny_24_p16_224",
+)
+"""What `--draw` gives for `SEED` in timm 1.0.31, in the order drawn."""
 
 ENCODERS: dict[str, tuple[str, dict[str, int]]] = {
     "electra_small": (

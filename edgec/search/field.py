@@ -44,7 +44,9 @@ NEGLIGIBLE = 0.015
 
 
 def last_field(passed: Sequence[Trial], pace: Callable[[Trial], float]) -> list[Trial]:
-    """Who is measured last: those near the fastest, the fastest of each loss, and the plain ones.
+    """Who is measured last: those near the fastest, the fastest of each loss, and who must be heard again.
+
+    Those are the plain ones, which a user would have run, and what was timed while the machine was disturbed.
 
     Args:
         passed: candidates that keep their gates and the budget, at least one.
@@ -55,7 +57,15 @@ def last_field(passed: Sequence[Trial], pace: Callable[[Trial], float]) -> list[
     """
     near = CLOSE_CALL * min(pace(trial) for trial in passed)
     first = [min(each, key=pace) for each in _by_loss(passed)]
-    return [trial for trial in passed if pace(trial) <= near or trial.candidate.plain or trial in first]
+    return [
+        trial
+        for trial in passed
+        if pace(trial) <= near or trial in first or trial.candidate.plain or _was_disturbed(trial)
+    ]
+
+
+def _was_disturbed(trial: Trial) -> bool:
+    return trial.latency is not None and trial.latency.disturbed > 0
 
 
 def measure_field(

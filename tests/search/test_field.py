@@ -205,8 +205,10 @@ def test_the_best_exact_engine_and_what_a_user_would_run_are_in_the_last_field(t
     exact = trial(1.0, EXACT)
     slower = trial(1.1, Candidate("slow", "fp32", "g"))
     plain = trial(1.2, Candidate("slow", "fp32", "exported", plain=True))
-    passed = [slower, exact, plain, lossy]
-    assert fields.last_field(passed, lambda one: paces[id(one)]) == [exact, plain, lossy]
+    doubtful = trial(1.3, Candidate("slow", "fp32", "h"))
+    doubtful.latency = Latency((1.3,) * 3, (1.3,), disturbed=3)
+    passed = [slower, exact, plain, lossy, doubtful]
+    assert fields.last_field(passed, lambda one: paces[id(one)]) == [exact, plain, lossy, doubtful]
 
 
 def test_the_best_exact_engine_runs_in_every_block_of_the_field(monkeypatch, tmp_path):
