@@ -25,6 +25,7 @@ import numpy as np
 from edgec.bench.suite_data import DESCRIPTION, data_of
 from edgec.compiler import compile_graph, load
 from edgec.core.bundle import Bundle
+from edgec.core.disturbance import Patience
 from edgec.core.errors import EdgecError, RequestError
 from edgec.core.graph import Arrays, Graph
 from edgec.core.progress import Progress
@@ -72,6 +73,9 @@ SHORT_SEARCH = 20.0
 """Seconds of search where `--quick` finds nothing kept."""
 
 QUICK_BLOCKS = 5
+
+WAITING_SECONDS = 30.0
+"""What measuring a model may wait for a quiet machine."""
 
 ENTRY = "entry.json"
 
@@ -317,6 +321,7 @@ def measured(entry: Entry, blocks: int, rates: Rates, progress: Progress) -> dic
     """
     fields = entry.fields
     progress.step(f"measuring {fields['name']}")
+    patience = Patience(WAITING_SECONDS)
     usable = {label: peer for label, peer in fields["peers"].items() if "path" in peer}
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(load_session(entry.bundle, check=False))
@@ -328,7 +333,7 @@ def measured(entry: Entry, blocks: int, rates: Rates, progress: Progress) -> dic
 
         def latencies(feeds: Arrays) -> dict[str, Latency]:
             calls = {label: functools.partial(run, feeds) for label, run in runs.items()}
-            return measure(calls, blocks=blocks, block_seconds=0.2)
+            return measure(calls, blocks=blocks, block_seconds=0.2, patience=patience)
 
         feeds, mask = bundle.samples()[0][0], _mask(bundle)
         # What a mask says is real: an engine that leaves padding out is as fast as this share allows.
@@ -339,7 +344,9 @@ def measured(entry: Entry, blocks: int, rates: Rates, progress: Progress) -> dic
             row["unpadded"] = {
                 key: full[key] for key in ("edgec_ms", "peers_ms", "best_peer", "ratio_to_best_peer")
             }
-        return row
+        if patience.said:
+            progress.note(f"{fields['name']}: {patience.said}")
+        return {**row, "disturbed": patience.rounds + patience.kept}
 
 
 def _row(fields: Mapping[str, Any], latencies: Mapping[str, Latency], rates: Rates) -> dict[str, Any]:
