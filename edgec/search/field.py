@@ -36,8 +36,8 @@ BLOCKS_AGAIN = 4
 MOST_BLOCKS = 45
 """Blocks after which what cannot be told apart is called so."""
 
-SECONDS = 20.0
-"""What telling apart may take."""
+SECONDS = 5.0
+"""What telling apart may take, where nothing is said."""
 
 NEGLIGIBLE = 0.015
 """Two latencies whose ratio is certainly within this of 1 need not be told apart."""

@@ -15,7 +15,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from x86_graphs import LENGTH, WIDTH, graph_of, saved_block
 
+import edgec
 from edgec.bench import suite
+from edgec.cli import main
 from edgec.core.dialect import source_layer
 from edgec.core.errors import JobError
 from edgec.core.evaluation import Evaluator
@@ -27,6 +29,7 @@ from edgec.targets.base import Candidate, Quantising
 from edgec.targets.x86 import cpu, order, quantize_openvino, quantize_ort
 from edgec.targets.x86.flat_linear import FlatLinear
 from edgec.targets.x86.forms import BLOCKED, DECOMPOSED, EXPORTED
+from edgec.targets.x86.target import X86
 
 pytest.importorskip("nncf")
 
@@ -125,8 +128,13 @@ def test_kept_layers_are_left_alone_in_a_build(block, quantised, tmp_path):
 # Weights stay rounded: where they have 7 bits that is most of what a range for each input loses.
 @pytest.mark.parametrize(
     ("candidate", "left"),
-    [(OPENVINO, 0.7), (ORT, 0.7), (dataclasses.replace(ORT, scheme=quantize_ort.DYNAMIC), 0.9)],
-    ids=["openvino", "ort static", "ort dynamic"],
+    [
+        (OPENVINO, 0.7),
+        (ORT, 0.7),
+        (dataclasses.replace(ORT, scheme=quantize_ort.DYNAMIC), 0.9),
+        (dataclasses.replace(ORT, scheme=quantize_ort.PLAIN), 0.9),
+    ],
+    ids=["openvino", "ort static", "ort dynamic", "ort plain"],
 )
 def test_keeping_all_layers_takes_the_damage_of_rounded_activations_away(block, candidate, left, tmp_path):
     folder = tmp_path / "engine"
@@ -394,3 +402,28 @@ def test_a_graph_without_products_of_computed_tensors_is_not_quantised_twice(blo
     schemes = {candidate.scheme for candidate in order.tried(linear, ["openvino"], "auto")}
     assert quantize_openvino.STATIC in schemes
     assert quantize_openvino.WEIGHTED not in schemes
+
+
+@pytest.mark.parametrize(("engine", "recipe"), [("ort", "quantize_dynamic"), ("openvino", "nncf default")])
+def test_a_bundle_of_the_plain_candidate_verifies_and_runs(block, engine, recipe, tmp_path, monkeypatch):
+    offered = X86.lossy_candidates
+
+    def only_plain(self, graph, precision):
+        return [offer for offer in offered(self, graph, precision) if offer.candidate.plain]
+
+    monkeypatch.setattr(X86, "lossy_candidates", only_plain)
+    calib = np.random.default_rng(3).standard_normal((8, LENGTH, WIDTH)).astype(np.float32)
+    np.savez(tmp_path / "calib.npz", x=calib)
+    bundle = edgec.compile(
+        block.exported,
+        target=f"x86:{engine}",
+        precision="int8",
+        calib=tmp_path / "calib.npz",
+        output=tmp_path / "b.edgec",
+    )
+    [chosen] = [entry for entry in bundle.report()["latency"]["entries"] if entry["role"] == "chosen"]
+    assert recipe in chosen["name"]
+    assert chosen["form"] == EXPORTED
+    assert main.run(["verify", str(bundle.path)], debug=False) == 0
+    with edgec.load(bundle.path) as session:
+        assert session.run({"x": calib[:1]})["y"].shape == (1, LENGTH, WIDTH)
