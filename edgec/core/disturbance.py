@@ -1,8 +1,9 @@
 """Whether the machine is busy with something else while latencies are measured.
 
 A small fixed workload runs on every core and is timed twice: by the clock, and by the processor time that
-it got. Where nothing else runs, both are the same. The least processor time seen so far is the yardstick, so
-that a machine is known to be busy even where it was so from the beginning; a clock that slows down shows too.
+it got. Where nothing else runs, both are the same; whoever else runs takes of it, since no core is left. So a
+machine is known to be busy even where it was so from the beginning, and two threads of one core that slow each
+other down are no disturbance.
 
 Some milliseconds are needed: a scheduler lets a thread that slept go first for a few (a base slice of Linux
 is 3 ms), and a shorter workload does not see who else is there.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
 import threading
 import time
@@ -21,16 +21,14 @@ ITERATIONS = 20_000
 """Of the workload: 7 ms of hashing at 3 GHz; it stays in registers, and Python's lock is free meanwhile."""
 
 JUMP = 1.3
-"""The workload takes this many times its least where the machine is disturbed. One busy process for two cores
-makes it 1.5 to 2; what a quiet machine does on its own makes it 1.1."""
+"""The workload takes this many times its processor time where the machine is disturbed: a core that is shared
+by two takes twice as long, less what a thread that slept gets first."""
 
 SECONDS = 2.0
 """What one measurement may wait, where nothing is said."""
 
 _POLL_SECONDS = 0.05
 _QUIET_PULSES = 3
-
-_least = math.inf
 
 
 @dataclasses.dataclass
@@ -72,24 +70,23 @@ def is_disturbed() -> bool:
 
 
 def stretch() -> float:
-    """How many times longer than its least the workload takes on the slowest of all cores at once."""
-    global _least
-    clocks: list[float] = []
-    threads = [threading.Thread(target=_work, args=(clocks,)) for _ in range(_cores() - 1)]
+    """How many times longer than its processor time the workload takes, on the slowest of all cores at once."""
+    found: list[float] = []
+    threads = [threading.Thread(target=_work, args=(found,)) for _ in range(_cores() - 1)]
     for thread in threads:
         thread.start()
-    _work(clocks)
+    _work(found)
     for thread in threads:
         thread.join()
-    return max(clocks) / _least
+    return max(found)
 
 
-def _work(clocks: list[float]) -> None:
-    global _least
+def _work(found: list[float]) -> None:
     start, used = time.perf_counter(), time.thread_time()
     hashlib.pbkdf2_hmac("sha256", b"edgec", b"edgec", ITERATIONS)
-    _least = min(_least, time.thread_time() - used)
-    clocks.append(time.perf_counter() - start)
+    used = time.thread_time() - used
+    # Some systems count processor time in steps that are longer than the workload.
+    found.append((time.perf_counter() - start) / used if used else 1.0)
 
 
 def _cores() -> int:
