@@ -2,8 +2,8 @@
 
 A small fixed workload runs on every core and is timed twice: by the clock, and by the processor time that
 it got. Where nothing else runs, both are the same; whoever else runs takes of it, since no core is left. So a
-machine is known to be busy even where it was so from the beginning, and two threads of one core that slow each
-other down are no disturbance.
+machine is known to be busy even where it was so from the beginning, and two threads of one core that slow
+each other down are no disturbance.
 
 Some milliseconds are needed: a scheduler lets a thread that slept go first for a few (a base slice of Linux
 is 3 ms), and a shorter workload does not see who else is there.
@@ -70,7 +70,7 @@ def is_disturbed() -> bool:
 
 
 def stretch() -> float:
-    """How many times longer than its processor time the workload takes, on the slowest of all cores at once."""
+    """How many times longer than its processor time the workload takes, on the slowest of all cores."""
     found: list[float] = []
     threads = [threading.Thread(target=_work, args=(found,)) for _ in range(_cores() - 1)]
     for thread in threads:
