@@ -54,17 +54,29 @@ def _state(module: torch.nn.Module) -> list[tuple[dict[str, Any], str, torch.Ten
 def _holding(module: torch.nn.Module, wide: Mapping[int, torch.Tensor]) -> Iterator[None]:
     """Within the block the module holds other tensors in place of its own.
 
-    `torch.func.functional_call` does the same, and leaves a module that stands in two places with the others
-    (torch 2.13).
+    What it keeps for its next call (timm's attention biases, a table of positions) is put back too: made of
+    these tensors, it is no use to its own. `torch.func.functional_call` does the same, and leaves a module
+    that stands in two places with the others (torch 2.13).
     """
     own = _state(module)
+    kept = _kept(module)
     try:
         for table, name, tensor in own:
             table[name] = wide.get(id(tensor), tensor)
         yield
     finally:
+        for attributes, before in kept:
+            attributes.clear()
+            attributes.update(before)
         for table, name, tensor in own:
             table[name] = tensor
+
+
+def _kept(module: torch.nn.Module) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
+    """The attributes of every part and the dictionaries among them, each with what it holds now."""
+    attributes = [vars(part) for part in module.modules()]
+    inner = [value for each in attributes for value in each.values() if type(value) is dict]
+    return [(each, dict(each)) for each in (*attributes, *inner)]
 
 
 class _InFloat64(TorchDispatchMode):

@@ -22,6 +22,9 @@ class Candidate:
             keeps layers, `fp32`; else empty.
         scheme: of a quantised engine, how it was quantised, one of the target's own names; else empty.
         kept: the source layers that are computed in `rest` instead, for the budget's sake.
+        plain: whether it is what a user would have without edgec: the exporter's own file, by the engine's
+            own tool. Such a one is tried whatever the search has seen. It says nothing of what is computed,
+            so candidates are compared without it.
     """
 
     engine: str
@@ -30,6 +33,7 @@ class Candidate:
     rest: str = ""
     scheme: str = ""
     kept: tuple[str, ...] = ()
+    plain: bool = dataclasses.field(default=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -50,7 +54,7 @@ class Candidate:
 
     def keeping(self, layers: tuple[str, ...]) -> Candidate:
         """The same engine with these source layers computed in `rest`, or in fp32."""
-        return dataclasses.replace(self, kept=layers, rest=self.rest or "fp32")
+        return dataclasses.replace(self, kept=layers, rest=self.rest or "fp32", plain=False)
 
     @property
     def exact(self) -> Candidate:

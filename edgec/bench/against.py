@@ -11,6 +11,7 @@ from typing import Any
 
 from edgec.compiler import compile_graph, load
 from edgec.core.bundle import MANIFEST, Bundle
+from edgec.core.disturbance import Patience
 from edgec.core.errors import JobError, RequestError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
@@ -81,7 +82,10 @@ def bench(
             for peer in stack.enter_context(opened(graph, against)):
                 calls[peer.label] = functools.partial(peer.run, feeds)
         progress.step("measuring in alternating blocks")
-        latencies = measure(calls, blocks=blocks, block_seconds=BLOCK_SECONDS)
+        patience = Patience()
+        latencies = measure(calls, blocks=blocks, block_seconds=BLOCK_SECONDS, patience=patience)
+        if patience.said:
+            progress.note(patience.said)
         return {
             "model": bundle.manifest["model"]["spec"],
             "device": host_profile().name,

@@ -25,6 +25,7 @@ import numpy as np
 from edgec.bench.suite_data import DESCRIPTION, data_of
 from edgec.compiler import compile_graph, load
 from edgec.core.bundle import Bundle
+from edgec.core.disturbance import Patience
 from edgec.core.errors import EdgecError, RequestError
 from edgec.core.graph import Arrays, Graph
 from edgec.core.progress import Progress
@@ -72,6 +73,9 @@ SHORT_SEARCH = 20.0
 """Seconds of search where `--quick` finds nothing kept."""
 
 QUICK_BLOCKS = 5
+
+WAITING_SECONDS = 30.0
+"""What measuring a model may wait for a quiet machine."""
 
 ENTRY = "entry.json"
 
@@ -198,11 +202,40 @@ def _folder(name: str, tokens: str, kind: str) -> Path:
 def _prepare(name: str, tokens: str, short: bool, folder: Path, progress: Progress) -> dict[str, Any]:
     graph = load(f"zoo:{name}", progress=progress)
     seen, held_out = data_of(graph, name, "calibration"), data_of(graph, name, "held out")
-    graph = dataclasses.replace(graph, calibration=budgets.calibration_feeds(graph, seen))
-    judge = budgets.Judge(graph, held_out.first(64))
     request = Request.checked("x86", folder / "model.edgec", "auto", max_drop=MAX_DROP, tokens=tokens)
     if short:
         request = dataclasses.replace(request, search_seconds=SHORT_SEARCH)
+    return {**prepare(name, graph, seen, held_out, request, progress), "short_search": short}
+
+
+def prepare(
+    name: str,
+    graph: Graph,
+    seen: EvaluationData,
+    held_out: EvaluationData,
+    request: Request,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Compile a model within a budget, and make its peers' files beside the bundle.
+
+    Args:
+        name: what the rows call it.
+        graph: the loaded graph.
+        seen: what the search and calibration look at.
+        held_out: what the result and the peers are judged on.
+        request: its output is `model.edgec` in the entry's folder.
+        progress: told each step.
+
+    Returns:
+        the fields of the entry.
+
+    Raises:
+        EdgecError: the model cannot be compiled.
+    """
+    assert request.output is not None
+    folder = request.output.parent
+    graph = dataclasses.replace(graph, calibration=budgets.calibration_feeds(graph, seen))
+    judge = budgets.Judge(graph, held_out.first(64))
     with tempfile.TemporaryDirectory(prefix="edgec-suite-") as scratch:
         calib = _saved(Path(scratch) / "calibration.npz", seen)
         evaluation = _saved(Path(scratch) / "held_out.npz", held_out)
@@ -220,7 +253,6 @@ def _prepare(name: str, tokens: str, short: bool, folder: Path, progress: Progre
         "model_sha256": graph.source.sha256,
         "weights": graph.source.weights,
         "prepared_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "short_search": short,
         "engine": entry["name"],
         "precision": report["precision"],
         "accuracy": report["accuracy"],
@@ -289,6 +321,7 @@ def measured(entry: Entry, blocks: int, rates: Rates, progress: Progress) -> dic
     """
     fields = entry.fields
     progress.step(f"measuring {fields['name']}")
+    patience = Patience(WAITING_SECONDS)
     usable = {label: peer for label, peer in fields["peers"].items() if "path" in peer}
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(load_session(entry.bundle, check=False))
@@ -300,7 +333,7 @@ def measured(entry: Entry, blocks: int, rates: Rates, progress: Progress) -> dic
 
         def latencies(feeds: Arrays) -> dict[str, Latency]:
             calls = {label: functools.partial(run, feeds) for label, run in runs.items()}
-            return measure(calls, blocks=blocks, block_seconds=0.2)
+            return measure(calls, blocks=blocks, block_seconds=0.2, patience=patience)
 
         feeds, mask = bundle.samples()[0][0], _mask(bundle)
         # What a mask says is real: an engine that leaves padding out is as fast as this share allows.
@@ -311,7 +344,9 @@ def measured(entry: Entry, blocks: int, rates: Rates, progress: Progress) -> dic
             row["unpadded"] = {
                 key: full[key] for key in ("edgec_ms", "peers_ms", "best_peer", "ratio_to_best_peer")
             }
-        return row
+        if patience.said:
+            progress.note(f"{fields['name']}: {patience.said}")
+        return {**row, "disturbed": patience.rounds + patience.kept}
 
 
 def _row(fields: Mapping[str, Any], latencies: Mapping[str, Latency], rates: Rates) -> dict[str, Any]:

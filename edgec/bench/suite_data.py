@@ -19,6 +19,8 @@ DESCRIPTION = (
     "score is the mean cosine to the source"
 )
 
+Part = Literal["calibration", "held out"]
+
 SAMPLES = {"calibration": 64, "held out": 48}
 """Scenes drawn for a model without data."""
 
@@ -26,7 +28,7 @@ OWN_SAMPLES = 256
 """Most samples taken of a model's own data."""
 
 
-def data_of(graph: Graph, name: str, part: Literal["calibration", "held out"]) -> EvaluationData:
+def data_of(graph: Graph, name: str, part: Part) -> EvaluationData:
     """Data of a zoo model; the parts share no sample.
 
     Raises:
@@ -36,9 +38,18 @@ def data_of(graph: Graph, name: str, part: Literal["calibration", "held out"]) -
     own = draw(name, count=OWN_SAMPLES)
     if own is not None:
         return EvaluationData(f"zoo:{name}, {part}", own.inputs, own.labels)
+    return drawn_scenes(graph, part)
+
+
+def drawn_scenes(graph: Graph, part: Part) -> EvaluationData:
+    """Drawn scenes, brought to the size and the normalisation of a model that takes one picture.
+
+    Raises:
+        RequestError: the model takes no pictures of three channels.
+    """
     [spec, *others] = graph.inputs
     if others or len(spec.shape) != 4 or spec.shape[1] != 3:
-        raise RequestError(f"zoo:{name} has no data and takes no pictures")
+        raise RequestError(f"{graph.source.spec} has no data and takes no pictures")
     from edgec.zoo.vit_shapes import scenes
 
     seed = scenes.CALIBRATION if part == "calibration" else scenes.HELD_OUT

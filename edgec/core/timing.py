@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from edgec.core.disturbance import Patience, is_disturbed
+
 Name = TypeVar("Name", bound=Hashable)
 
 CONFIDENCE = 0.95
@@ -87,10 +89,12 @@ class Latency:
     Attributes:
         blocks: median of each block, in the order they ran.
         samples: every call, in the order they ran.
+        disturbed: how many of the blocks ran while the machine was busy with something else.
     """
 
     blocks: tuple[float, ...]
     samples: tuple[float, ...]
+    disturbed: int = 0
 
     @property
     def p50(self) -> float:
@@ -128,7 +132,9 @@ class Latency:
 
     def then(self, later: Latency) -> Latency:
         """The same callable's blocks, and later ones."""
-        return Latency(self.blocks + later.blocks, self.samples + later.samples)
+        return Latency(
+            self.blocks + later.blocks, self.samples + later.samples, self.disturbed + later.disturbed
+        )
 
 
 def measure(
@@ -138,8 +144,12 @@ def measure(
     block_seconds: float = 0.3,
     warmup: int = 3,
     settle_seconds: float = 0.02,
+    patience: Patience | None = None,
 ) -> dict[Name, Latency]:
     """Time callables in alternating blocks.
+
+    A fixed workload runs before every block and after the last of a round, a round being one block of each.
+    A round in which it jumps is measured again, once the machine is quiet or the patience is over.
 
     Args:
         calls: what to time, by name.
@@ -147,24 +157,53 @@ def measure(
         block_seconds: length of a block; at least three calls are made whatever it says.
         warmup: calls before the first block of each callable; one more opens every block.
         settle_seconds: pause between blocks, for the last engine's threads to stop spinning.
+        patience: how long to wait for a quiet machine; told what was met. `Patience()` where not given.
 
     Returns:
         the latency of each callable, by its name.
     """
+    patience = Patience() if patience is None else patience
     medians: dict[Name, list[float]] = {name: [] for name in calls}
     samples: dict[Name, list[float]] = {name: [] for name in calls}
+    disturbed = 0
     for call in calls.values():
         for _ in range(warmup):
             call()
     names = list(calls)
     for block in range(blocks):
         # Turn the order round every second block, so that no one always follows the same neighbour.
-        for name in names if block % 2 == 0 else reversed(names):
-            time.sleep(settle_seconds)
-            block_samples = _run_block(calls[name], block_seconds)
+        order = names if block % 2 == 0 else names[::-1]
+        taken, quiet = _run_round(calls, order, block_seconds, settle_seconds)
+        while not quiet and patience.seconds > 0:
+            patience.rounds += 1
+            patience.wait()
+            start = time.monotonic()
+            taken, quiet = _run_round(calls, order, block_seconds, settle_seconds)
+            patience.seconds -= time.monotonic() - start
+        if not quiet:
+            disturbed += 1
+            patience.kept += 1
+        for name, block_samples in taken.items():
             medians[name].append(statistics.median(block_samples))
             samples[name].extend(block_samples)
-    return {name: Latency(tuple(medians[name]), tuple(samples[name])) for name in names}
+    return {name: Latency(tuple(medians[name]), tuple(samples[name]), disturbed) for name in names}
+
+
+def _run_round(
+    calls: Mapping[Name, Callable[[], object]],
+    order: Sequence[Name],
+    block_seconds: float,
+    settle_seconds: float,
+) -> tuple[dict[Name, list[float]], bool]:
+    """One block of each callable: its calls in milliseconds, and whether the machine was quiet throughout."""
+    taken = {}
+    quiet = True
+    for name in order:
+        time.sleep(settle_seconds)
+        quiet = not is_disturbed() and quiet
+        taken[name] = _run_block(calls[name], block_seconds)
+    time.sleep(settle_seconds)
+    return taken, not is_disturbed() and quiet
 
 
 def _run_block(call: Callable[[], object], seconds: float) -> list[float]:

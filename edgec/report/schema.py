@@ -123,7 +123,8 @@ class LatencyEntry(TypedDict):
     is where the median lies (`edgec.core.timing.median_interval`), null where there were too few blocks.
     `ratio_to_best_baseline` is this latency over the best baseline's (below 1 is faster), `ratio_interval`
     where it lies, and `verdict` what that says of this engine. `drop` is what
-    the engine lost on the data that a search looked at, null where it was not scored.
+    the engine lost on the data that a search looked at, null where it was not scored. `disturbed` is how
+    many of the blocks ran while the machine was busy with something else.
     """
 
     name: str
@@ -142,6 +143,7 @@ class LatencyEntry(TypedDict):
     passed: bool
     why: str
     drop: NotRequired[float | None]
+    disturbed: NotRequired[int]
 
 
 class Prediction(TypedDict):

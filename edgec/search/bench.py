@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgec.core.disturbance import Patience
 from edgec.core.graph import Arrays, Graph
 from edgec.core.progress import Progress
 from edgec.core.timing import Latency, measure
@@ -35,16 +36,24 @@ class Bench:
         scratch: an existing folder for the engines.
         progress: told each step.
         judge: the data that a search may look at; None where nothing is scored.
+        patience: how long measuring may wait for a quiet machine, all in all.
     """
 
     def __init__(
-        self, target: Target, feeds: Arrays, scratch: Path, progress: Progress, judge: Judge | None
+        self,
+        target: Target,
+        feeds: Arrays,
+        scratch: Path,
+        progress: Progress,
+        judge: Judge | None,
+        patience: Patience | None = None,
     ) -> None:
         self.target = target
         self._feeds = feeds
         self._scratch = scratch
         self._progress = progress
         self._judge = judge
+        self.patience = Patience() if patience is None else patience
         self._reference: Engine | None = None
         self._folders = 0
 
@@ -91,7 +100,7 @@ class Bench:
         calls = {"it": functools.partial(engine.run, self._feeds)}
         if self._reference is not None:
             calls["reference"] = functools.partial(self._reference.run, self._feeds)
-        found = measure(calls, blocks=BLOCKS, block_seconds=BLOCK_SECONDS)
+        found = measure(calls, blocks=BLOCKS, block_seconds=BLOCK_SECONDS, patience=self.patience)
         trial.latency = found["it"]
         if self._reference is None:
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from edgec.core.disturbance import Patience
 from edgec.core.errors import NumericsError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
@@ -13,7 +14,7 @@ from edgec.search import engines
 from edgec.search.axes.weight_bits import smallest
 from edgec.search.bench import Bench
 from edgec.search.deadline import Deadline
-from edgec.search.field import explain, measure_field, ranked_finalists
+from edgec.search.field import best_first, explain, measure_field
 from edgec.search.held_out import HeldOut
 from edgec.search.trials import Choice, Trial, blame_gates, no_candidate
 from edgec.targets.base import Compressing, Quantising, Target
@@ -85,12 +86,15 @@ def _fastest(
         raise no_candidate(trials)
     progress.step("measuring engines in alternating blocks")
     asked = "fp32" if precision == "auto" else precision
+    patience = Patience()
     finalists, baselines, best = measure_field(
-        target, neutral, runnable, list(dict.fromkeys(["fp32", asked]))
+        target, neutral, runnable, list(dict.fromkeys(["fp32", asked])), patience=patience
     )
-    best_first = ranked_finalists(finalists)
-    chosen = held_out.first([*best_first, *(trial for trial in runnable if trial not in best_first)])
-    explain(trials, chosen, "the fastest that keeps its gate")
+    if patience.said:
+        progress.note(patience.said)
+    finalists = list(best_first(finalists))
+    chosen = held_out.first([*finalists, *(trial for trial in runnable if trial not in finalists)])
+    explain(trials, chosen, "the fastest that keeps its gate", baselines)
     return Choice(chosen, trials, baselines, best)
 
 

@@ -12,10 +12,11 @@ computing it in bf16, costs more than the budget, the layers that cost most stay
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from edgec.core.disturbance import Patience
 from edgec.core.errors import EdgecError, NumericsError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
@@ -23,10 +24,10 @@ from edgec.core.timing import Latency
 from edgec.judging.budget import Budget
 from edgec.runtime.engine import Engine
 from edgec.search.axes.high_precision_layers import Kept, Ranking, nested, ranked
-from edgec.search.axes.variant import Variants
+from edgec.search.axes.variant import FAR_BEHIND, Variants
 from edgec.search.bench import Bench
 from edgec.search.deadline import Deadline
-from edgec.search.field import CLOSE_CALL, explain, measure_field, ranked_finalists
+from edgec.search.field import best_first, explain, last_field, measure_field
 from edgec.search.held_out import HeldOut
 from edgec.search.trials import Choice, Trial, no_candidate
 from edgec.targets.base import Candidate, Quantising, Target
@@ -40,6 +41,10 @@ MIXING = 0.5
 
 MOST_RANKING = 0.6
 """Share of the time left that ranking layers may take; the rest is for building with some of them kept."""
+
+WAITING = 0.15
+"""Share of the search's time that may be spent on waiting for a quiet machine, and as much in the last field,
+which may take this share besides."""
 
 FINE = 8
 """Once the budget holds, fewer layers are kept only where that may spare more than one part of so many."""
@@ -74,7 +79,8 @@ def search(
         NumericsError: no candidate keeps its gate and the budget.
         JobError: no candidate could be built.
     """
-    bench = Bench(target, neutral.examples[0], scratch, progress, budget.search)
+    patience = Patience(WAITING * deadline.seconds)
+    bench = Bench(target, neutral.examples[0], scratch, progress, budget.search, patience)
     hunt = _EngineSearch(bench, neutral, precision, budget, progress, deadline)
     try:
         hunt.run()
@@ -125,6 +131,8 @@ class _EngineSearch:
             trial = self._new_trial(offer.candidate)
             if offer.refused:
                 trial.why = f"skipped: {offer.refused}"
+            elif trial.candidate.plain:
+                self._try(trial)
             elif self._deadline.past() and self.best is not None:
                 self.stopped = str(self._deadline)
                 trial.why = "not tried: the search's time was over"
@@ -206,30 +214,35 @@ class _EngineSearch:
         baselines: dict[str, Latency] = {}
         best_baseline = None
         if self.stopped and self.stopped.startswith("interrupted"):
-            best_first = by_latency
+            in_order = by_latency
         else:
             self._progress.step("measuring the finalists in alternating blocks")
-            least = self._variants.latency(self.best)
-            close = [trial for trial in by_latency if self._variants.latency(trial) <= CLOSE_CALL * least]
+            close = last_field(passed, self._variants.latency)
             precisions = ["fp32"] + (
                 ["bf16"] if any("bf16" in trial.candidate.name for trial in close) else []
             )
+            share = WAITING * self._deadline.seconds
+            patience = self._bench.patience
+            patience.seconds = share
             finalists, baselines, best_baseline = measure_field(
-                self._bench.target, self._neutral, close, precisions
+                self._bench.target, self._neutral, close, precisions, seconds=share, patience=patience
             )
-            best_first = ranked_finalists(finalists)
-            best_first += [trial for trial in by_latency if trial not in best_first]
-        chosen = held_out.first(best_first)
-        self._explain(passed, chosen)
+            finalists = list(best_first(finalists))
+            in_order = finalists + [trial for trial in by_latency if trial not in finalists]
+            if patience.said:
+                self._progress.note(patience.said)
+        chosen = held_out.first(in_order)
+        self._explain(passed, chosen, baselines)
         return Choice(chosen, self.trials, baselines, best_baseline, self._record())
 
-    def _explain(self, passed: Sequence[Trial], chosen: Trial) -> None:
+    def _explain(self, passed: Sequence[Trial], chosen: Trial, baselines: Mapping[str, Latency]) -> None:
         """Say why each of those that passed lost."""
         for trial in passed:
             if trial is not chosen and not trial.why and not trial.beside_peers:
                 slower = self._variants.latency(trial) / self._variants.latency(chosen)
                 trial.why = f"{slower:.2f} times the latency of the fastest"
-        explain(self.trials, chosen, f"the fastest that keeps the budget of {self._budget.max_drop:.2%}")
+        why = f"the fastest that keeps the budget of {self._budget.max_drop:.2%}"
+        explain(self.trials, chosen, why, baselines)
 
     def _record(self) -> dict[str, Any]:
         data = self._budget.search.data
@@ -237,6 +250,7 @@ class _EngineSearch:
             "seconds": self._deadline.spent,
             "limit": self._deadline.seconds,
             "stopped": self.stopped,
+            "disturbed": self._bench.patience.rounds + self._bench.patience.kept,
             "max_drop": self._budget.max_drop,
             "searched_on": data.name,
             "samples": data.samples,
@@ -277,7 +291,8 @@ class _EngineSearch:
         if not eligible:
             trial.why = "not asked for: it is the fp32 gate of what is quantised"
             return
-        if ratio > SLOWER:
+        assert trial.latency is not None
+        if ratio > (FAR_BEHIND if candidate.plain or trial.latency.disturbed else SLOWER):
             behind = f"{ratio:.2f} times the latency of the fastest so far"
             trial.why = f"{trial.why}; {behind}" if trial.why else behind
             return

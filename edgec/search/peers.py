@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from edgec.core.errors import JobError, MissingExtraError, RequestError
+from edgec.core.errors import JobError, RequestError
 from edgec.core.graph import Arrays, Graph
-from edgec.runtime.openvino_core import new_core
+from edgec.runtime.openvino_core import import_openvino, new_core
+from edgec.targets.x86 import quantize_openvino, quantize_ort
 
 Run = Callable[[Mapping[str, np.ndarray]], Arrays]
 
@@ -121,31 +121,15 @@ def model_file(graph: Graph, name: str, precision: str, folder: Path) -> Path:
             raise JobError(f"ONNX Runtime has no {precision} on a CPU", fix="leave ort out of --against")
         return path
     if name == "ort":
-        from onnxruntime.quantization import quantize_dynamic
-
         quantised = folder / "quantised.onnx"
-        # Linear layers only: convolutions lose by it, and it breaks the opset's own attention.
-        quantize_dynamic(
-            path, quantised, op_types_to_quantize=["MatMul", "Gemm"], use_external_data_format=True
-        )
+        quantize_ort.plainly(path, quantised)
         return quantised
-    try:
-        import nncf
-        import openvino
-    except ImportError as error:
-        raise MissingExtraError("nncf", "openvino") from error
     if not graph.calibration:
         raise JobError("OpenVINO's int8 peer needs data to calibrate on", fix="give --calib F.npz")
     model = new_core().read_model(str(path))
     samples = [[feeds[spec.name] for spec in graph.inputs] for feeds in graph.calibration]
-    with contextlib.redirect_stdout(io.StringIO()):
-        done = nncf.quantize(
-            model,
-            nncf.Dataset(samples),
-            subset_size=len(samples),
-            model_type=nncf.ModelType.TRANSFORMER,
-        )
-    openvino.save_model(done, str(folder / "quantised.xml"), compress_to_fp16=False)
+    done = quantize_openvino.plainly(model, samples)
+    import_openvino().save_model(done, str(folder / "quantised.xml"), compress_to_fp16=False)
     return folder / "quantised.xml"
 
 

@@ -155,13 +155,14 @@ class Choice:
 def _figures(latency: Latency | None, best: Latency | None) -> dict[str, Any]:
     if latency is None:
         beside = dict.fromkeys(("interval", "ratio_to_best_baseline", "ratio_interval", "verdict"))
-        return {"p50": None, "p90": None, "spread": None, "blocks": [], **beside}
+        return {"p50": None, "p90": None, "spread": None, "blocks": [], "disturbed": 0, **beside}
     ratio = None if best is None or best is latency else latency.ratio_interval(best)
     return {
         "p50": latency.p50,
         "p90": latency.p90,
         "spread": latency.spread,
         "blocks": list(latency.blocks),
+        "disturbed": latency.disturbed,
         "interval": latency.interval.to_json(),
         "ratio_to_best_baseline": None if best is None else latency.ratio_to(best),
         "ratio_interval": None if ratio is None else ratio.to_json(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,14 @@ STATIC = "static"
 SYMMETRIC = "static symmetric"
 """The same without zero points: coarser on one-sided activations, less work in the kernels."""
 
+WEIGHTED = "static, weighted layers"
+"""As `STATIC`, with products of two computed tensors left alone. One range for all scores, or for what is
+divided by its sum, is too coarse in linear attention: on efficientvit_b0 the mean cosine to the source is
+0.61 with these products in int8 and 0.996 without, in the same time."""
+
+PLAIN = "nncf default"
+"""NNCF's own recipe for transformers, with nothing left out: what a user would run."""
+
 WEIGHTS = "weights"
 """Weights in int8 only; activations and sums stay as they are."""
 
@@ -31,7 +39,7 @@ LARGE = 8 * 2**20
 """Bytes of the largest weight, in fp32, from which quantising weights alone is worth a try: smaller ones
 stay in the cache, and reading them is not what takes the time."""
 
-SCHEMES = {SYMMETRIC: 0, STATIC: 0, WEIGHTS: LARGE, WEIGHTS4: LARGE}
+SCHEMES = {PLAIN: 0, SYMMETRIC: 0, WEIGHTED: 0, STATIC: 0, WEIGHTS: LARGE, WEIGHTS4: LARGE}
 """Most promising first, each with the size of the largest weight from which it is tried."""
 
 
@@ -54,10 +62,7 @@ def quantised(model: Any, graph: Graph, candidate: Candidate, layers: Mapping[st
         JobError: NNCF does not take the model.
     """
     with _quiet():
-        try:
-            import nncf
-        except ImportError as error:
-            raise MissingExtraError("nncf", "openvino") from error
+        nncf = _import_nncf()
         try:
             return _quantised(nncf, model, graph, candidate, layers)
         except Exception as error:
@@ -66,14 +71,52 @@ def quantised(model: Any, graph: Graph, candidate: Candidate, layers: Mapping[st
             raise JobError(f"NNCF does not take the lowered graph ({gist})") from error
 
 
+def plainly(model: Any, samples: Sequence[Sequence[np.ndarray]], left: Sequence[str] = ()) -> Any:
+    """Quantise a model as NNCF's documentation has it for transformers: what a user would run.
+
+    Args:
+        model: what OpenVINO read.
+        samples: calibration data, each the model's inputs in its order.
+        left: names of operations to leave alone.
+
+    Raises:
+        MissingExtraError: NNCF is not installed.
+    """
+    with _quiet():
+        nncf = _import_nncf()
+        return nncf.quantize(
+            model,
+            nncf.Dataset(samples),
+            subset_size=len(samples),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(names=list(left), validate=False),
+        )
+
+
+def _import_nncf() -> Any:
+    try:
+        import nncf
+    except ImportError as error:
+        raise MissingExtraError("nncf", "openvino") from error
+    return nncf
+
+
 def _quantised(nncf: Any, model: Any, graph: Graph, candidate: Candidate, layers: Mapping[str, str]) -> Any:
     kept = frozenset(candidate.kept)
+    is_plain = candidate.scheme == PLAIN
     ignored = [
         operation.get_friendly_name()
         for operation in model.get_ordered_ops()
         if operation.get_type_name() not in ("Constant", "Parameter", "Result")
-        and (layers.get(operation.get_friendly_name()) in kept or _is_left(operation))
+        and (
+            layers.get(operation.get_friendly_name()) in kept
+            or (_is_left(operation) and not is_plain)
+            or (_multiplies_computed(operation) and candidate.scheme == WEIGHTED)
+        )
     ]
+    samples = [_by_place(sample, graph) for sample in graph.calibration]
+    if is_plain:
+        return plainly(model, samples, ignored)
     scope = nncf.IgnoredScope(names=ignored, validate=False)
     if candidate.scheme == WEIGHTS:
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=scope)
@@ -95,7 +138,7 @@ def _quantised(nncf: Any, model: Any, graph: Graph, candidate: Candidate, layers
     preset = nncf.QuantizationPreset.PERFORMANCE if candidate.scheme == SYMMETRIC else None
     return nncf.quantize(
         model,
-        nncf.Dataset([_by_place(sample, graph) for sample in graph.calibration]),
+        nncf.Dataset(samples),
         subset_size=len(graph.calibration),
         model_type=nncf.ModelType.TRANSFORMER,
         preset=preset or nncf.QuantizationPreset.MIXED,
@@ -115,9 +158,15 @@ def _is_left(operation: Any) -> bool:
     tensors, a bias has a constant on one side.
     """
     kind = operation.get_type_name()
-    if kind == "GroupConvolution":
-        return True
-    return kind == "Add" and not any(_is_constant(value) for value in operation.input_values())
+    return kind == "GroupConvolution" or (kind == "Add" and _joins_computed(operation))
+
+
+def _multiplies_computed(operation: Any) -> bool:
+    return operation.get_type_name() == "MatMul" and _joins_computed(operation)
+
+
+def _joins_computed(operation: Any) -> bool:
+    return not any(_is_constant(value) for value in operation.input_values())
 
 
 def _is_constant(value: Any) -> bool:

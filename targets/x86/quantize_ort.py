@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ own pairing. Signed activations were tried: the same speed, larger errors, and s
 DYNAMIC = "dynamic"
 """The same with ranges taken anew in every run; linear layers only."""
 
+PLAIN = "quantize_dynamic"
+"""ONNX Runtime's own recipe for transformers on a CPU: as `DYNAMIC`, with one range for all channels of a
+weight. Coarser, and its products take 0.94 of the time: a scale for each channel is a load more a column."""
+
 WEIGHTS = "weights of 4 bits"
 """Weights of linear layers in int4, in blocks of 32, by ONNX Runtime's MatMulNBits; the rest stays fp32."""
 
@@ -34,7 +38,7 @@ GIVEN = "as the file is quantised"
 LARGE = 8 * 2**20
 """Bytes of the largest weight, in fp32, from which quantising weights alone is worth a try."""
 
-SCHEMES = {STATIC: 0, DYNAMIC: 0, WEIGHTS: LARGE}
+SCHEMES = {STATIC: 0, PLAIN: 0, DYNAMIC: 0, WEIGHTS: LARGE}
 """Most promising first, each with the size of the largest weight from which it is tried."""
 
 _QUANTISED = ("Conv", "Gemm", "MatMul")
@@ -64,6 +68,8 @@ def quantised(graph: Graph, candidate: Candidate) -> ir.Model:
         try:
             if candidate.scheme == WEIGHTS:
                 _weights_only(plain, done, left)
+            elif candidate.scheme == PLAIN:
+                plainly(plain, done, left)
             elif candidate.scheme == DYNAMIC:
                 _dynamic(plain, done, left)
             else:
@@ -110,6 +116,32 @@ def _static(plain: Path, done: Path, graph: Graph, left: list[str]) -> None:
     )
 
 
+def plainly(plain: Path, done: Path, left: Sequence[str] = ()) -> None:
+    """Quantise a file as ONNX Runtime's documentation has it for transformers: what a user would run.
+
+    Linear layers only: convolutions lose by it, and it breaks the opset's own attention.
+
+    Args:
+        plain: the file.
+        done: where the quantised one is written.
+        left: names of nodes to leave alone.
+    """
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(
+        plain,
+        done,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        nodes_to_exclude=_parted(left),
+        use_external_data_format=True,
+    )
+
+
+def _parted(left: Sequence[str]) -> list[str]:
+    """A Gemm is parted before it is quantised: `head` becomes `head_MatMul` and `head_Add`."""
+    return [*left, *(f"{name}_MatMul" for name in left)]
+
+
 def _dynamic(plain: Path, done: Path, left: list[str]) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -119,8 +151,7 @@ def _dynamic(plain: Path, done: Path, left: list[str]) -> None:
         op_types_to_quantize=["Gemm", "MatMul"],
         per_channel=True,
         weight_type=QuantType.QInt8,
-        # A Gemm is parted before it is quantised: `head` becomes `head_MatMul` and `head_Add`.
-        nodes_to_exclude=[*left, *(f"{name}_MatMul" for name in left)],
+        nodes_to_exclude=_parted(left),
         use_external_data_format=True,
         reduce_range=sums_in_16_bits(),
         extra_options={"MatMulConstBOnly": True},

@@ -16,7 +16,7 @@ from edgec.targets.x86.accepts import ENGINES, obstacles
 from edgec.targets.x86.cpu import lacking, require_bf16, sums_in_16_bits
 from edgec.targets.x86.forms import BY_KERNELS, EXPORTED, exported, forms, kernel_ops, lowered
 from edgec.targets.x86.kernels import Kernels, find_kernels
-from edgec.targets.x86.order import WEIGHTS_ALONE, tried
+from edgec.targets.x86.order import WEIGHTS_ALONE, missing_plain, tried
 from edgec.targets.x86.quantize_ort import GIVEN
 
 _PACKAGES = {"ort": "onnxruntime", "openvino": "openvino"}
@@ -73,7 +73,7 @@ class X86:
         if wanted == "bf16":
             require_bf16()
         return [
-            Candidate(name, wanted, form)
+            Candidate(name, wanted, form, plain=form == EXPORTED)
             for name in self._engines_for(graph, able)
             for form in forms(graph, name, wanted)
             if not self._lacking_kernels(form)
@@ -90,9 +90,14 @@ class X86:
         if precision == "int8" and all(reasons := [lacking(name, "int8") for name in self._engines]):
             raise JobError(f"--precision {reasons[0]}", fix="use --precision fp32")
         engines = self._engines_for(graph, list(self._engines))
-        return [
+        offers = [
             Offer(candidate, _refusal(candidate) or self._lacking_kernels(candidate.form))
             for candidate in tried(graph, engines, precision)
+        ]
+        return offers + [
+            Offer(Candidate(name, "fp32", EXPORTED, plain=True), f"it cannot ship: {why}")
+            for name in engines
+            if (why := missing_plain(graph, name))
         ]
 
     def fallbacks(self, graph: Graph, chosen: Candidate, measured: str) -> list[Fallback]:

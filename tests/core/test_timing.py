@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from edgec.core import timing
+from edgec.core.disturbance import Patience
 from edgec.core.timing import CONFIDENCE, SAME, Latency, measure, median_interval
 
 
@@ -86,3 +88,47 @@ def test_a_verdict_comes_from_the_blocks_that_ran_side_by_side() -> None:
     )
     assert noisy.ratio_to(fast) == pytest.approx(0.8)
     assert noisy.ratio_interval(fast).verdict == SAME
+
+
+class Machine:
+    """Busy for so many looks at it; a call counts how often it ran until then, and since."""
+
+    def __init__(self, busy: int) -> None:
+        self.busy, self.looks = busy, 0
+
+    def is_disturbed(self) -> bool:
+        self.looks += 1
+        return self.looks <= self.busy
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    found = Machine(busy=3)
+    monkeypatch.setattr(timing, "is_disturbed", found.is_disturbed)
+    return found
+
+
+def test_a_disturbed_round_is_measured_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Patience, "wait", lambda self: None)
+    monkeypatch.setattr(
+        timing, "_run_block", lambda call, seconds: [9.0 if machine.looks <= machine.busy else 1.0]
+    )
+    calls = {"a": lambda: None, "b": lambda: None}
+    patience = Patience(60.0)
+    found = measure(calls, blocks=2, settle_seconds=0.0, patience=patience)
+    # Of both, the one that ran while the machine was quiet again too: their blocks stay pairs.
+    assert found["a"].blocks == found["b"].blocks == (1.0, 1.0)
+    assert (patience.rounds, patience.kept, found["a"].disturbed) == (1, 0, 0)
+    assert 0 < patience.seconds < 60
+
+
+def test_a_machine_that_does_not_get_quiet_is_measured_as_it_is_and_said(machine: Machine) -> None:
+    machine.busy = 10**9
+    patience = Patience(0.0)
+    found = measure({"a": lambda: None}, blocks=3, block_seconds=0.0, settle_seconds=0.0, patience=patience)
+    assert len(found["a"].blocks) == found["a"].disturbed == patience.kept == 3
+    assert patience.said == (
+        "the machine was busy with something else: 0 rounds of measuring ran again; it did not get quiet for "
+        "3 more"
+    )
+    assert found["a"].then(found["a"]).disturbed == 6

@@ -129,3 +129,32 @@ def test_it_is_what_a_widened_copy_computes(kind: str) -> None:
     found, right = (value[0] if isinstance(value, tuple) else value for value in (found, right))
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)
+
+
+class Remembers(nn.Module):
+    """Keeps the bias it has computed for its next call, in a dictionary or as an attribute."""
+
+    def __init__(self, in_dictionary: bool) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(4, 4))
+        self.in_dictionary = in_dictionary
+        self.cache: dict[str, torch.Tensor] = {}
+        self.bias: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.in_dictionary:
+            if "bias" not in self.cache:
+                self.cache["bias"] = self.table * 2
+            return nn.functional.linear(x, self.cache["bias"])
+        if self.bias is None:
+            self.bias = self.table * 2
+        return nn.functional.linear(x, self.bias)
+
+
+@pytest.mark.parametrize("in_dictionary", [True, False])
+def test_what_a_module_keeps_for_its_next_call_is_not_of_float64(in_dictionary: bool) -> None:
+    module = Remembers(in_dictionary).eval()
+    x = torch.randn(2, 4)
+    assert call_in_float64(module)(x).dtype == torch.float64
+    with torch.no_grad():
+        assert module(x).dtype == torch.float32

@@ -109,7 +109,7 @@ def test_what_fails_its_gate_is_not_measured_and_not_chosen(graph, tmp_path, mon
     wrong, right = Candidate("wrong", "fp32", "form"), EXACT
     measured = []
 
-    def field(target, neutral, candidates, precisions):
+    def field(target, neutral, candidates, precisions, **_):
         measured.extend(trial.candidate for trial in candidates)
         for trial in candidates:
             trial.latency = trials.Latency((1.0,), (1.0,))

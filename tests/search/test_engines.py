@@ -14,6 +14,7 @@ import pytest
 from edgec.core.errors import JobError, NumericsError, Terminated
 from edgec.core.graph import Graph, Source, TensorSpec
 from edgec.core.progress import Silent
+from edgec.core.timing import Latency
 from edgec.judging.accuracy import EvaluationData
 from edgec.judging.budget import Budget, Judge
 from edgec.runtime.engine import LayerTime
@@ -290,6 +291,33 @@ def test_the_time_is_kept_and_the_rest_named(graph, budget, tmp_path):
     assert choice.chosen.candidate == EXACT
     assert _why(choice, INT8) == "not tried: the search's time was over"
     assert "0 s were over" in choice.search["stopped"]
+
+
+def test_what_a_user_would_have_run_is_tried_however_short_the_search_is(graph, budget, tmp_path):
+    target = Formulas({EXACT: 4.0, HALF: 2.0, dataclasses.replace(INT8, plain=True): 1.0}, {})
+    choice = _search(target, graph, budget, tmp_path, seconds=0.0)
+    assert choice.chosen.candidate == INT8
+    assert HALF not in target.built
+
+
+def test_what_was_timed_on_a_busy_machine_is_measured_again_before_it_is_dropped(
+    graph, budget, tmp_path, monkeypatch
+):
+    """The faster engine seems to be the slower one, and the machine is known to be busy then."""
+
+    def measure(calls, patience, **_):
+        patience.kept += 3
+        return {name: Latency(((1.2 if name == "it" else 1.0),) * 3, (1.0,), disturbed=3) for name in calls}
+
+    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(bench, "undisturbed", lambda latency: latency.p50)
+    progress = Silent()
+    target = Formulas({EXACT: 6.0, INT8: 1.5}, {})
+    held_out = HeldOut(budget, target, progress, is_gated=True)
+    choice = choose(target, graph, "auto", tmp_path, progress, budget, held_out, Deadline(60.0))
+    assert choice.chosen.candidate == INT8
+    assert choice.search["disturbed"] == 6
+    assert progress.notes[-1].startswith("the machine was busy with something else")
 
 
 def test_int8_alone_takes_no_other_and_says_what_each_lost(graph, budget, tmp_path):

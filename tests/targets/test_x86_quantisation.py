@@ -15,16 +15,21 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from x86_graphs import LENGTH, WIDTH, graph_of, saved_block
 
+import edgec
+from edgec.bench import suite
+from edgec.cli import main
 from edgec.core.dialect import source_layer
 from edgec.core.errors import JobError
 from edgec.core.evaluation import Evaluator
 from edgec.passes.infra import MatchLog
 from edgec.runtime.engine import EngineDescription
+from edgec.search.peers import model_file, open_file
 from edgec.targets import target_named
 from edgec.targets.base import Candidate, Quantising
-from edgec.targets.x86 import cpu, quantize_openvino, quantize_ort
+from edgec.targets.x86 import cpu, order, quantize_openvino, quantize_ort
 from edgec.targets.x86.flat_linear import FlatLinear
-from edgec.targets.x86.forms import BLOCKED, DECOMPOSED
+from edgec.targets.x86.forms import BLOCKED, DECOMPOSED, EXPORTED
+from edgec.targets.x86.target import X86
 
 pytest.importorskip("nncf")
 
@@ -71,7 +76,10 @@ def quantised(block, tmp_path_factory):
     [
         ORT,
         dataclasses.replace(ORT, scheme=quantize_ort.DYNAMIC),
+        dataclasses.replace(ORT, scheme=quantize_ort.PLAIN),
         dataclasses.replace(OPENVINO, scheme=quantize_openvino.STATIC),
+        dataclasses.replace(OPENVINO, scheme=quantize_openvino.WEIGHTED),
+        dataclasses.replace(OPENVINO, scheme=quantize_openvino.PLAIN),
         dataclasses.replace(OPENVINO, scheme=quantize_openvino.WEIGHTS),
     ],
     ids=lambda candidate: f"{candidate.engine} {candidate.scheme}",
@@ -120,8 +128,13 @@ def test_kept_layers_are_left_alone_in_a_build(block, quantised, tmp_path):
 # Weights stay rounded: where they have 7 bits that is most of what a range for each input loses.
 @pytest.mark.parametrize(
     ("candidate", "left"),
-    [(OPENVINO, 0.7), (ORT, 0.7), (dataclasses.replace(ORT, scheme=quantize_ort.DYNAMIC), 0.9)],
-    ids=["openvino", "ort static", "ort dynamic"],
+    [
+        (OPENVINO, 0.7),
+        (ORT, 0.7),
+        (dataclasses.replace(ORT, scheme=quantize_ort.DYNAMIC), 0.9),
+        (dataclasses.replace(ORT, scheme=quantize_ort.PLAIN), 0.9),
+    ],
+    ids=["openvino", "ort static", "ort dynamic", "ort plain"],
 )
 def test_keeping_all_layers_takes_the_damage_of_rounded_activations_away(block, candidate, left, tmp_path):
     folder = tmp_path / "engine"
@@ -208,10 +221,12 @@ def test_exact_engines_come_first_and_int8_in_the_order_of_the_processors_produc
         assert all(candidate.exact in exact for candidate in found if candidate != fp32)
 
     def schemes(*isa):
-        found = [(candidate.engine, candidate.scheme) for candidate in order(*isa) if candidate.scheme]
-        return list(dict.fromkeys(found))
+        found = [candidate for candidate in order(*isa) if candidate.scheme]
+        # What a user would have run comes before edgec's own.
+        assert [candidate.plain for candidate in found[:3]] == [True, True, False]
+        return list(dict.fromkeys((each.engine, each.scheme) for each in found if not each.plain))
 
-    assert schemes("avx2")[0] == ("ort", quantize_ort.DYNAMIC)
+    assert schemes("avx2")[0] == ("ort", quantize_ort.PLAIN)
     assert schemes("avx2", "avx512_vnni")[0] == ("openvino", quantize_openvino.SYMMETRIC)
 
 
@@ -330,3 +345,85 @@ def test_sequences_are_left_as_they_are(block):
     FlatLinear().apply(model, log)
     assert LENGTH
     assert not log.matches
+
+
+def plain_offers(graph):
+    return [offer for offer in target_named("x86").lossy_candidates(graph, "auto") if offer.candidate.plain]
+
+
+def test_what_a_user_would_have_run_is_among_the_candidates(block, monkeypatch):
+    _processor(monkeypatch, "avx2", "avx512_vnni", "avx512_bf16")
+    found = {(offer.candidate.engine, offer.candidate.precision) for offer in plain_offers(block)}
+    assert found == {(engine, precision) for engine, precision in suite.PEERS}
+    assert all(offer.candidate.form == EXPORTED and not offer.refused for offer in plain_offers(block))
+
+
+def test_what_a_user_would_have_run_and_cannot_ship_is_told(block):
+    [ort, openvino] = plain_offers(dataclasses.replace(block, exported=None))
+    assert {ort.candidate.engine, openvino.candidate.engine} == {"ort", "openvino"}
+    assert ort.refused == "it cannot ship: the source left no ONNX file of its own"
+
+
+@pytest.mark.parametrize("engine", ["ort", "openvino"])
+def test_the_plain_candidate_is_the_peer(block, engine, tmp_path):
+    """Built from the exporter's file by the engine's own tool, it computes what the peer computes."""
+    [candidate] = (
+        offer.candidate
+        for offer in plain_offers(block)
+        if (offer.candidate.engine, offer.candidate.precision) == (engine, "int8")
+    )
+    mine = _engine(block, candidate, tmp_path / "engine")
+    (tmp_path / "peer").mkdir()
+    peer = open_file(engine, "int8", model_file(block, engine, "int8", tmp_path / "peer"))
+    for feeds in block.examples:
+        theirs = peer.run(feeds)["y"]
+        assert np.abs(mine.run(feeds)["y"] - theirs).max() <= 1e-5 * np.abs(theirs).max()
+    mine.close()
+
+
+def test_products_of_two_computed_tensors_stay_where_only_layers_with_weights_are_quantised(block, tmp_path):
+    def rounded(scheme):
+        folder = tmp_path / scheme.replace(" ", "-")
+        _engine(block, dataclasses.replace(OPENVINO, scheme=scheme), folder).close()
+        return target_named("x86").rounded_layers(folder)
+
+    every, weighted = rounded(quantize_openvino.STATIC), rounded(quantize_openvino.WEIGHTED)
+    assert set(weighted) < set(every)
+    # What the scores are made of.
+    assert set(every) - set(weighted) == {"q", "k"}
+
+
+def test_a_graph_without_products_of_computed_tensors_is_not_quantised_twice(block):
+    schemes = {candidate.scheme for candidate in order.tried(block, ["openvino"], "auto")}
+    assert quantize_openvino.WEIGHTED in schemes
+    linear = block.clone()
+    attention = next(node for node in linear.model.graph if node.op_type == "Attention")
+    attention.op_type = "Sum"
+    schemes = {candidate.scheme for candidate in order.tried(linear, ["openvino"], "auto")}
+    assert quantize_openvino.STATIC in schemes
+    assert quantize_openvino.WEIGHTED not in schemes
+
+
+@pytest.mark.parametrize(("engine", "recipe"), [("ort", "quantize_dynamic"), ("openvino", "nncf default")])
+def test_a_bundle_of_the_plain_candidate_verifies_and_runs(block, engine, recipe, tmp_path, monkeypatch):
+    offered = X86.lossy_candidates
+
+    def only_plain(self, graph, precision):
+        return [offer for offer in offered(self, graph, precision) if offer.candidate.plain]
+
+    monkeypatch.setattr(X86, "lossy_candidates", only_plain)
+    calib = np.random.default_rng(3).standard_normal((8, LENGTH, WIDTH)).astype(np.float32)
+    np.savez(tmp_path / "calib.npz", x=calib)
+    bundle = edgec.compile(
+        block.exported,
+        target=f"x86:{engine}",
+        precision="int8",
+        calib=tmp_path / "calib.npz",
+        output=tmp_path / "b.edgec",
+    )
+    [chosen] = [entry for entry in bundle.report()["latency"]["entries"] if entry["role"] == "chosen"]
+    assert recipe in chosen["name"]
+    assert chosen["form"] == EXPORTED
+    assert main.run(["verify", str(bundle.path)], debug=False) == 0
+    with edgec.load(bundle.path) as session:
+        assert session.run({"x": calib[:1]})["y"].shape == (1, LENGTH, WIDTH)

@@ -21,7 +21,8 @@ VARIANT_SLOWER = 1.15
 
 FAR_BEHIND = 1.3
 """An engine this much slower in fp32 than the fastest so far gets no second variant, and a quantisation that
-is expected to be this much slower is not tried."""
+is expected to be this much slower is not tried. So far behind have to be a plain candidate and what was timed
+on a busy machine, to be dropped."""
 
 _FP32 = ("fp32", "")
 
@@ -89,10 +90,10 @@ class Variants:
         if variant.exact is not None and not variant.exact.passed:
             return f"its form fails the fp32 gate: {variant.exact}"
         same = [other for (engine, _), other in self._variants.items() if engine == candidate.engine]
+        if candidate.plain or candidate.kept:
+            return ""
         if candidate.exact == candidate:
             return self._far_behind(same, best)
-        if candidate.kept:
-            return ""
         if variant.skipped:
             return f"its form was not tried in fp32: {variant.skipped}"
         if broken := self._broken.get(dataclasses.replace(candidate, form="")):
