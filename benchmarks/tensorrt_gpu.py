@@ -160,7 +160,7 @@ class Work:
 
 def setup(work: Work, libraries: Path, headers: Path) -> None:
     """Lay out the libraries, and compile the runner, the plugins and the timer."""
-    from edgec.plugins import tensorrt
+    from edgec.plugins.bindings import tensorrt
 
     folder = work.at("libraries", "x").parent
     for library in libraries.glob("*.so*"):

@@ -37,7 +37,7 @@ def prepare(folder: Path) -> None:
     import token_bodies
     import varlen_bodies
 
-    from edgec.plugins import tensorrt
+    from edgec.plugins.bindings import tensorrt
 
     folder.mkdir(parents=True, exist_ok=True)
     for name in SHIPPED:

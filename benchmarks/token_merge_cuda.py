@@ -58,7 +58,7 @@ def prepare(folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "plugins"))
     from token_bodies import run_body
 
-    from edgec.plugins.cuda_build import cuda_library
+    from edgec.plugins.kernels.cuda.build import cuda_library
 
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(cuda_library(), folder / "token_cuda.so")

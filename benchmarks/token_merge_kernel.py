@@ -16,8 +16,8 @@ import onnx
 from tables import markdown, publish
 
 from edgec.core.timing import measure
-from edgec.plugins import token_native
-from edgec.plugins.native_build import openvino_library
+from edgec.plugins.bindings.openvino.build import openvino_library
+from edgec.plugins.kernels.cpu import native as token_native
 from edgec.runtime.openvino_core import new_core
 
 LENGTH, CHANNELS, HEADS, DEPTH = 197, 384, 6, 64

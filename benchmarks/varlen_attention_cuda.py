@@ -50,7 +50,7 @@ def prepare(folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "plugins"))
     from varlen_bodies import run_body
 
-    from edgec.plugins.cuda_build import varlen_library
+    from edgec.plugins.kernels.cuda.build import varlen_library
 
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(varlen_library(), folder / "varlen_cuda.so")

@@ -26,7 +26,7 @@ from edgec.core.progress import Progress, Silent
 from edgec.core.timing import Latency
 from edgec.passes.tokens.schedule import Schedule, before, even, room
 from edgec.passes.tokens.sites import Site
-from edgec.plugins.token_steps import largest_r
+from edgec.plugins.ops.token_steps import largest_r
 from edgec.search.precision import SECONDS
 from edgec.search.token_methods import DEFAULT, METHODS, Method, Plan
 

@@ -15,9 +15,9 @@ from edgec.passes.decompose.quantised import DecomposeQuantised
 from edgec.passes.editing import Editor, attribute, constant, sizes
 from edgec.passes.infra import registered
 from edgec.passes.manager import Pipeline
-from edgec.plugins import tensorrt
+from edgec.plugins.bindings import tensorrt
+from edgec.plugins.bindings.tensorrt import limits
 from edgec.plugins.infra import plugins
-from edgec.plugins.tensorrt import limits
 from edgec.targets.jetson.bytes import BytesAsFloats
 from edgec.targets.jetson.definitions import Definitions
 from edgec.targets.jetson.integers import FloatOnly

@@ -17,9 +17,9 @@ from edgec.passes.precision.judge import evaluable
 from edgec.passes.precision.quantize import SCHEMES, QuantizeProducts, activation_limits, noisiest, products
 from edgec.passes.precision.ranges import calibrate
 from edgec.passes.precision.weights import RoundWeights
+from edgec.plugins.bindings.tensorrt import LIBRARIES
+from edgec.plugins.bindings.tensorrt.limits import kernels_for
 from edgec.plugins.infra import plugins
-from edgec.plugins.tensorrt import LIBRARIES
-from edgec.plugins.tensorrt.limits import kernels_for
 from edgec.targets.base import Candidate
 from edgec.targets.jetson.bodies import with_bodies, write_bodies
 from edgec.targets.jetson.lowering import lower, split_attention

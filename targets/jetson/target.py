@@ -10,8 +10,8 @@ from typing import Any
 from edgec.core.bundle import ENGINE as ENGINE_FOLDER
 from edgec.core.errors import JobError
 from edgec.core.graph import Arrays, Graph
-from edgec.plugins import tensorrt
-from edgec.plugins.tensorrt import limits
+from edgec.plugins.bindings import tensorrt
+from edgec.plugins.bindings.tensorrt import limits
 from edgec.runtime.engine import Engine, EngineDescription, LayerTime
 from edgec.targets.base import Candidate
 from edgec.targets.jetson import lowering, on_device, writing

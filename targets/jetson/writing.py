@@ -13,7 +13,7 @@ from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph
 from edgec.core.numerics import GATES, Gate, guarding
 from edgec.passes.decompose.quantised import has_pairs
-from edgec.plugins.tensorrt import LIBRARIES
+from edgec.plugins.bindings.tensorrt import LIBRARIES
 from edgec.targets.jetson.devices import Device
 from edgec.targets.jetson.engine import runnable
 from edgec.targets.jetson.plan import (

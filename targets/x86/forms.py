@@ -9,7 +9,7 @@ from edgec.core.graph import Graph
 from edgec.passes.decompose.quantised import has_pairs
 from edgec.passes.infra import registered
 from edgec.passes.manager import Pipeline
-from edgec.plugins.native_build import OPENVINO_OPS
+from edgec.plugins.bindings.openvino.build import OPENVINO_OPS
 from edgec.targets.base import Candidate
 from edgec.targets.x86.blocked_attention import LONG, longest
 from edgec.targets.x86.blocked_linear import linear_layers

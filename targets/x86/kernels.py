@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from edgec.core.errors import JobError
-from edgec.plugins.native_build import OPENVINO_OPS, openvino_library
+from edgec.plugins.bindings.openvino.build import OPENVINO_OPS, openvino_library
 from edgec.runtime.openvino_core import import_openvino, new_core, said
 
 

@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgec.plugins import tensorrt
-from edgec.plugins.native_build import SOURCES, kernel_library
+from edgec.plugins.bindings import tensorrt
+from edgec.plugins.bindings.openvino.build import SOURCES, kernel_library
+from edgec.plugins.kernels.cuda.build import SOURCES as CUDA
 
 HERE = Path(__file__).parent / "tensorrt_lifecycle"
 SIMULATED = Path(__file__).parents[1] / "targets" / "jetson" / "simulation" / "cpp"
@@ -34,8 +35,8 @@ def on_host(generation: int, headers: str = "") -> Path:
     link = [HERE / "host_kernels.cpp", kernels, f"-Wl,-rpath,{kernels.parent}", *linked_harness(folder)]
     for name, files in tensorrt.SOURCES_OF.items():
         classes = [path for path in files if path.suffix == ".cpp"]
-        include = f"-I{SOURCES}"
-        _run("g++", *flags, "-shared", "-fvisibility=hidden", include, *classes, *link, "-o", folder / name)
+        include = (f"-I{SOURCES}", f"-I{CUDA}")
+        _run("g++", *flags, "-shared", "-fvisibility=hidden", *include, *classes, *link, "-o", folder / name)
     return folder
 
 

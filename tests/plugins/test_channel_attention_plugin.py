@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from edgec.core.dialect import EDGEC_DOMAIN, EDGEC_OPSET, IR_VERSION, ONNX_OPSET
-from edgec.plugins.channel_attention.op import OP_TYPE, PLUGIN
 from edgec.plugins.infra import plugins
+from edgec.plugins.ops.channel_attention.op import OP_TYPE, PLUGIN
 
 
 def model_of(*shapes: tuple[int, ...]) -> ir.Model:

@@ -10,7 +10,7 @@ import pytest
 import tensorrt_build
 from tensorrt_harness import Harness
 
-from edgec.plugins import tensorrt
+from edgec.plugins.bindings import tensorrt
 
 needs_nvcc = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in ("nvcc", "cmake", "g++")), reason="no nvcc, cmake or g++"

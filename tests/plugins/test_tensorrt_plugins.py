@@ -13,7 +13,7 @@ import token_bodies
 import varlen_bodies
 from tensorrt_harness import CHW2, FLOAT, HALF, INT8, INT32, INT64, Harness, PluginError, Tensor
 
-from edgec.plugins import tensorrt
+from edgec.plugins.bindings import tensorrt
 from edgec.plugins.infra import plugins
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")

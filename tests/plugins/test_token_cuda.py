@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgec.core.errors import JobError
-from edgec.plugins import cuda_build
+from edgec.plugins.kernels.cuda import build as cuda_build
 
 
 @pytest.mark.full

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from token_bodies import run_body
 
 from edgec.core.errors import RequestError
-from edgec.plugins import token_native
 from edgec.plugins.infra import plugins
+from edgec.plugins.kernels.cpu import native as token_native
 
 
 def feeds(keys: list[list[float]], sizes: list[float] | None = None) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 from token_bodies import run_body
 
-from edgec.plugins import token_native
+from edgec.plugins.kernels.cpu import native as token_native
 
 OPS = ("TokenMerge", "TokenMergeEnergy", "TokenPrune")
 CASES = settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from token_bodies import model, run_body
 
-from edgec.plugins import native_build
+from edgec.plugins.bindings.openvino import build as native_build
 
 openvino = pytest.importorskip("openvino")
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 from varlen_bodies import exact_attention
 
-from edgec.plugins import native_build
+from edgec.plugins.bindings.openvino import build as native_build
 
 GUARD = 4096
 TASK = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 from varlen_bodies import exact_attention, run_body
 
-import edgec.plugins.pack_tokens.op  # noqa: F401 - registers the ops
+import edgec.plugins.ops.pack_tokens.op  # noqa: F401 - registers the ops
 from edgec.core.graph import Arrays
-from edgec.plugins import native_build
+from edgec.plugins.bindings.openvino import build as native_build
 from edgec.plugins.infra import plugins
 from edgec.targets.x86.bf16 import kernels_in_bf16
 

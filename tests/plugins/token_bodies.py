@@ -9,11 +9,11 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-import edgec.plugins.size_bias.op
-import edgec.plugins.token_merge.op
-import edgec.plugins.token_prune.op
-import edgec.plugins.token_restore.op
-import edgec.plugins.token_transform.op  # noqa: F401 - registers the ops
+import edgec.plugins.ops.size_bias.op
+import edgec.plugins.ops.token_merge.op
+import edgec.plugins.ops.token_prune.op
+import edgec.plugins.ops.token_restore.op
+import edgec.plugins.ops.token_transform.op  # noqa: F401 - registers the ops
 from edgec.plugins.infra import plugins
 
 INPUTS = {

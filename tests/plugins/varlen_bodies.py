@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-import edgec.plugins.varlen_attention.op  # noqa: F401 - registers the op
+import edgec.plugins.ops.varlen_attention.op  # noqa: F401 - registers the op
 from edgec.plugins.infra import plugins
 
 FLOATS = ("query", "key", "value")

@@ -18,9 +18,9 @@ from edgec.core.evaluation import Evaluator
 from edgec.passes.canonicalize.shapes import Shapes
 from edgec.passes.manager import Pipeline
 from edgec.passes.precision.half import FULL, HALF
-from edgec.plugins import tensorrt
+from edgec.plugins.bindings import tensorrt
+from edgec.plugins.bindings.tensorrt import limits
 from edgec.plugins.infra import plugins
-from edgec.plugins.tensorrt import limits
 from edgec.targets.jetson.bodies import with_bodies
 from edgec.targets.jetson.engine import runnable
 from edgec.targets.jetson.lowering import lower
@@ -29,7 +29,7 @@ from edgec.targets.jetson.precise import kept_nodes, write_half
 from edgec.targets.jetson.versions import dialects
 
 for each in ("token_merge", "token_prune", "token_restore", "varlen_attention"):
-    importlib.import_module(f"edgec.plugins.{each}.op")
+    importlib.import_module(f"edgec.plugins.ops.{each}.op")
 
 ALL = frozenset(tensorrt.LIBRARIES)
 REDUCING = """tokens (float[1, 8, 4] x, float[1, 1, 8, 4] m, float[1, 8, 1] s, float[1, 8] i)

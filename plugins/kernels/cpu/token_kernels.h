@@ -1,6 +1,6 @@
 /* Token reduction on a CPU: the plain C entries.
  *
- * The definitions of the ops are plugins/token_merge/op.py, token_prune/op.py and token_restore/op.py; all
+ * The definitions of the ops are plugins/ops/token_merge/op.py, token_prune/op.py and token_restore/op.py; all
  * arrays are dense, row-major float32 in the shapes given there; tokens, metric and merged are bf16 where the
  * shape says half, and everything is computed in float32 all the same. The entries allocate nothing: the caller
  * brings `edgec_token_workspace` bytes, aligned to 64. They return 0, or 1 when a size is out of range.

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgec.plugins import token_steps
 from edgec.plugins.infra import Plugin, register
+from edgec.plugins.ops import token_steps
 
 _BIAS = """
   floor_ = Constant <value_float: float = @floor> ()

@@ -26,7 +26,7 @@ def kernels_for(compute_capability: int, *, half: bool) -> frozenset[str]:
         compute_capability: of the device, times ten.
         half: whether the graph is fp16; VarlenAttention has a kernel in fp16 alone.
     """
-    from edgec.plugins.tensorrt import LIBRARIES
+    from edgec.plugins.bindings.tensorrt import LIBRARIES
 
     attention = half and compute_capability >= VARLEN_CAPABILITY
     return frozenset(op for op in LIBRARIES if attention or op != "VarlenAttention")

@@ -32,6 +32,7 @@ LIBRARIES = {
 """Library by op type of `ai.edgec`."""
 
 _HERE = Path(__file__).parent
+_KERNELS = _HERE.parents[1] / "kernels" / "cuda"
 _COMMON = (
     "attributes.cpp",
     "attributes.hpp",
@@ -46,8 +47,8 @@ _COMMON = (
 )
 
 SOURCES_OF = {
-    TOKENS: (*(_HERE / name for name in (*_COMMON, "token_ops.cpp")), _HERE.parent / "token_cuda.cu"),
-    VARLEN: (*(_HERE / name for name in (*_COMMON, "varlen_op.cpp")), _HERE.parent / "varlen_cuda.cu"),
+    TOKENS: (*(_HERE / name for name in (*_COMMON, "token_ops.cpp")), _KERNELS / "token_cuda.cu"),
+    VARLEN: (*(_HERE / name for name in (*_COMMON, "varlen_op.cpp")), _KERNELS / "varlen_cuda.cu"),
 }
 """Files that a library is compiled from, besides the header of its `.cu`."""
 

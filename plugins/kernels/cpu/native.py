@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgec.plugins.native_build import kernel_library
+from edgec.plugins.bindings.openvino.build import kernel_library
 
 Outputs = tuple[np.ndarray, np.ndarray, np.ndarray]
 

@@ -1,6 +1,6 @@
 /* Batches without padding on a CPU: the plain C entries.
  *
- * The definitions are plugins/varlen_attention/op.py and plugins/pack_tokens/op.py. Arrays are dense and
+ * The definitions are plugins/ops/varlen_attention/op.py and plugins/ops/pack_tokens/op.py. Arrays are dense and
  * row-major; float32, or bf16 where the shape says half: everything is computed in float32 all the same, but
  * that weights are rounded to bf16 where AMX makes the products.
  */

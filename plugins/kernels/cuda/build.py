@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgec.core.errors import JobError
-from edgec.plugins.native_build import SOURCES, cache_folder
+from edgec.plugins.bindings.openvino.build import cache_folder
+
+SOURCES = Path(__file__).parent
 
 ARCHITECTURES = {
     "87": "Jetson Orin",

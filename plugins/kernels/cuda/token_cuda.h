@@ -1,6 +1,6 @@
 /* Token reduction on an NVIDIA GPU: the plain C entries.
  *
- * The definitions of the ops are plugins/token_merge/op.py, token_prune/op.py and token_restore/op.py; all
+ * The definitions of the ops are plugins/ops/token_merge/op.py, token_prune/op.py and token_restore/op.py; all
  * arrays are dense, row-major, in device memory, in the shapes given there. Tokens, metric and merged tokens
  * are fp16 or fp32 (`half` says which); sizes and scores are fp32 always, so that a size is exact.
  * The entries only launch: they allocate nothing and do not wait. They return 0, 1 when a size is out of

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from edgec.core.errors import JobError, MissingExtraError
 
-SOURCES = Path(__file__).parent
+SOURCES = Path(__file__).parents[2] / "kernels" / "cpu"
 OPENVINO_OPS = frozenset(
     {
         "PackTokens",
@@ -49,7 +49,7 @@ _PER_ISA = ("token_kernels_isa.cpp", "varlen_kernels_isa.cpp")
 _AMX = "varlen_kernels_amx.cpp"
 _AMX_FLAGS = (*_INSTRUCTIONS["avx512"], "-mamx-tile", "-mamx-bf16")
 _PLAIN = ("token_kernels.cpp", "varlen_kernels.cpp")
-_EXTENSION = "openvino_extension.cpp"
+_EXTENSION = Path(__file__).parent / "extension.cpp"
 
 
 def cache_folder() -> Path:
@@ -126,7 +126,7 @@ def _library(
     link: Sequence[str],
     *,
     salt: str,
-    extension: str | None = None,
+    extension: Path | None = None,
 ) -> Path:
     cxx = compiler()
     digest = hashlib.sha256()
@@ -141,15 +141,15 @@ def _library(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         folder = Path(work)
-        units = [
+        units: list[tuple[str | Path, str, tuple[str, ...]]] = [
             (name, isa, (*flags, f"-DEDGEC_ISA={isa}"))
             for isa, flags in _INSTRUCTIONS.items()
             for name in _PER_ISA
         ]
         units += [(_AMX, "amx", _AMX_FLAGS), *((name, "plain", ()) for name in _PLAIN)]
         if extension:
-            units.append((extension, "plain", tuple(include)))
-        objects = [folder / f"{name}-{isa}.o" for name, isa, _ in units]
+            units.append((extension, "plain", (*include, f"-I{SOURCES}")))
+        objects = [folder / f"{Path(name).name}-{isa}.o" for name, isa, _ in units]
         commands = [
             [cxx, *_FLAGS, *flags, "-c", str(SOURCES / name), "-o", str(made)]
             for (name, _, flags), made in zip(units, objects, strict=True)

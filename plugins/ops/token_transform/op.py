@@ -37,8 +37,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgec.plugins import token_steps
 from edgec.plugins.infra import Plugin, register
+from edgec.plugins.ops import token_steps
 
 TEMPERATURE = 0.05
 """The temperature where none is given: a cosine 0.1 lower gets a seventh of the share."""

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgec.plugins import token_steps
 from edgec.plugins.infra import Plugin, register
+from edgec.plugins.ops import token_steps
 
 # A token belongs to the sequence whose end is the first beyond it: the number of ends at or before it.
 _BODY = """

@@ -27,8 +27,8 @@ import functools
 
 import onnx_ir as ir
 
-from edgec.plugins import token_steps
 from edgec.plugins.infra import Plugin, register
+from edgec.plugins.ops import token_steps
 
 _IMPORTANCE = """
   free_importance = Slice (importance, first, far, axis1)

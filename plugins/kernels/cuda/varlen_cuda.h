@@ -1,6 +1,6 @@
 /* Attention over sequences of different lengths on an NVIDIA GPU: the plain C entry.
  *
- * The definition is plugins/varlen_attention/op.py. Arrays are fp16 in device memory; `*_stride` are elements
+ * The definition is plugins/ops/varlen_attention/op.py. Arrays are fp16 in device memory; `*_stride` are elements
  * from one token to the next, so that packed projections need no copy. The entry only launches: it
  * allocates nothing and does not wait. It returns 0, 1 when a size is out of range, or 1000 plus the CUDA
  * error of the launch.
