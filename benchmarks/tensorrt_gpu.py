@@ -180,7 +180,7 @@ def setup(work: Work, libraries: Path, headers: Path) -> None:
     builder.write_text(
         text.replace(before, before + "    config->setTacticSources(1U << 3 | 1U << 4);\n"), encoding="utf-8"
     )
-    tensorrt.copy_sources(source / "plugins", tensorrt.LIBRARIES)
+    tensorrt.write_sources(source / "plugins", tensorrt.libraries())
     capability = compute_capability().replace(".", "")
     found = [
         f"-DTENSORRT_INCLUDE={headers.resolve()}",

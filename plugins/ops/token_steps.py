@@ -11,14 +11,10 @@ All decisions are made in float32 and int32 whatever the graph's precision. `NaN
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import onnx
-import onnx.parser
 import onnx_ir as ir
 
-from edgec.core.dialect import EDGEC_DOMAIN, ONNX_OPSET
 from edgec.core.errors import RequestError
+from edgec.plugins.infra import CpuKernel, CudaKernel, Kernels, Kind, Limit, Port
 
 CONSTANTS = """
   axis0 = Constant <value_ints = [0]> ()
@@ -149,60 +145,62 @@ AVERAGE = """
 """`merged` and `merged_sizes` from `assignment` and the tokens' `weight` (B, N, 1)."""
 
 
-def define(op_type: str, attributes: str, inputs: str, outputs: str, *steps: str) -> ir.Function:
-    """The function of the edgec domain that runs the steps one after the other.
+TOKENS = Port("tokens", "batch, length, channels")
+METRIC = Port("metric", "batch, heads, length, depth")
+SCORE = Port("score", "batch, length", Kind.FLOAT32)
+SIZES = Port("sizes", "batch, length, 1", Kind.FLOAT32)
+
+REDUCED = (
+    Port("merged", "batch, length - r, channels"),
+    Port("merged_sizes", "batch, length - r, 1", Kind.FLOAT32),
+    Port("assignment", "batch, length", Kind.INT32),
+)
+"""Outputs of an op that takes tokens away."""
+
+_SOME_ARE_FREE = ("0 <= r", "0 <= protected", "protected + 2 <= length")
+PAIRS_LEAVE = (*_SOME_ARE_FREE, "2 * r <= length - protected")
+"""Rules of merging by pairs."""
+
+ONE_STAYS = (*_SOME_ARE_FREE, "r + 1 <= length - protected")
+"""Rules of pruning."""
+
+KERNELS: Kernels = {
+    "cpu": CpuKernel("token_reduction.cpp", types=("float32", "bfloat16"), vectorised=True),
+    # A sample's tokens are ranked in shared memory, and samples are one extent of the grid.
+    "cuda": CudaKernel(
+        "token_reduction.cu",
+        workspace=True,
+        limits=(
+            Limit("channels"),
+            Limit("batch", most=65535, may_be_open=True),
+            Limit("length", most=2304),
+        ),
+    ),
+}
+"""Kernels of the ops that take tokens away."""
+
+
+def check_node(node: ir.Node, *, most: int) -> None:
+    """Refuse a node whose r is outside what its tokens allow, where their number is known.
 
     Args:
-        op_type: the function's name.
-        attributes: in ONNX's textual form, with defaults.
-        inputs: names, separated by commas.
-        outputs: names, separated by commas.
-        steps: the body, in pieces.
-    """
-    declared = f"<{attributes}>" if attributes else ""
-    text = (
-        f'<domain: "{EDGEC_DOMAIN}", opset_import: ["": {ONNX_OPSET}]>\n'
-        f"{op_type} {declared} ({inputs}) => ({outputs})\n{{{''.join(steps)}}}"
-    )
-    function = ir.from_proto(onnx.parser.parse_function(text))
-    assert isinstance(function, ir.Function)
-    return function
-
-
-def integer(node: ir.Node, name: str, default: int = 0) -> int:
-    """An integer attribute of a node."""
-    found = node.attributes.get(name)
-    return default if found is None else found.as_int()
-
-
-def infer_reduction(node: ir.Node, *, most: int, what: str) -> Sequence[tuple[ir.Shape, ir.DataType]]:
-    """Shapes and dtypes of (merged, merged_sizes, assignment).
-
-    Args:
-        node: the node; its inputs 0 and the last are tokens (B, N, C) and sizes (B, N, 1).
-        most: divisor and rest of the free tokens: at most `free // most` for merging by pairs
-            (most 2), `free - 1` for pruning (most 1).
-        what: the op in words, for the message.
+        node: its first input is tokens (B, N, C).
+        most: as `largest_r` takes it.
 
     Raises:
         RequestError: r is negative or too large for the tokens there are.
-        ValueError: the tokens' shape or dtype is unknown.
     """
-    tokens, sizes = node.inputs[0], node.inputs[-1]
-    if tokens is None or tokens.shape is None or tokens.dtype is None or len(tokens.shape) != 3:
-        raise ValueError(f"{node.name}: tokens must be (batch, tokens, channels) of a known dtype")
-    r, protected = integer(node, "r"), integer(node, "protected")
-    batch, length, channels = tokens.shape
-    kept: int | ir.SymbolicDim = ir.SymbolicDim(None)
-    if isinstance(length, int):
-        check_r(r, length, protected, most=most, what=what, where=node.name)
-        kept = length - r
-    dtype = sizes.dtype if sizes is not None and sizes.dtype is not None else tokens.dtype
-    return (
-        (ir.Shape([batch, kept, channels]), tokens.dtype),
-        (ir.Shape([batch, kept, 1]), dtype),
-        (ir.Shape([batch, length]), ir.DataType.INT32),
+    tokens = node.inputs[0]
+    length = (
+        tokens.shape[1]
+        if tokens is not None and tokens.shape is not None and len(tokens.shape) == 3
+        else None
     )
+    if isinstance(length, int):
+        r, protected = (
+            node.attributes[name].as_int() if name in node.attributes else 0 for name in ("r", "protected")
+        )
+        check_r(r, length, protected, most=most, what=node.op_type, where=node.name)
 
 
 def largest_r(length: int, protected: int, *, most: int) -> int:

@@ -16,6 +16,10 @@ static_assert(sizeof(float) == WIDTH, "both kinds take as many bytes");
 
 }  // namespace
 
+PluginFieldType field_type(const AttributeSpec& spec) {
+    return spec.real ? PluginFieldType::kFLOAT32 : PluginFieldType::kINT32;
+}
+
 Attributes::Attributes(const std::vector<AttributeSpec>& specs) {
     for (const AttributeSpec& spec : specs)
         slots_.push_back({spec, static_cast<int32_t>(spec.fallback), static_cast<float>(spec.fallback)});
@@ -27,10 +31,10 @@ Attributes::Attributes(const std::vector<AttributeSpec>& specs, const nvinfer1::
         const PluginField& field = given->fields[place];
         for (Slot& slot : slots_) {
             if (field.name == nullptr || std::strcmp(field.name, slot.spec.name) != 0) continue;
-            if (field.type != slot.spec.type || field.length != 1 || field.data == nullptr)
+            if (field.type != field_type(slot.spec) || field.length != 1 || field.data == nullptr)
                 throw std::invalid_argument(std::string("the attribute ") + slot.spec.name + " is not one " +
-                                            (slot.spec.type == PluginFieldType::kINT32 ? "int" : "float"));
-            void* const to = slot.spec.type == PluginFieldType::kINT32 ? static_cast<void*>(&slot.whole) : &slot.real;
+                                            (slot.spec.real ? "float" : "int"));
+            void* const to = slot.spec.real ? static_cast<void*>(&slot.real) : &slot.whole;
             std::memcpy(to, field.data, WIDTH);
         }
     }
@@ -43,28 +47,29 @@ Attributes::Attributes(const std::vector<AttributeSpec>& specs, const void* data
                                     std::to_string(WIDTH * slots_.size()) + ": it is of another version of the plugin");
     const char* from = static_cast<const char*>(data);
     for (Slot& slot : slots_) {
-        void* const to = slot.spec.type == PluginFieldType::kINT32 ? static_cast<void*>(&slot.whole) : &slot.real;
+        void* const to = slot.spec.real ? static_cast<void*>(&slot.real) : &slot.whole;
         std::memcpy(to, from, WIDTH);
         from += WIDTH;
     }
 }
 
-const Attributes::Slot& Attributes::slot(const char* name, PluginFieldType type) const {
+int32_t Attributes::integer(const char* name) const {
     for (const Slot& each : slots_)
-        if (std::strcmp(each.spec.name, name) == 0 && each.spec.type == type) return each;
+        if (std::strcmp(each.spec.name, name) == 0 && !each.spec.real) return each.whole;
     throw std::logic_error(std::string("no attribute ") + name);
 }
 
-int32_t Attributes::integer(const char* name) const { return slot(name, PluginFieldType::kINT32).whole; }
-
-float Attributes::number(const char* name) const { return slot(name, PluginFieldType::kFLOAT32).real; }
+std::vector<edgec_attribute> Attributes::given() const {
+    std::vector<edgec_attribute> made;
+    for (const Slot& each : slots_) made.push_back({each.spec.name, each.whole, each.real});
+    return made;
+}
 
 std::vector<PluginField> Attributes::fields() const {
     std::vector<PluginField> made;
     for (const Slot& each : slots_) {
-        const bool whole = each.spec.type == PluginFieldType::kINT32;
-        const void* const data = whole ? static_cast<const void*>(&each.whole) : &each.real;
-        made.emplace_back(each.spec.name, data, each.spec.type, 1);
+        const void* const data = each.spec.real ? static_cast<const void*>(&each.real) : &each.whole;
+        made.emplace_back(each.spec.name, data, field_type(each.spec), 1);
     }
     return made;
 }
@@ -79,10 +84,10 @@ std::string Attributes::text() const {
     std::ostringstream made;
     for (const Slot& each : slots_) {
         made << (&each == slots_.data() ? "" : " ") << each.spec.name << '=';
-        if (each.spec.type == PluginFieldType::kINT32)
-            made << each.whole;
-        else
+        if (each.spec.real)
             made << each.real;
+        else
+            made << each.whole;
     }
     return made.str();
 }

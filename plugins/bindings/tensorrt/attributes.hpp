@@ -1,6 +1,8 @@
 // The attributes of one node: from TensorRT's fields, back to them, and as bytes.
 #pragma once
 
+#include "schema.hpp"
+
 #include <NvInferRuntime.h>
 
 #include <cstddef>
@@ -10,12 +12,8 @@
 
 namespace edgec {
 
-// An attribute that an op declares; `type` is kINT32 or kFLOAT32, which is what the ONNX parser makes of them.
-struct AttributeSpec {
-    const char* name;
-    nvinfer1::PluginFieldType type;
-    double fallback;
-};
+// What the ONNX parser makes of an attribute: kINT32 or kFLOAT32.
+nvinfer1::PluginFieldType field_type(const AttributeSpec& spec);
 
 class Attributes {
 public:
@@ -26,8 +24,11 @@ public:
     // From `bytes()` of the same specs. Throws std::invalid_argument when the length is another.
     Attributes(const std::vector<AttributeSpec>& specs, const void* data, std::size_t length);
 
+    // Throws std::logic_error where the op has no such attribute.
     int32_t integer(const char* name) const;
-    float number(const char* name) const;
+
+    // As a kernel takes them.
+    std::vector<edgec_attribute> given() const;
 
     // Fields that point into this object.
     std::vector<nvinfer1::PluginField> fields() const;
@@ -46,8 +47,6 @@ private:
     };
 
     explicit Attributes(const std::vector<AttributeSpec>& specs);
-    const Slot& slot(const char* name, nvinfer1::PluginFieldType type) const;
-
     std::vector<Slot> slots_;
 };
 

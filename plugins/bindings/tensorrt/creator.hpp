@@ -19,7 +19,7 @@ std::unique_ptr<Creator> make_creator(const Op& op);
 class FieldNames {
 public:
     explicit FieldNames(const Op& op) {
-        for (const AttributeSpec& spec : op.attributes) fields_.emplace_back(spec.name, nullptr, spec.type, 1);
+        for (const AttributeSpec& spec : op.attributes()) fields_.emplace_back(spec.name, nullptr, field_type(spec), 1);
         collection_ = {static_cast<int32_t>(fields_.size()), fields_.data()};
     }
     FieldNames(const FieldNames&) = delete;

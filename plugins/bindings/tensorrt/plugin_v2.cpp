@@ -24,14 +24,14 @@ public:
     int32_t initialize() noexcept override { return 0; }
     void terminate() noexcept override {}
 
-    AsciiChar const* getPluginType() const noexcept override { return node_.op().name; }
+    AsciiChar const* getPluginType() const noexcept override { return node_.op().name(); }
     AsciiChar const* getPluginVersion() const noexcept override { return VERSION; }
     AsciiChar const* getPluginNamespace() const noexcept override { return space_.c_str(); }
     void setPluginNamespace(AsciiChar const* space) noexcept override {
         guarded(node_.who(), 0, [&] { return space_ = text_of(space), 0; });
     }
 
-    int32_t getNbOutputs() const noexcept override { return static_cast<int32_t>(node_.op().outputs.size()); }
+    int32_t getNbOutputs() const noexcept override { return static_cast<int32_t>(node_.op().outputs().size()); }
 
     DataType getOutputDataType(int32_t index, DataType const* given, int32_t) const noexcept override {
         // The interface knows no failure here; of a wrong input no combination of formats is taken.
@@ -99,22 +99,22 @@ public:
     explicit CreatorV2(const Op& op) : op_(op), names_(op), space_(NAMESPACE) {}
 
     IPluginV2DynamicExt* createPlugin(AsciiChar const* layer, PluginFieldCollection const* fields) noexcept override {
-        return guarded<IPluginV2DynamicExt*>(op_.name, nullptr,
-                                   [&] { return make(layer, Attributes(op_.attributes, fields)).release(); });
+        return guarded<IPluginV2DynamicExt*>(op_.name(), nullptr,
+                                   [&] { return make(layer, Attributes(op_.attributes(), fields)).release(); });
     }
 
     IPluginV2DynamicExt* deserializePlugin(AsciiChar const* layer, void const* data,
                                            std::size_t length) noexcept override {
-        return guarded<IPluginV2DynamicExt*>(op_.name, nullptr,
-                                   [&] { return make(layer, Attributes(op_.attributes, data, length)).release(); });
+        return guarded<IPluginV2DynamicExt*>(op_.name(), nullptr,
+                                   [&] { return make(layer, Attributes(op_.attributes(), data, length)).release(); });
     }
 
     PluginFieldCollection const* getFieldNames() noexcept override { return names_.collection(); }
-    AsciiChar const* getPluginName() const noexcept override { return op_.name; }
+    AsciiChar const* getPluginName() const noexcept override { return op_.name(); }
     AsciiChar const* getPluginVersion() const noexcept override { return VERSION; }
     AsciiChar const* getPluginNamespace() const noexcept override { return space_.c_str(); }
     void setPluginNamespace(AsciiChar const* space) noexcept override {
-        guarded(op_.name, 0, [&] { return space_ = text_of(space), 0; });
+        guarded(op_.name(), 0, [&] { return space_ = text_of(space), 0; });
     }
 
 private:

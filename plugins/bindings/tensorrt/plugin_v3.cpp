@@ -34,11 +34,11 @@ public:
                                    [this] { return std::make_unique<PluginV3>(node_).release(); });
     }
 
-    AsciiChar const* getPluginName() const noexcept override { return node_.op().name; }
+    AsciiChar const* getPluginName() const noexcept override { return node_.op().name(); }
     AsciiChar const* getPluginVersion() const noexcept override { return VERSION; }
     AsciiChar const* getPluginNamespace() const noexcept override { return NAMESPACE; }
 
-    int32_t getNbOutputs() const noexcept override { return static_cast<int32_t>(node_.op().outputs.size()); }
+    int32_t getNbOutputs() const noexcept override { return static_cast<int32_t>(node_.op().outputs().size()); }
 
     int32_t getOutputDataTypes(DataType* types, int32_t count, DataType const* given, int32_t) const noexcept override {
         return guarded(node_.who(), FAILED, [&] {
@@ -123,13 +123,13 @@ public:
 
     IPluginV3* createPlugin(AsciiChar const* layer, PluginFieldCollection const* fields,
                             TensorRTPhase) noexcept override {
-        return guarded<IPluginV3*>(op_.name, nullptr, [&] {
-            return std::make_unique<PluginV3>(Node(op_, text_of(layer), Attributes(op_.attributes, fields))).release();
+        return guarded<IPluginV3*>(op_.name(), nullptr, [&] {
+            return std::make_unique<PluginV3>(Node(op_, text_of(layer), Attributes(op_.attributes(), fields))).release();
         });
     }
 
     PluginFieldCollection const* getFieldNames() noexcept override { return names_.collection(); }
-    AsciiChar const* getPluginName() const noexcept override { return op_.name; }
+    AsciiChar const* getPluginName() const noexcept override { return op_.name(); }
     AsciiChar const* getPluginVersion() const noexcept override { return VERSION; }
     AsciiChar const* getPluginNamespace() const noexcept override { return NAMESPACE; }
 

@@ -17,7 +17,7 @@ public:
             for (const Op* op : library_ops()) {
                 creators_.push_back(make_creator(*op));
                 if (!registry->registerCreator(*creators_.back(), NAMESPACE))
-                    report(op->name, "another library has registered it already");
+                    report(op->name(), "another library has registered it already");
             }
             return 0;
         });

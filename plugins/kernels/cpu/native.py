@@ -1,118 +1,135 @@
-"""The CPU token kernels called from Python on numpy arrays, one thread: for tests and benchmarks."""
+"""The kernels for processors called from Python on numpy arrays, one thread: for tests and benchmarks."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from edgec.plugins.bindings.openvino.build import kernel_library
+from edgec.plugins.infra import INSTRUCTIONS, Kind, Plugin
+from edgec.plugins.kernels import calls
+from edgec.plugins.kernels.cpu.build import kernel_library
 
-Outputs = tuple[np.ndarray, np.ndarray, np.ndarray]
+_LINE = 64
 
-INSTRUCTIONS = ("avx512", "avx2", "baseline")
+SCRATCH = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int64)
+"""`edgec_scratch`."""
+
+TASK = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)
+PARALLEL = ctypes.CFUNCTYPE(None, ctypes.c_int64, TASK, ctypes.c_void_p, ctypes.c_int)
+"""`edgec_parallel`."""
 
 
-class _Shape(ctypes.Structure):
+class Call(ctypes.Structure):
+    """`edgec_cpu_call`."""
+
     _fields_ = [
-        (name, ctypes.c_int64)
-        for name in ("batch", "length", "channels", "heads", "depth", "r", "guarded", "half")
+        ("inputs", ctypes.POINTER(calls.Tensor)),
+        ("outputs", ctypes.POINTER(calls.Tensor)),
+        ("attributes", ctypes.POINTER(calls.Attribute)),
+        ("attribute_count", ctypes.c_int64),
+        ("parallel", PARALLEL),
+        ("scratch", SCRATCH),
+        ("threads", ctypes.c_int64),
     ]
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(kernel_library()))
-    library.edgec_token_workspace.restype = ctypes.c_int64
-    library.edgec_token_instructions.restype = ctypes.c_char_p
-    return library
+def library() -> ctypes.CDLL:
+    """The kernels of all plugins."""
+    return ctypes.CDLL(str(kernel_library()))
 
 
-def instructions() -> str:
-    """The instruction set that this machine's kernels use: `avx512`, `avx2` or `baseline`."""
-    return _library().edgec_token_instructions().decode()
+def instructions() -> list[str]:
+    """The instruction sets that this machine runs, of `amx` and `INSTRUCTIONS`, the best first."""
+    return [isa for isa in ("amx", *INSTRUCTIONS) if library().edgec_runs(isa.encode())]
 
 
-def _float32(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array, dtype=np.float32)
+class Scratch:
+    """Memory of a call, as large as it asks for.
 
+    Attributes:
+        function: what a call is given.
+    """
 
-def _pointer(array: np.ndarray) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
+    def __init__(self) -> None:
+        self._block = np.empty(0, np.uint8)
+        self.function = SCRATCH(self._ask)
+
+    def _ask(self, size: int) -> int:
+        if self._block.nbytes < size + _LINE:
+            self._block = np.empty(size + _LINE, np.uint8)
+        return self._block.ctypes.data + -self._block.ctypes.data % _LINE
 
 
 def prepare(
-    op_type: str,
-    tokens: np.ndarray,
-    metric: np.ndarray,
-    sizes: np.ndarray,
+    plugin: Plugin,
+    feeds: Mapping[str, np.ndarray],
+    attributes: Mapping[str, int | float],
     *,
-    r: int,
-    protected: int = 0,
-    score: np.ndarray | None = None,
-    merge: int = 1,
-    margin: float = 0.5,
     isa: str = "",
-) -> tuple[Callable[[], None], Outputs]:
-    """A call of one kernel, ready to be made again and again, and the arrays it writes.
+    kernels: ctypes.CDLL | None = None,
+) -> tuple[Callable[[], None], list[np.ndarray]]:
+    """A call of a plugin's kernel, ready to be made again and again, and the arrays it writes.
 
     Args:
-        op_type: `TokenMerge`, `TokenMergeEnergy` or `TokenPrune`.
-        tokens: (B, N, C).
-        metric: (B, H, N, D).
-        sizes: (B, N, 1).
-        r: tokens to take away.
-        protected: leading tokens that stay.
-        score: (B, N), for `TokenPrune`.
-        merge: for `TokenPrune`.
-        margin: for `TokenMergeEnergy`.
-        isa: one of `INSTRUCTIONS` instead of the machine's best.
+        plugin: has a kernel for processors.
+        feeds: input by name, in the types that the kernel takes.
+        attributes: attribute by name; those left out have their defaults.
+        isa: one of `instructions()` instead of the machine's best.
+        kernels: a library of kernels other than that of all plugins.
 
     Returns:
-        the call; merged (B, N - r, C), merged_sizes (B, N - r, 1), assignment (B, N).
+        the call, which raises ValueError where the kernel refuses the sizes; the outputs.
     """
-    tokens, metric, sizes = _float32(tokens), _float32(metric), _float32(sizes)
-    batch, length, channels = tokens.shape
-    shape = _Shape(batch, length, channels, metric.shape[1], metric.shape[3], r, protected, 0)
-    outputs = (
-        np.full((batch, length - r, channels), np.nan, np.float32),
-        np.full((batch, length - r, 1), np.nan, np.float32),
-        np.full((batch, length), -1, np.int32),
-    )
-    line = 64
-    space = np.empty(_library().edgec_token_workspace(ctypes.byref(shape)) + line, np.uint8)
-    space = space[-space.ctypes.data % line :]
-    names = {"TokenMerge": "merge", "TokenMergeEnergy": "merge_energy", "TokenPrune": "prune"}
-    entry = getattr(_library(), f"edgec_token_{names[op_type]}{'_' + isa if isa else ''}")
-    held = [tokens, metric, sizes, space]
-    arguments: list[object] = [ctypes.byref(shape)]
-    if op_type == "TokenMergeEnergy":
-        arguments += [ctypes.c_float(margin), _pointer(tokens)]
-    elif op_type == "TokenPrune":
-        assert score is not None
-        score = _float32(score)
-        held.append(score)
-        arguments += [ctypes.c_int(merge), _pointer(tokens), _pointer(score)]
-    else:
-        arguments += [_pointer(tokens)]
-    arguments += [_pointer(array) for array in (metric, sizes, *outputs, space)]
-    arguments += [None, ctypes.c_int64(1)]
+    kernels = library() if kernels is None else kernels
+    held = [np.ascontiguousarray(feeds[port.name]) for port in plugin.inputs]
+    given = calls.tensors([(array.ctypes.data, array.shape, array.dtype.name) for array in held])
+    values = {**plugin.attributes, **attributes}
+    settings = calls.attributes(values)
+    scratch = Scratch()
+    call = Call(given, None, settings, len(values), PARALLEL(), scratch.function, 1)
+    entry = getattr(kernels, f"edgec_{plugin.op_type}{'_' + isa if isa else ''}")
+    open_size = -1
+    if plugin.open_size is not None:
+        asked = getattr(kernels, f"edgec_{plugin.op_type}_open_size")
+        asked.restype = ctypes.c_int64
+        open_size = asked(ctypes.byref(call))
+    shapes = output_shapes(plugin, [array.shape for array in held], values, open_size)
+    outputs = [
+        np.full(shape, 77, held[0].dtype if port.kind is Kind.LIKE_FIRST else np.dtype(port.kind.value))
+        for port, shape in zip(plugin.outputs, shapes, strict=True)
+    ]
+    made = calls.tensors([(array.ctypes.data, array.shape, array.dtype.name) for array in outputs])
+    call.outputs = made
 
-    def call() -> None:
-        if entry(*arguments) != 0:
-            raise ValueError(f"{op_type} refused r={r} of {held[0].shape[1]} tokens, {protected} protected")
+    def run() -> None:
+        # What ctypes makes of an array or a function lives no longer than what holds it.
+        if entry(ctypes.byref(call)) != 0 or not (held and given and settings and scratch and made):
+            raise ValueError(f"{plugin.op_type} refused {[array.shape for array in held]} with {values}")
 
-    return call, outputs
+    return run, outputs
 
 
-def restore(tokens: np.ndarray, assignment: np.ndarray) -> np.ndarray | None:
-    """`TokenRestore`, (B, M, C) and (B, N) to (B, N, C); None where the kernel refuses an assignment."""
-    tokens, places = _float32(tokens), np.ascontiguousarray(assignment, dtype=np.int32)
-    batch, kept, channels = tokens.shape
-    length = places.shape[1]
-    restored = np.full((batch, length, channels), np.nan, np.float32)
-    sizes = (ctypes.c_int64(size) for size in (batch, kept, length, channels))
-    arrays = (_pointer(array) for array in (tokens, places, restored))
-    return None if _library().edgec_token_restore(*sizes, *arrays) else restored
+def output_shapes(
+    plugin: Plugin,
+    shapes: Sequence[tuple[int, ...]],
+    attributes: Mapping[str, int | float],
+    open_size: int = -1,
+) -> list[tuple[int, ...]]:
+    """Shapes of the outputs from the inputs', none of them below 0.
+
+    Args:
+        plugin: the plugin.
+        shapes: of its inputs.
+        attributes: all of its attributes.
+        open_size: the size that depends on the data, where it has one.
+    """
+    known = {name: value for name, value in attributes.items() if isinstance(value, int)}
+    for port, shape in zip(plugin.inputs, shapes, strict=True):
+        known |= {size.name: length for size, length in zip(port.sizes, shape, strict=True) if size.name}
+    if plugin.open_size is not None:
+        known.setdefault(plugin.open_size, open_size)
+    return [tuple(max(0, size.value(known) or 0) for size in port.sizes) for port in plugin.outputs]

@@ -7,12 +7,7 @@ puts `packed` back to (B, N, C), with zeros where nothing is visible. ByteTransf
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import onnx_ir as ir
-
-from edgec.plugins.infra import Plugin, register
-from edgec.plugins.ops import token_steps
+from edgec.plugins.infra import CpuKernel, Kind, Plugin, Port, register
 
 _PACK = """
   axis0 = Constant <value_ints = [0]> ()
@@ -58,39 +53,25 @@ _UNPACK = """
 """
 
 
-def _pack() -> ir.Function:
-    return token_steps.define("PackTokens", "", "tokens, visible", "packed, cu_seqlens", _PACK)
+_VISIBLE = Port("visible", "batch, length", Kind.BOOL)
 
-
-def _unpack() -> ir.Function:
-    return token_steps.define("UnpackTokens", "", "packed, visible", "tokens", _UNPACK)
-
-
-def _three(value: ir.Value | None, name: str, what: str) -> tuple[ir.Shape, ir.DataType]:
-    if value is None or value.shape is None or value.dtype is None or len(value.shape) != 3:
-        raise ValueError(f"{name}: {what} must have three dimensions and a known dtype")
-    return value.shape, value.dtype
-
-
-def _infer_pack(node: ir.Node) -> Sequence[tuple[ir.Shape, ir.DataType]]:
-    shape, dtype = _three(node.inputs[0], node.name or "", "tokens")
-    batch = shape[0]
-    ends = batch + 1 if isinstance(batch, int) else ir.SymbolicDim(None)
-    return (
-        (ir.Shape([1, ir.SymbolicDim(None), shape[2]]), dtype),
-        (ir.Shape([ends]), ir.DataType.INT32),
+PACK = register(
+    Plugin(
+        "PackTokens",
+        "The visible tokens of a padded batch, end to end.",
+        inputs=(Port("tokens", "batch, length, channels"), _VISIBLE),
+        outputs=(Port("packed", "1, total, channels"), Port("cu_seqlens", "batch + 1", Kind.INT32)),
+        body=_PACK,
+        kernels={"cpu": CpuKernel("pack_tokens.cpp", types=("float32", "bfloat16"))},
     )
-
-
-def _infer_unpack(node: ir.Node) -> Sequence[tuple[ir.Shape, ir.DataType]]:
-    shape, dtype = _three(node.inputs[0], node.name or "", "packed")
-    visible = node.inputs[1]
-    if visible is None or visible.shape is None or len(visible.shape) != 2:
-        raise ValueError(f"{node.name}: visible must be (batch, tokens)")
-    return ((ir.Shape([*visible.shape, shape[2]]), dtype),)
-
-
-PACK = register(Plugin("PackTokens", _pack, _infer_pack, "The visible tokens of a padded batch, end to end."))
+)
 UNPACK = register(
-    Plugin("UnpackTokens", _unpack, _infer_unpack, "Packed tokens at their places again, zeros between them.")
+    Plugin(
+        "UnpackTokens",
+        "Packed tokens at their places again, zeros between them.",
+        inputs=(Port("packed", "1, total, channels"), _VISIBLE),
+        outputs=(Port("tokens", "batch, length, channels"),),
+        body=_UNPACK,
+        kernels={"cpu": CpuKernel("pack_tokens.cpp", types=("float32", "bfloat16"))},
+    )
 )

@@ -6,12 +6,7 @@ proportional attention of ToMe (arXiv 2210.09461, equation 2). A size of 0, padd
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import onnx_ir as ir
-
-from edgec.plugins.infra import Plugin, register
-from edgec.plugins.ops import token_steps
+from edgec.plugins.infra import CpuKernel, Kind, Plugin, Port, register
 
 _BIAS = """
   floor_ = Constant <value_float: float = @floor> ()
@@ -29,19 +24,14 @@ _BIAS = """
 """
 
 
-def _size_bias() -> ir.Function:
-    attributes = "heads: int = 1, floor: float = 1.0e-20"
-    return token_steps.define("SizeBias", attributes, "sizes", "bias", _BIAS)
-
-
-def _infer(node: ir.Node) -> Sequence[tuple[ir.Shape, ir.DataType]]:
-    sizes = node.inputs[0]
-    if sizes is None or sizes.shape is None or sizes.dtype is None or len(sizes.shape) != 3:
-        raise ValueError(f"{node.name}: sizes must be (batch, tokens, 1) of a known dtype")
-    heads = token_steps.integer(node, "heads", 1)
-    return ((ir.Shape([sizes.shape[0], heads, 1, sizes.shape[1]]), sizes.dtype),)
-
-
 SIZE_BIAS = register(
-    Plugin("SizeBias", _size_bias, _infer, "The logarithm of the tokens' sizes as a row for each head.")
+    Plugin(
+        "SizeBias",
+        "The logarithm of the tokens' sizes as a row for each head.",
+        inputs=(Port("sizes", "batch, length, 1", Kind.FLOAT32),),
+        outputs=(Port("bias", "batch, heads, 1, length", Kind.FLOAT32),),
+        body=_BIAS,
+        attributes={"heads": 1, "floor": 1.0e-20},
+        kernels={"cpu": CpuKernel("size_bias.cpp")},
+    )
 )

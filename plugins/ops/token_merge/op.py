@@ -38,8 +38,6 @@ from __future__ import annotations
 
 import functools
 
-import onnx_ir as ir
-
 from edgec.plugins.infra import Plugin, register
 from edgec.plugins.ops import token_steps
 
@@ -133,63 +131,51 @@ _WEIGHT = """
   weight = Identity (token_size32)
 """
 
-_INPUTS = "tokens, metric, sizes"
-_OUTPUTS = "merged, merged_sizes, assignment"
-
-
-def _merge() -> ir.Function:
-    return token_steps.define(
-        "TokenMerge",
-        "r: int = 0, protected: int = 0",
-        _INPUTS,
-        _OUTPUTS,
-        token_steps.CONSTANTS,
-        token_steps.KEYS,
-        _MATCH,
-        token_steps.RANKS,
-        _PAIRS,
-        token_steps.ASSIGN,
-        _WEIGHT,
-        token_steps.AVERAGE,
-    )
-
-
-def _merge_energy() -> ir.Function:
-    return token_steps.define(
-        "TokenMergeEnergy",
-        "r: int = 0, protected: int = 0, margin: float = 0.5",
-        _INPUTS,
-        _OUTPUTS,
-        token_steps.CONSTANTS,
-        token_steps.KEYS,
-        _ENERGY,
-        token_steps.RANKS,
-        _ENERGY_PAIRS,
-        token_steps.POSITIONS,
-        token_steps.ASSIGN,
-        _WEIGHT,
-        token_steps.AVERAGE,
-    )
-
+_TOKENS = (
+    token_steps.TOKENS,
+    token_steps.METRIC,
+    token_steps.SIZES,
+)
 
 TOKEN_MERGE = register(
     Plugin(
         "TokenMerge",
-        _merge,
-        functools.partial(token_steps.infer_reduction, most=2, what="TokenMerge"),
         "Merge the r most alike pairs of tokens by bipartite soft matching (ToMe, arXiv 2210.09461).",
-        full_inputs=frozenset({2}),
-        full_outputs=frozenset({1}),
+        inputs=_TOKENS,
+        outputs=token_steps.REDUCED,
+        body=token_steps.CONSTANTS
+        + token_steps.KEYS
+        + _MATCH
+        + token_steps.RANKS
+        + _PAIRS
+        + token_steps.ASSIGN
+        + _WEIGHT
+        + token_steps.AVERAGE,
+        attributes={"r": 0, "protected": 0},
+        rules=token_steps.PAIRS_LEAVE,
+        check=functools.partial(token_steps.check_node, most=2),
+        kernels=token_steps.KERNELS,
     )
 )
 
 TOKEN_MERGE_ENERGY = register(
     Plugin(
         "TokenMergeEnergy",
-        _merge_energy,
-        functools.partial(token_steps.infer_reduction, most=2, what="TokenMergeEnergy"),
         "Merge r pairs among the 2r tokens of highest energy (PiToMe, arXiv 2405.16148).",
-        full_inputs=frozenset({2}),
-        full_outputs=frozenset({1}),
+        inputs=_TOKENS,
+        outputs=token_steps.REDUCED,
+        body=token_steps.CONSTANTS
+        + token_steps.KEYS
+        + _ENERGY
+        + token_steps.RANKS
+        + _ENERGY_PAIRS
+        + token_steps.POSITIONS
+        + token_steps.ASSIGN
+        + _WEIGHT
+        + token_steps.AVERAGE,
+        attributes={"r": 0, "protected": 0, "margin": 0.5},
+        rules=token_steps.PAIRS_LEAVE,
+        check=functools.partial(token_steps.check_node, most=2),
+        kernels=token_steps.KERNELS,
     )
 )

@@ -25,8 +25,6 @@ from __future__ import annotations
 
 import functools
 
-import onnx_ir as ir
-
 from edgec.plugins.infra import Plugin, register
 from edgec.plugins.ops import token_steps
 
@@ -64,32 +62,30 @@ _WEIGHT = """
 """
 
 
-def _prune() -> ir.Function:
-    return token_steps.define(
-        "TokenPrune",
-        "r: int = 0, protected: int = 0, merge: int = 1",
-        "tokens, score, metric, sizes",
-        "merged, merged_sizes, assignment",
-        token_steps.CONSTANTS,
-        token_steps.KEYS,
-        token_steps.IMPORTANCE,
-        _IMPORTANCE,
-        token_steps.RANKS,
-        _NEAREST,
-        token_steps.POSITIONS,
-        token_steps.ASSIGN,
-        _WEIGHT,
-        token_steps.AVERAGE,
-    )
-
-
 TOKEN_PRUNE = register(
     Plugin(
         "TokenPrune",
-        _prune,
-        functools.partial(token_steps.infer_reduction, most=1, what="TokenPrune"),
         "Remove the r least important tokens, each merged into its most alike kept token.",
-        full_inputs=frozenset({1, 3}),
-        full_outputs=frozenset({1}),
+        inputs=(
+            token_steps.TOKENS,
+            token_steps.SCORE,
+            token_steps.METRIC,
+            token_steps.SIZES,
+        ),
+        outputs=token_steps.REDUCED,
+        body=token_steps.CONSTANTS
+        + token_steps.KEYS
+        + token_steps.IMPORTANCE
+        + _IMPORTANCE
+        + token_steps.RANKS
+        + _NEAREST
+        + token_steps.POSITIONS
+        + token_steps.ASSIGN
+        + _WEIGHT
+        + token_steps.AVERAGE,
+        attributes={"r": 0, "protected": 0, "merge": 1},
+        rules=token_steps.ONE_STAYS,
+        check=functools.partial(token_steps.check_node, most=1),
+        kernels=token_steps.KERNELS,
     )
 )

@@ -7,12 +7,7 @@ diffusion, arXiv 2303.17604; Hourglass Tokenizer, arXiv 2311.12028). Values are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import onnx_ir as ir
-
-from edgec.plugins.infra import Plugin, register
-from edgec.plugins.ops import token_steps
+from edgec.plugins.infra import CpuKernel, CudaKernel, Kind, Limit, Plugin, Port, register
 
 _RESTORE = """
   last = Constant <value_ints = [-1]> ()
@@ -25,24 +20,18 @@ _RESTORE = """
 """
 
 
-def _restore() -> ir.Function:
-    return token_steps.define("TokenRestore", "", "tokens, assignment", "restored", _RESTORE)
-
-
-def _infer(node: ir.Node) -> Sequence[tuple[ir.Shape, ir.DataType]]:
-    tokens, assignment = node.inputs
-    if tokens is None or tokens.shape is None or tokens.dtype is None or len(tokens.shape) != 3:
-        raise ValueError(f"{node.name}: tokens must be (batch, tokens, channels) of a known dtype")
-    if assignment is None or assignment.shape is None or len(assignment.shape) != 2:
-        raise ValueError(f"{node.name}: assignment must be (batch, tokens)")
-    return ((ir.Shape([tokens.shape[0], assignment.shape[1], tokens.shape[2]]), tokens.dtype),)
-
-
 TOKEN_RESTORE = register(
     Plugin(
         "TokenRestore",
-        _restore,
-        _infer,
         "Give every original token the value of the reduced token it went into.",
+        inputs=(Port("tokens", "batch, kept, channels"), Port("assignment", "batch, length", Kind.INT32)),
+        outputs=(Port("restored", "batch, length, channels"),),
+        body=_RESTORE,
+        kernels={
+            "cpu": CpuKernel("token_restore.cpp"),
+            "cuda": CudaKernel(
+                "token_reduction.cu", limits=(Limit("channels"), Limit("batch", most=65535, may_be_open=True))
+            ),
+        },
     )
 )

@@ -33,11 +33,9 @@ token of its sample in that channel, because 0 · NaN is NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 
-import onnx_ir as ir
-
-from edgec.plugins.infra import Plugin, register
+from edgec.plugins.infra import Kind, Plugin, Port, register
 from edgec.plugins.ops import token_steps
 
 TEMPERATURE = 0.05
@@ -101,35 +99,32 @@ _AVERAGE = """
 """
 
 
-def _transform() -> ir.Function:
-    return token_steps.define(
-        "TokenTransform",
-        f"r: int = 0, protected: int = 0, temperature: float = {TEMPERATURE}",
-        "tokens, score, metric, sizes",
-        "transformed, transformed_sizes, shares",
-        token_steps.CONSTANTS,
-        token_steps.SUMMED,
-        token_steps.IMPORTANCE,
-        _RANKED,
-        token_steps.NORMS,
-        token_steps.RANKS,
-        _SHARES,
-        _AVERAGE,
-    )
-
-
-def _infer(node: ir.Node) -> Sequence[tuple[ir.Shape, ir.DataType]]:
-    transformed, sizes, _ = token_steps.infer_reduction(node, most=1, what="TokenTransform")
-    batch, length, _ = node.inputs[0].shape  # type: ignore[union-attr, misc]
-    return transformed, sizes, (ir.Shape([batch, length, transformed[0][1]]), ir.DataType.FLOAT)
-
-
 TOKEN_TRANSFORM = register(
     Plugin(
         "TokenTransform",
-        _transform,
-        _infer,
         "Spread the r least important tokens over the others by likeness (Token Transforming, "
         "arXiv 2506.05709).",
+        inputs=(
+            token_steps.TOKENS,
+            token_steps.SCORE,
+            token_steps.METRIC,
+            token_steps.SIZES,
+        ),
+        outputs=(
+            Port("transformed", "batch, length - r, channels"),
+            Port("transformed_sizes", "batch, length - r, 1", Kind.FLOAT32),
+            Port("shares", "batch, length, length - r", Kind.FLOAT32),
+        ),
+        body=token_steps.CONSTANTS
+        + token_steps.SUMMED
+        + token_steps.IMPORTANCE
+        + _RANKED
+        + token_steps.NORMS
+        + token_steps.RANKS
+        + _SHARES
+        + _AVERAGE,
+        attributes={"r": 0, "protected": 0, "temperature": TEMPERATURE},
+        rules=token_steps.ONE_STAYS,
+        check=functools.partial(token_steps.check_node, most=1),
     )
 )

@@ -17,12 +17,7 @@ size their launch by.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import onnx_ir as ir
-
-from edgec.plugins.infra import Plugin, register
-from edgec.plugins.ops import token_steps
+from edgec.plugins.infra import CpuKernel, CudaKernel, Kind, Limit, Plugin, Port, register
 
 # A token belongs to the sequence whose end is the first beyond it: the number of ends at or before it.
 _BODY = """
@@ -83,33 +78,50 @@ _NEAR = """same = Equal (sequence_row, sequence_column)
   together = And (same, near)"""
 
 
-def _varlen_attention() -> ir.Function:
-    attributes = "scale: float = 0.0, max_length: int = 0"
-    inputs = "query, key, value, cu_seqlens"
-    return token_steps.define("VarlenAttention", attributes, inputs, "output", _BODY % _ALL)
-
-
-def _varlen_window_attention() -> ir.Function:
-    attributes = "scale: float = 0.0, max_length: int = 0, window: int = 0"
-    inputs = "query, key, value, cu_seqlens, places"
-    return token_steps.define("VarlenWindowAttention", attributes, inputs, "output", _BODY % _NEAR)
-
-
-def _infer(node: ir.Node) -> Sequence[tuple[ir.Shape, ir.DataType]]:
-    query = node.inputs[0]
-    if query is None or query.shape is None or query.dtype is None or len(query.shape) != 3:
-        raise ValueError(f"{node.name}: query must be (tokens, heads, depth) of a known dtype")
-    return ((query.shape.copy(), query.dtype),)
-
+_HEADS = "total, heads, depth"
+_INPUTS = (
+    Port("query", _HEADS),
+    Port("key", _HEADS),
+    Port("value", _HEADS),
+    Port("cu_seqlens", "ends", Kind.INT32),
+)
+_CPU = CpuKernel(
+    "varlen_attention.cpp",
+    types=("float32", "bfloat16"),
+    vectorised=True,
+    tiles="varlen_attention_amx.cpp",
+)
+_RULES = ("1 <= ends", "0 <= max_length")
 
 VARLEN_ATTENTION = register(
-    Plugin("VarlenAttention", _varlen_attention, _infer, "Attention within sequences that lie end to end.")
+    Plugin(
+        "VarlenAttention",
+        "Attention within sequences that lie end to end.",
+        inputs=_INPUTS,
+        outputs=(Port("output", _HEADS),),
+        body=_BODY % _ALL,
+        attributes={"scale": 0.0, "max_length": 0},
+        rules=_RULES,
+        kernels={
+            "cpu": _CPU,
+            "cuda": CudaKernel(
+                "varlen_attention.cu",
+                types=("float16",),
+                limits=(Limit("heads"), Limit("depth", most=128, multiple=8)),
+                capability=80,
+            ),
+        },
+    )
 )
 VARLEN_WINDOW_ATTENTION = register(
     Plugin(
         "VarlenWindowAttention",
-        _varlen_window_attention,
-        _infer,
         "Attention within a sliding window of sequences that lie end to end.",
+        inputs=(*_INPUTS, Port("places", "total", Kind.INT32)),
+        outputs=(Port("output", _HEADS),),
+        body=_BODY % _NEAR,
+        attributes={"scale": 0.0, "max_length": 0, "window": 0},
+        rules=_RULES,
+        kernels={"cpu": _CPU},
     )
 )

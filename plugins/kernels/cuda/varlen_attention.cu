@@ -1,11 +1,11 @@
-// Attention over sequences of different lengths: one block a tile of queries, a head and a sequence.
+// VarlenAttention in fp16: one block a tile of queries, a head and a sequence.
 //
 // FlashAttention-2's order (arXiv 2307.08691): a block keeps its queries and its output in registers and
 // walks over the keys in tiles, with the running maximum and sum of each row. Each warp has whole rows, so
 // rows are reduced over four lanes only. Tiles arrive by asynchronous copies, two deep, in shared memory
 // whose 16-byte chunks are swizzled by row: ldmatrix then meets every bank once.
 
-#include "varlen_cuda.h"
+#include "kernel.h"
 
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -19,9 +19,15 @@ struct Arguments {
     const __half *query, *key, *value;
     __half* output;
     const int32_t* cu_seqlens;
-    int64_t query_stride, key_stride, value_stride, output_stride;
+    int64_t row;  // numbers of one token
     int depth;
     float scale;  // of the logits, in powers of two
+};
+
+// What a launch is cut into.
+struct Grid {
+    int64_t sequences, heads;
+    int64_t longest;  // at least the longest sequence's length
 };
 
 __device__ inline uint32_t shared_address(const void* p) {
@@ -104,18 +110,18 @@ __global__ void __launch_bounds__(WARPS* WARP) attention(const Arguments a) {
     __half* const key_tiles = memory + QUERIES * DEPTH;     // 2 x KEYS x DEPTH
     __half* const value_tiles = key_tiles + 2 * KEYS * DEPTH;
 
-    const __half* const query = a.query + (begin + first) * a.query_stride + head * a.depth;
-    const __half* const key = a.key + begin * a.key_stride + head * a.depth;
-    const __half* const value = a.value + begin * a.value_stride + head * a.depth;
+    const __half* const query = a.query + (begin + first) * a.row + head * a.depth;
+    const __half* const key = a.key + begin * a.row + head * a.depth;
+    const __half* const value = a.value + begin * a.row + head * a.depth;
 
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int group = lane / 4, pair = lane % 4;
     const int tiles = (length + KEYS - 1) / KEYS;
 
-    load_tile<DEPTH, QUERIES, THREADS>(query_tile, query, a.query_stride, length - first, a.depth);
-    load_tile<DEPTH, KEYS, THREADS>(key_tiles, key, a.key_stride, length, a.depth);
+    load_tile<DEPTH, QUERIES, THREADS>(query_tile, query, a.row, length - first, a.depth);
+    load_tile<DEPTH, KEYS, THREADS>(key_tiles, key, a.row, length, a.depth);
     commit();
-    load_tile<DEPTH, KEYS, THREADS>(value_tiles, value, a.value_stride, length, a.depth);
+    load_tile<DEPTH, KEYS, THREADS>(value_tiles, value, a.row, length, a.depth);
     commit();
 
     float out[M][D_TILES][4] = {};
@@ -140,8 +146,8 @@ __global__ void __launch_bounds__(WARPS* WARP) attention(const Arguments a) {
         const bool more = tile + 1 < tiles;
         const int next = (tile + 1) * KEYS;
         if (more)
-            load_tile<DEPTH, KEYS, THREADS>(key_tiles + ((tile + 1) & 1) * KEYS * DEPTH, key + next * a.key_stride,
-                                            a.key_stride, length - next, a.depth);
+            load_tile<DEPTH, KEYS, THREADS>(key_tiles + ((tile + 1) & 1) * KEYS * DEPTH, key + next * a.row,
+                                            a.row, length - next, a.depth);
         commit();
 
         float logits[M][N_TILES][4] = {};
@@ -204,7 +210,7 @@ __global__ void __launch_bounds__(WARPS* WARP) attention(const Arguments a) {
         __syncthreads();
         if (more)
             load_tile<DEPTH, KEYS, THREADS>(value_tiles + ((tile + 1) & 1) * KEYS * DEPTH,
-                                            value + next * a.value_stride, a.value_stride, length - next, a.depth);
+                                            value + next * a.row, a.row, length - next, a.depth);
         commit();
 #pragma unroll
         for (int k = 0; k < KEYS / 16; ++k)
@@ -232,7 +238,7 @@ __global__ void __launch_bounds__(WARPS* WARP) attention(const Arguments a) {
             const float scale = 1.0f / total;
             const int row = first + (warp * M + m) * 16 + half * 8 + group;
             if (row >= length) continue;
-            __half* const to = a.output + (begin + row) * a.output_stride + head * a.depth;
+            __half* const to = a.output + (begin + row) * a.row + head * a.depth;
 #pragma unroll
             for (int d = 0; d < D_TILES; ++d)
                 if (d * 8 < a.depth)
@@ -242,49 +248,49 @@ __global__ void __launch_bounds__(WARPS* WARP) attention(const Arguments a) {
 }
 
 template <int DEPTH, int WARPS, int M, int KEYS>
-int launch(const Arguments& arguments, const edgec_cuda_varlen_shape& shape, cudaStream_t stream) {
+int launch(const Arguments& arguments, const Grid& size, cudaStream_t stream) {
     constexpr int QUERIES = WARPS * M * 16;
     constexpr int BYTES = (QUERIES + 4 * KEYS) * DEPTH * static_cast<int>(sizeof(__half));
     const auto kernel = attention<DEPTH, WARPS, M, KEYS>;
     if (BYTES > 48 * 1024) {
         const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
-        if (raised != cudaSuccess) return 1000 + static_cast<int>(raised);
+        if (raised != cudaSuccess) return EDGEC_CUDA_ERROR + static_cast<int>(raised);
     }
-    const dim3 grid(static_cast<unsigned>((shape.max_length + QUERIES - 1) / QUERIES),
-                    static_cast<unsigned>(shape.heads), static_cast<unsigned>(shape.sequences));
+    const dim3 grid(static_cast<unsigned>((size.longest + QUERIES - 1) / QUERIES), static_cast<unsigned>(size.heads),
+                    static_cast<unsigned>(size.sequences));
     kernel<<<grid, WARPS * WARP, BYTES, stream>>>(arguments);
     const cudaError_t launched = cudaGetLastError();
-    return launched == cudaSuccess ? 0 : 1000 + static_cast<int>(launched);
+    return launched == cudaSuccess ? EDGEC_DONE : EDGEC_CUDA_ERROR + static_cast<int>(launched);
 }
 
 }  // namespace
 
-extern "C" int edgec_cuda_varlen_attention(const edgec_cuda_varlen_shape* shape, const void* query,
-                                           const void* key, const void* value, const int32_t* cu_seqlens,
-                                           void* output, void* stream) {
-    const auto& s = *shape;
-    const int64_t strides = s.query_stride | s.key_stride | s.value_stride | s.output_stride;
-    if (s.sequences < 0 || s.sequences > 65535 || s.heads < 1 || s.heads > 65535 || s.depth < 8 ||
-        s.depth > 128 || s.depth % 8 != 0 || s.max_length < 0 || strides % 8 != 0)
-        return 1;
-    if (s.sequences == 0 || s.max_length == 0) return 0;
-    const float scale = s.scale > 0.0f ? s.scale : 1.0f / sqrtf(static_cast<float>(s.depth));
-    const Arguments arguments{static_cast<const __half*>(query),
-                              static_cast<const __half*>(key),
-                              static_cast<const __half*>(value),
-                              static_cast<__half*>(output),
-                              cu_seqlens,
-                              s.query_stride,
-                              s.key_stride,
-                              s.value_stride,
-                              s.output_stride,
-                              static_cast<int>(s.depth),
+EDGEC_CUDA_KERNEL(VarlenAttention) {
+    const int64_t* const query = call->inputs[0].sizes;
+    const int64_t tokens = query[0], heads = query[1], depth = query[2], sequences = call->inputs[3].sizes[0] - 1;
+    // The lengths are numbers on the device, and to read them would wait for it. The attribute bounds them;
+    // without it no sequence is longer than all tokens, and blocks behind a sequence's end return at once.
+    const int64_t bound = attribute(*call, "max_length").integer;
+    const Grid size{sequences, heads, bound > 0 && bound < tokens ? bound : tokens};
+    if (sequences < 0 || sequences > 65535 || heads < 1 || heads > 65535 || depth < 8 || depth > 128 ||
+        depth % 8 != 0 || bound < 0)
+        return EDGEC_REFUSED;
+    if (sequences == 0 || size.longest == 0) return EDGEC_DONE;
+    const auto given = static_cast<float>(attribute(*call, "scale").number);
+    const float scale = given > 0.0f ? given : 1.0f / sqrtf(static_cast<float>(depth));
+    const Arguments arguments{static_cast<const __half*>(call->inputs[0].data),
+                              static_cast<const __half*>(call->inputs[1].data),
+                              static_cast<const __half*>(call->inputs[2].data),
+                              static_cast<__half*>(call->outputs[0].data),
+                              static_cast<const int32_t*>(call->inputs[3].data),
+                              heads * depth,
+                              static_cast<int>(depth),
                               scale * LOG2E};
-    const auto on = static_cast<cudaStream_t>(stream);
-    if (s.depth <= 32) return launch<32, 4, 1, 64>(arguments, s, on);
+    const auto on = static_cast<cudaStream_t>(call->stream);
+    if (depth <= 32) return launch<32, 4, 1, 64>(arguments, size, on);
     // Two tiles of queries a warp read each key once for both, and leave more of a short sequence's tile empty:
     // of 512 keys 0.95 of the time, of 257 on average 1.06 (H100).
-    if (s.depth <= 64 && s.max_length > 256) return launch<64, 4, 2, 64>(arguments, s, on);
-    if (s.depth <= 64) return launch<64, 4, 1, 64>(arguments, s, on);
-    return launch<128, 4, 1, 64>(arguments, s, on);
+    if (depth <= 64 && size.longest > 256) return launch<64, 4, 2, 64>(arguments, size, on);
+    if (depth <= 64) return launch<64, 4, 1, 64>(arguments, size, on);
+    return launch<128, 4, 1, 64>(arguments, size, on);
 }

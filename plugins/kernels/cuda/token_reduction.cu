@@ -1,4 +1,4 @@
-// Token reduction on an NVIDIA GPU: three launches a merge.
+// TokenMerge, TokenMergeEnergy, TokenPrune and TokenRestore on an NVIDIA GPU: three launches a merge.
 //
 //   keys     sums the metric over heads and takes the inverse norms            (one warp a token)
 //   match    finds every seeker's most alike host                              (16 seekers a block)
@@ -6,8 +6,10 @@
 //
 // Ranking and placing cost less than a launch, so every block of `average` does them again for its sample.
 // Pruning and merging by energy put one launch between, which lists who leaves and who stays.
+//
+// Sizes and scores are fp32 always, so that a size is exact.
 
-#include "token_cuda.h"
+#include "kernel.h"
 
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -376,17 +378,19 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-bool sizes_of(const edgec_cuda_token_shape& shape, bool pairs, Sizes& s) {
-    const int64_t free_count = shape.length - shape.guarded;
-    const int64_t limit = pairs ? free_count / 2 : free_count - 1;
-    if (shape.batch < 1 || shape.batch > 65535 || shape.channels < 1 || shape.heads < 1 || shape.depth < 1 ||
-        shape.guarded < 0 || free_count < 2 || shape.r < 0 || shape.r > limit || shape.length > LONGEST ||
-        shape.channels > (1 << 24) || shape.depth > (1 << 16))
+// The call's sizes; its metric is the input at that place. False where they are out of range.
+bool sizes_of(const edgec_cuda_call& call, int metric, bool pairs, Sizes& s) {
+    const int64_t *tokens = call.inputs[0].sizes, *keys = call.inputs[metric].sizes;
+    const int64_t batch = tokens[0], length = tokens[1], channels = tokens[2], heads = keys[1], depth = keys[3];
+    const int64_t r = attribute(call, "r").integer, guarded = attribute(call, "protected").integer;
+    const int64_t free_count = length - guarded, limit = pairs ? free_count / 2 : free_count - 1;
+    if (batch < 1 || batch > 65535 || channels < 1 || heads < 1 || depth < 1 || guarded < 0 || free_count < 2 || r < 0 ||
+        r > limit || length > LONGEST || channels > (1 << 24) || depth > (1 << 16))
         return false;
-    s.batch = static_cast<int>(shape.batch), s.length = static_cast<int>(shape.length);
-    s.channels = static_cast<int>(shape.channels), s.heads = static_cast<int>(shape.heads);
-    s.depth = static_cast<int>(shape.depth), s.r = static_cast<int>(shape.r);
-    s.guarded = static_cast<int>(shape.guarded), s.free_count = static_cast<int>(free_count);
+    s.batch = static_cast<int>(batch), s.length = static_cast<int>(length);
+    s.channels = static_cast<int>(channels), s.heads = static_cast<int>(heads);
+    s.depth = static_cast<int>(depth), s.r = static_cast<int>(r);
+    s.guarded = static_cast<int>(guarded), s.free_count = static_cast<int>(free_count);
     s.seekers = (s.free_count + 1) / 2, s.hosts = s.free_count / 2;
     return true;
 }
@@ -398,7 +402,7 @@ dim3 grid_of(int count, int each, const Sizes& s) {
 
 int launched() {
     const cudaError_t error = cudaGetLastError();
-    return error == cudaSuccess ? 0 : 1000 + static_cast<int>(error);
+    return error == cudaSuccess ? EDGEC_DONE : EDGEC_CUDA_ERROR + static_cast<int>(error);
 }
 
 template <typename T, Kind KIND>
@@ -419,22 +423,31 @@ void average(const Sizes& s, const Work& w, bool drop, const T* tokens, const fl
 }
 
 template <typename T>
-int merge(const Sizes& s, const T* tokens, const T* metric, const float* sizes, T* merged, float* merged_sizes,
-          int32_t* assignment, void* workspace, cudaStream_t stream) {
-    const Work w = work_of(s, workspace);
-    keys_kernel<T><<<grid_of(s.free_count, WARPS, s), THREADS, 0, stream>>>(s, w, metric, sizes);
+T* data_of(const edgec_tensor& tensor) {
+    return static_cast<T*>(tensor.data);
+}
+
+template <typename T>
+int merge(const edgec_cuda_call& call, const Sizes& s) {
+    const auto stream = static_cast<cudaStream_t>(call.stream);
+    const Work w = work_of(s, call.workspace);
+    const float* const sizes = data_of<const float>(call.inputs[2]);
+    keys_kernel<T>
+        <<<grid_of(s.free_count, WARPS, s), THREADS, 0, stream>>>(s, w, data_of<const T>(call.inputs[1]), sizes);
     match_kernel<ALTERNATE, false><<<grid_of(s.seekers, SEEKERS, s), THREADS, 0, stream>>>(s, w, 0.0f);
-    average<T, ALTERNATE>(s, w, false, tokens, sizes, merged, merged_sizes, assignment, stream);
+    average<T, ALTERNATE>(s, w, false, data_of<const T>(call.inputs[0]), sizes, data_of<T>(call.outputs[0]),
+                          data_of<float>(call.outputs[1]), data_of<int32_t>(call.outputs[2]), stream);
     return launched();
 }
 
-// Merging by energy (score null) or pruning by score.
+// Merging by energy (score null) or pruning by score; the metric is the input at that place.
 template <typename T>
-int by_list(Sizes s, float margin, bool drop, const T* tokens, const float* score, const T* metric,
-            const float* sizes, T* merged, float* merged_sizes, int32_t* assignment, void* workspace,
-            cudaStream_t stream) {
-    const Work w = work_of(s, workspace);
-    keys_kernel<T><<<grid_of(s.free_count, WARPS, s), THREADS, 0, stream>>>(s, w, metric, sizes);
+int by_list(const edgec_cuda_call& call, Sizes s, int metric, const float* score, float margin, bool drop) {
+    const auto stream = static_cast<cudaStream_t>(call.stream);
+    const Work w = work_of(s, call.workspace);
+    const float* const sizes = data_of<const float>(call.inputs[metric + 1]);
+    keys_kernel<T>
+        <<<grid_of(s.free_count, WARPS, s), THREADS, 0, stream>>>(s, w, data_of<const T>(call.inputs[metric]), sizes);
     if (score == nullptr) {
         s.seekers = s.hosts = s.free_count;
         everyone_kernel<<<grid_of(s.free_count, THREADS, s), THREADS, 0, stream>>>(s, w);
@@ -445,84 +458,73 @@ int by_list(Sizes s, float margin, bool drop, const T* tokens, const float* scor
     s.seekers = s.r;
     s.hosts = score == nullptr ? s.r : s.free_count - s.r;
     if (s.r > 0) match_kernel<LISTED, false><<<grid_of(s.seekers, SEEKERS, s), THREADS, 0, stream>>>(s, w, 0.0f);
-    average<T, LISTED>(s, w, drop, tokens, sizes, merged, merged_sizes, assignment, stream);
+    average<T, LISTED>(s, w, drop, data_of<const T>(call.inputs[0]), sizes, data_of<T>(call.outputs[0]),
+                       data_of<float>(call.outputs[1]), data_of<int32_t>(call.outputs[2]), stream);
     return launched();
 }
 
+int64_t workspace(const edgec_cuda_call& call, int metric) {
+    const int64_t *tokens = call.inputs[0].sizes, *keys = call.inputs[metric].sizes;
+    const int64_t rows = tokens[0] * (tokens[1] - attribute(call, "protected").integer);
+    return 4 * (aligned(rows * keys[3]) + 5 * aligned(rows));
+}
+
+bool is_half(const edgec_cuda_call& call) { return call.inputs[0].type == EDGEC_FLOAT16; }
+
 }  // namespace
 
-extern "C" {
+EDGEC_CUDA_WORKSPACE(TokenMerge) { return workspace(*call, 1); }
+EDGEC_CUDA_WORKSPACE(TokenMergeEnergy) { return workspace(*call, 1); }
+EDGEC_CUDA_WORKSPACE(TokenPrune) { return workspace(*call, 2); }
 
-int64_t edgec_cuda_token_workspace(const edgec_cuda_token_shape* shape) {
-    const int64_t rows = shape->batch * (shape->length - shape->guarded);
-    return 4 * (aligned(rows * shape->depth) + 5 * aligned(rows));
-}
-
-int edgec_cuda_token_merge(const edgec_cuda_token_shape* shape, int half, const void* tokens,
-                           const void* metric, const float* sizes, void* merged, float* merged_sizes,
-                           int32_t* assignment, void* workspace, void* stream) {
+EDGEC_CUDA_KERNEL(TokenMerge) {
     Sizes s;
-    if (!sizes_of(*shape, true, s)) return 1;
-    const auto on = static_cast<cudaStream_t>(stream);
-    if (half != 0)
-        return merge(s, static_cast<const __half*>(tokens), static_cast<const __half*>(metric), sizes,
-                     static_cast<__half*>(merged), merged_sizes, assignment, workspace, on);
-    return merge(s, static_cast<const float*>(tokens), static_cast<const float*>(metric), sizes,
-                 static_cast<float*>(merged), merged_sizes, assignment, workspace, on);
+    if (!sizes_of(*call, 1, true, s)) return EDGEC_REFUSED;
+    return is_half(*call) ? merge<__half>(*call, s) : merge<float>(*call, s);
 }
 
-int edgec_cuda_token_merge_energy(const edgec_cuda_token_shape* shape, int half, float margin,
-                                  const void* tokens, const void* metric, const float* sizes, void* merged,
-                                  float* merged_sizes, int32_t* assignment, void* workspace, void* stream) {
+EDGEC_CUDA_KERNEL(TokenMergeEnergy) {
     Sizes s;
-    if (!sizes_of(*shape, true, s)) return 1;
-    const auto on = static_cast<cudaStream_t>(stream);
-    if (half != 0)
-        return by_list(s, margin, false, static_cast<const __half*>(tokens), nullptr,
-                       static_cast<const __half*>(metric), sizes, static_cast<__half*>(merged), merged_sizes,
-                       assignment, workspace, on);
-    return by_list(s, margin, false, static_cast<const float*>(tokens), nullptr,
-                   static_cast<const float*>(metric), sizes, static_cast<float*>(merged), merged_sizes,
-                   assignment, workspace, on);
+    if (!sizes_of(*call, 1, true, s)) return EDGEC_REFUSED;
+    const auto margin = static_cast<float>(attribute(*call, "margin").number);
+    return is_half(*call) ? by_list<__half>(*call, s, 1, nullptr, margin, false)
+                          : by_list<float>(*call, s, 1, nullptr, margin, false);
 }
 
-int edgec_cuda_token_prune(const edgec_cuda_token_shape* shape, int half, int merge, const void* tokens,
-                           const float* score, const void* metric, const float* sizes, void* merged,
-                           float* merged_sizes, int32_t* assignment, void* workspace, void* stream) {
+EDGEC_CUDA_KERNEL(TokenPrune) {
     Sizes s;
-    if (score == nullptr || !sizes_of(*shape, false, s)) return 1;
-    const auto on = static_cast<cudaStream_t>(stream);
-    if (half != 0)
-        return by_list(s, 0.0f, merge == 0, static_cast<const __half*>(tokens), score,
-                       static_cast<const __half*>(metric), sizes, static_cast<__half*>(merged), merged_sizes,
-                       assignment, workspace, on);
-    return by_list(s, 0.0f, merge == 0, static_cast<const float*>(tokens), score,
-                   static_cast<const float*>(metric), sizes, static_cast<float*>(merged), merged_sizes,
-                   assignment, workspace, on);
+    const float* const score = data_of<const float>(call->inputs[1]);
+    if (score == nullptr || !sizes_of(*call, 2, false, s)) return EDGEC_REFUSED;
+    const bool drop = attribute(*call, "merge").integer == 0;
+    return is_half(*call) ? by_list<__half>(*call, s, 2, score, 0.0f, drop)
+                          : by_list<float>(*call, s, 2, score, 0.0f, drop);
 }
 
-int edgec_cuda_token_restore(int64_t batch, int64_t kept, int64_t length, int64_t channels, int half,
-                             const void* tokens, const int32_t* assignment, void* restored, void* stream) {
+EDGEC_CUDA_KERNEL(TokenRestore) {
+    const edgec_tensor &tokens = call->inputs[0], &places = call->inputs[1];
+    const int64_t batch = tokens.sizes[0], kept = tokens.sizes[1], channels = tokens.sizes[2];
+    const int64_t length = places.sizes[1];
     if (batch < 1 || kept < 1 || length < 1 || channels < 1 || batch * length * channels > (int64_t(1) << 40))
-        return 1;
-    const auto on = static_cast<cudaStream_t>(stream);
-    const int64_t bytes = channels * (half != 0 ? 2 : 4);
-    const bool wide = bytes % 16 == 0 && reinterpret_cast<uintptr_t>(tokens) % 16 == 0 &&
+        return EDGEC_REFUSED;
+    const auto on = static_cast<cudaStream_t>(call->stream);
+    const int32_t* const assignment = data_of<const int32_t>(places);
+    void* const restored = call->outputs[0].data;
+    const bool half = is_half(*call);
+    const int64_t bytes = channels * (half ? 2 : 4);
+    const bool wide = bytes % 16 == 0 && reinterpret_cast<uintptr_t>(tokens.data) % 16 == 0 &&
                       reinterpret_cast<uintptr_t>(restored) % 16 == 0;
-    const int unit = wide ? 16 : (half != 0 ? 2 : 4);
+    const int unit = wide ? 16 : (half ? 2 : 4);
     const int64_t total = batch * length * (bytes / unit);
     const auto blocks = static_cast<unsigned>(total / THREADS + 1 < 65535 ? total / THREADS + 1 : 65535);
     const int units = static_cast<int>(bytes / unit), rows = static_cast<int>(length), few = static_cast<int>(kept);
     if (wide)
-        restore_kernel<<<blocks, THREADS, 0, on>>>(few, rows, units, total, static_cast<const uint4*>(tokens),
-                                                   assignment, static_cast<uint4*>(restored));
-    else if (half != 0)
-        restore_kernel<<<blocks, THREADS, 0, on>>>(few, rows, units, total, static_cast<const uint16_t*>(tokens),
+        restore_kernel<<<blocks, THREADS, 0, on>>>(few, rows, units, total, data_of<const uint4>(tokens), assignment,
+                                                   static_cast<uint4*>(restored));
+    else if (half)
+        restore_kernel<<<blocks, THREADS, 0, on>>>(few, rows, units, total, data_of<const uint16_t>(tokens),
                                                    assignment, static_cast<uint16_t*>(restored));
     else
-        restore_kernel<<<blocks, THREADS, 0, on>>>(few, rows, units, total, static_cast<const float*>(tokens),
-                                                   assignment, static_cast<float*>(restored));
+        restore_kernel<<<blocks, THREADS, 0, on>>>(few, rows, units, total, data_of<const float>(tokens), assignment,
+                                                   static_cast<float*>(restored));
     return launched();
 }
-
-}  // extern "C"

@@ -10,7 +10,7 @@
 #include <immintrin.h>
 #endif
 
-#include "varlen_attend.h"
+#include "varlen_attention.h"
 
 namespace {
 
@@ -226,11 +226,13 @@ private:
     }
 };
 
+// Tiles multiply bf16 only.
+int run(const edgec_cpu_call& call, bool windowed) {
+    return call.inputs[0].type == EDGEC_BFLOAT16 ? attend_call<Tiles>(call, windowed) : EDGEC_NOT_MINE;
+}
+
 }  // namespace
 
-extern "C" void edgec_varlen_attention_amx(const edgec_varlen_shape* shape, const void* query, const void* key,
-                                           const void* value, const int32_t* ends, const int32_t* places,
-                                           void* output, edgec_parallel parallel, edgec_scratch scratch) {
-    Job job{*shape, query, key, value, ends, places, output, scratch, 1};
-    attend_all<Tiles>(job, parallel);
-}
+EDGEC_CPU_KERNEL(VarlenAttention) { return run(*call, false); }
+
+EDGEC_CPU_KERNEL(VarlenWindowAttention) { return run(*call, true); }

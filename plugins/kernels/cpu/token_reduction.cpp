@@ -1,17 +1,15 @@
-// The token kernels for one instruction set. The build compiles this file once per set, with
-// -DEDGEC_ISA=<name> and the set's -m flags; token_kernels.cpp picks one at run time.
+// TokenMerge, TokenMergeEnergy and TokenPrune for one instruction set. The build compiles this file once per set,
+// with -DEDGEC_ISA=<name> and the set's -m flags.
+//
+// Tokens, metric and merged tokens are float32 or bf16; everything is computed in float32 all the same.
 //
 // Lanes run over the tokens that look for a partner, so that the best match of each is a running
 // maximum in its own lane: no horizontal reduction, and a strict comparison keeps the lowest index.
 // Nothing from the C++ library is used here: an inline function of it, compiled for AVX-512, could be the
 // copy that the linker keeps for everyone.
 
-#include "token_kernels.h"
+#include "kernel.h"
 #include "vectors.h"
-
-#define CONCAT_(a, b) a##b
-#define CONCAT(a, b) CONCAT_(a, b)
-#define ENTRY(name) CONCAT(CONCAT(edgec_, name##_), EDGEC_ISA)
 
 namespace {
 
@@ -19,8 +17,18 @@ constexpr int64_t PAD = 16;       // the widest vector: one layout for all instr
 constexpr float BOUND = 1.0e15f;  // metrics are clipped here, as in the definition
 constexpr float TINY = 1.0e-30f;
 
+// Below this many floats moved or multiplied, waking another thread costs more than it brings.
+constexpr int64_t WORTH_A_THREAD = 1 << 20;
+
 inline int64_t padded(int64_t n) { return (n + PAD - 1) / PAD * PAD; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+struct Sizes {
+    int64_t batch, length, channels;  // tokens (batch, length, channels)
+    int64_t heads, depth;             // metric (batch, heads, length, depth)
+    int64_t r;                        // tokens to take away
+    int64_t guarded;                  // leading tokens that stay as they are
+};
 
 // What one sample needs besides its inputs and outputs.
 struct Scratch {
@@ -41,12 +49,12 @@ struct Scratch {
 
 constexpr int64_t ARRAYS = 10;
 
-inline int64_t sample_floats(const edgec_token_shape& s) {
+inline int64_t sample_floats(const Sizes& s) {
     const int64_t width = padded(s.length);
     return padded(s.length * s.depth) + s.depth * width + (ARRAYS + 1) * width;
 }
 
-Scratch scratch_of(const edgec_token_shape& s, void* workspace, int64_t sample) {
+Scratch scratch_of(const Sizes& s, void* workspace, int64_t sample) {
     const int64_t width = padded(s.length);
     float* p = static_cast<float*>(workspace) + sample * sample_floats(s);
     Scratch x;
@@ -68,16 +76,18 @@ Scratch scratch_of(const edgec_token_shape& s, void* workspace, int64_t sample) 
 }
 
 struct Job {
-    edgec_token_shape shape;
-    const void *tokens, *metric;  // float32, or bf16 where the shape says half
+    Sizes shape;
+    bool half;                    // tokens, metric and merged are bf16
+    const void *tokens, *metric;
     const float* sizes;
     void* merged;  // as the tokens
     float* merged_sizes;
     int32_t* assignment;
     void* workspace;
-    int64_t parts;  // tasks a sample
+    edgec_parallel parallel;  // NULL where the calling thread does it all
+    int64_t parts;            // tasks a sample
     int64_t seeking, hosting;
-    bool drop;      // the removed tokens have no weight
+    bool drop;                // the removed tokens have no weight
     float margin;
 };
 
@@ -327,20 +337,20 @@ void run_task(int64_t index, void* data) {
 }
 
 // Runs a phase on all parts of all samples.
-void each(const Job& job, edgec_parallel parallel, Phase phase) {
+void each(const Job& job, Phase phase) {
     Run run{&job, phase};
     const int64_t count = job.shape.batch * job.parts;
-    if (parallel != nullptr && count > 1) {
-        parallel(count, run_task, &run);
+    if (job.parallel != nullptr && count > 1) {
+        job.parallel(count, run_task, &run, 0);
     } else {
         for (int64_t index = 0; index < count; ++index) run_task(index, &run);
     }
 }
 
 // Runs a phase once a sample.
-void each_sample(Job job, edgec_parallel parallel, Phase phase) {
+void each_sample(Job job, Phase phase) {
     job.parts = 1;
-    each(job, parallel, phase);
+    each(job, phase);
 }
 
 struct Span {
@@ -355,7 +365,7 @@ inline Span cut(int64_t count, int64_t parts, int64_t part, int64_t grain) {
 
 void keys_phase(const Job& job, const Scratch& x, int64_t sample, int64_t part) {
     const Span span = cut(job.shape.length - job.shape.guarded, job.parts, part, 1);
-    if (job.shape.half)
+    if (job.half)
         sum_keys<uint16_t>(job, x, sample, span.begin, span.end);
     else
         sum_keys<float>(job, x, sample, span.begin, span.end);
@@ -370,7 +380,7 @@ void match_phase(const Job& job, const Scratch& x, int64_t, int64_t part) {
 
 void average_phase(const Job& job, const Scratch& x, int64_t sample, int64_t part) {
     const Span span = cut(job.shape.length - job.shape.r, job.parts, part, 1);
-    if (job.shape.half)
+    if (job.half)
         average<uint16_t>(job, x, sample, span.begin, span.end);
     else
         average<float>(job, x, sample, span.begin, span.end);
@@ -443,72 +453,85 @@ void listed_choice(const Job& job, const Scratch& x, int64_t sample, int64_t) {
     place(job, x, sample);
 }
 
-bool valid(const edgec_token_shape& s, bool pairs) {
+bool valid(const Sizes& s, bool pairs) {
     const int64_t free_count = s.length - s.guarded;
     const int64_t limit = pairs ? free_count / 2 : free_count - 1;
     return s.batch >= 0 && s.channels >= 0 && s.heads >= 1 && s.depth >= 1 && s.guarded >= 0 &&
            free_count >= 2 && s.r >= 0 && s.r <= limit && s.length < (int64_t(1) << 30);
 }
 
+template <typename T>
+T* data_of(const edgec_tensor& tensor) {
+    return static_cast<T*>(tensor.data);
+}
+
+// The job of a call whose last two inputs are metric and sizes; false where its sizes are refused.
+bool job_of(const edgec_cpu_call& call, int64_t metric, bool pairs, Job& job) {
+    const edgec_tensor &tokens = call.inputs[0], &keys = call.inputs[metric];
+    const Sizes s{tokens.sizes[0], tokens.sizes[1], tokens.sizes[2], keys.sizes[1],
+                  keys.sizes[3],   attribute(call, "r").integer, attribute(call, "protected").integer};
+    if (!valid(s, pairs)) return false;
+    const int64_t work = s.batch * s.length * (s.length * s.depth / 4 + s.channels + s.heads * s.depth);
+    const bool together = call.parallel != nullptr && call.threads > 1 && work >= WORTH_A_THREAD;
+    job = {};
+    job.shape = s;
+    job.half = tokens.type == EDGEC_BFLOAT16;
+    job.tokens = tokens.data;
+    job.metric = keys.data;
+    job.sizes = data_of<const float>(call.inputs[metric + 1]);
+    job.merged = call.outputs[0].data;
+    job.merged_sizes = data_of<float>(call.outputs[1]);
+    job.assignment = data_of<int32_t>(call.outputs[2]);
+    job.workspace = call.scratch(s.batch * sample_floats(s) * static_cast<int64_t>(sizeof(float)));
+    job.parallel = together ? call.parallel : nullptr;
+    job.parts = together ? call.threads : 1;
+    return true;
+}
+
 }  // namespace
 
-extern "C" {
-
-int64_t ENTRY(token_workspace)(const edgec_token_shape* shape) {
-    return shape->batch * sample_floats(*shape) * static_cast<int64_t>(sizeof(float));
+EDGEC_CPU_KERNEL(TokenMerge) {
+    Job job;
+    if (!job_of(*call, 1, true, job)) return EDGEC_REFUSED;
+    const int64_t free_count = job.shape.length - job.shape.guarded;
+    job.seeking = (free_count + 1) / 2;
+    job.hosting = free_count / 2;
+    each_sample(job, alternate_lists);
+    each(job, keys_phase);
+    each(job, match_phase<Want::Partner>);
+    each_sample(job, alternate_choice);
+    each(job, average_phase);
+    return EDGEC_DONE;
 }
 
-int ENTRY(token_merge)(const edgec_token_shape* shape, const void* tokens, const void* metric,
-                       const float* sizes, void* merged, float* merged_sizes, int32_t* assignment,
-                       void* workspace, edgec_parallel parallel, int64_t threads) {
-    if (!valid(*shape, true)) return 1;
-    const int64_t free_count = shape->length - shape->guarded;
-    const Job job{*shape,       tokens,     metric,    sizes,   merged,
-                  merged_sizes, assignment, workspace, threads, (free_count + 1) / 2,
-                  free_count / 2, false, 0.0f};
-    each_sample(job, parallel, alternate_lists);
-    each(job, parallel, keys_phase);
-    each(job, parallel, match_phase<Want::Partner>);
-    each_sample(job, parallel, alternate_choice);
-    each(job, parallel, average_phase);
-    return 0;
+EDGEC_CPU_KERNEL(TokenMergeEnergy) {
+    Job job;
+    if (!job_of(*call, 1, true, job)) return EDGEC_REFUSED;
+    job.seeking = job.hosting = job.shape.length - job.shape.guarded;
+    job.margin = static_cast<float>(attribute(*call, "margin").number);
+    each_sample(job, everyone);
+    each(job, keys_phase);
+    each(job, match_phase<Want::Energy>);
+    each_sample(job, energy_lists);
+    job.seeking = job.hosting = job.shape.r;
+    each(job, match_phase<Want::Partner>);
+    each_sample(job, listed_choice);
+    each(job, average_phase);
+    return EDGEC_DONE;
 }
 
-int ENTRY(token_merge_energy)(const edgec_token_shape* shape, float margin, const float* tokens,
-                              const float* metric, const float* sizes, void* merged, float* merged_sizes,
-                              int32_t* assignment, void* workspace, edgec_parallel parallel,
-                              int64_t threads) {
-    if (!valid(*shape, true)) return 1;
-    const int64_t free_count = shape->length - shape->guarded;
-    Job job{*shape,       tokens,     metric,    sizes,      merged,
-            merged_sizes, assignment, workspace, threads,    free_count,
-            free_count,   false,      margin};
-    each_sample(job, parallel, everyone);
-    each(job, parallel, keys_phase);
-    each(job, parallel, match_phase<Want::Energy>);
-    each_sample(job, parallel, energy_lists);
-    job.seeking = job.hosting = shape->r;
-    each(job, parallel, match_phase<Want::Partner>);
-    each_sample(job, parallel, listed_choice);
-    each(job, parallel, average_phase);
-    return 0;
+EDGEC_CPU_KERNEL(TokenPrune) {
+    Job job;
+    if (!job_of(*call, 2, false, job)) return EDGEC_REFUSED;
+    job.seeking = job.shape.r;
+    job.hosting = job.shape.length - job.shape.guarded - job.shape.r;
+    job.drop = attribute(*call, "merge").integer == 0;
+    const float* score = data_of<const float>(call->inputs[1]);
+    for (int64_t sample = 0; sample < job.shape.batch; ++sample)
+        prune_lists(job, scratch_of(job.shape, job.workspace, sample), sample, score);
+    each(job, keys_phase);
+    each(job, match_phase<Want::Partner>);
+    each_sample(job, listed_choice);
+    each(job, average_phase);
+    return EDGEC_DONE;
 }
-
-int ENTRY(token_prune)(const edgec_token_shape* shape, int merge, const float* tokens, const float* score,
-                       const float* metric, const float* sizes, void* merged, float* merged_sizes,
-                       int32_t* assignment, void* workspace, edgec_parallel parallel, int64_t threads) {
-    if (!valid(*shape, false)) return 1;
-    const int64_t free_count = shape->length - shape->guarded;
-    const Job job{*shape,       tokens,     metric,    sizes,   merged,
-                  merged_sizes, assignment, workspace, threads, shape->r,
-                  free_count - shape->r, merge == 0, 0.0f};
-    for (int64_t sample = 0; sample < shape->batch; ++sample)
-        prune_lists(job, scratch_of(*shape, workspace, sample), sample, score);
-    each(job, parallel, keys_phase);
-    each(job, parallel, match_phase<Want::Partner>);
-    each_sample(job, parallel, listed_choice);
-    each(job, parallel, average_phase);
-    return 0;
-}
-
-}  // extern "C"

@@ -1,13 +1,9 @@
-// Attention within sequences by vectors of float32, for one instruction set; see token_kernels_isa.cpp.
+// Attention within sequences by vectors of float32, for one instruction set; see token_reduction.cpp.
 //
 // bf16 is widened as it is read. AVX-512's own product of bf16 pairs was tried and dropped: on a Sapphire Rapids it
 // was slower than float32, and it rounds the weights.
 
-#include "varlen_attend.h"
-
-#define CONCAT_(a, b) a##b
-#define CONCAT(a, b) CONCAT_(a, b)
-#define ENTRY(name) CONCAT(CONCAT(edgec_, name##_), EDGEC_ISA)
+#include "varlen_attention.h"
 
 namespace {
 
@@ -102,14 +98,13 @@ private:
     }
 };
 
+int run(const edgec_cpu_call& call, bool windowed) {
+    if (call.inputs[0].type == EDGEC_BFLOAT16) return attend_call<Lanes<uint16_t>>(call, windowed);
+    return attend_call<Lanes<float>>(call, windowed);
+}
+
 }  // namespace
 
-extern "C" void ENTRY(varlen_attention)(const edgec_varlen_shape* shape, const void* query, const void* key,
-                                        const void* value, const int32_t* ends, const int32_t* places,
-                                        void* output, edgec_parallel parallel, edgec_scratch scratch) {
-    Job job{*shape, query, key, value, ends, places, output, scratch, 1};
-    if (shape->half)
-        attend_all<Lanes<uint16_t>>(job, parallel);
-    else
-        attend_all<Lanes<float>>(job, parallel);
-}
+EDGEC_CPU_KERNEL(VarlenAttention) { return run(*call, false); }
+
+EDGEC_CPU_KERNEL(VarlenWindowAttention) { return run(*call, true); }

@@ -12,12 +12,12 @@
 //   padded(depth)            the depth as the products take it
 //   Session                  held while a task runs
 //   take_queries, take_keys, take_values, logits, weight, give_weights, end_weights, mix
-#ifndef EDGEC_VARLEN_ATTEND_H
-#define EDGEC_VARLEN_ATTEND_H
+#ifndef EDGEC_VARLEN_ATTENTION_H
+#define EDGEC_VARLEN_ATTENTION_H
 
 #include <stddef.h>
 
-#include "varlen_kernels.h"
+#include "kernel.h"
 #include "vectors.h"
 
 namespace {
@@ -57,8 +57,14 @@ inline void prefetch_row(const T* ahead, int64_t depth) {
     for (int64_t k = 0; k < depth; k += LINE) __builtin_prefetch(ahead + k);
 }
 
+struct Sizes {
+    int64_t sequences, heads, depth;  // query (tokens, heads, depth); ends has sequences + 1 entries
+    float scale;                      // of the logits
+    int64_t window;                   // with places: tokens whose places differ by more do not see each other
+};
+
 struct Job {
-    edgec_varlen_shape shape;
+    Sizes shape;
     const void *query, *key, *value;
     const int32_t *ends, *places;
     void* output;
@@ -135,8 +141,9 @@ inline float hidden(float scale) { return -3.0e38f / (scale > 1.0f ? scale : 1.0
 enum class Seen { nothing, some, all };
 
 inline Seen seen(const int32_t* queries, int64_t last_query, const int32_t* keys, int64_t last_key, int64_t window) {
-    if (keys[last_key] < queries[0] - window || keys[0] > queries[last_query] + window) return Seen::nothing;
-    const bool whole = keys[last_key] - queries[0] <= window && queries[last_query] - keys[0] <= window;
+    const int64_t first_query = queries[0], first_key = keys[0];
+    if (keys[last_key] < first_query - window || first_key > queries[last_query] + window) return Seen::nothing;
+    const bool whole = keys[last_key] - first_query <= window && queries[last_query] - first_key <= window;
     return whole ? Seen::all : Seen::some;
 }
 
@@ -274,10 +281,40 @@ void attend_all(Job& job, edgec_parallel parallel) {
     job.parts = wanted > needed ? wanted : needed;
     const int64_t count = heads * job.parts;
     if (parallel != nullptr && count > 1) {
-        parallel(count, run_task<P>, &job);
+        parallel(count, run_task<P>, &job, 1);
     } else {
         for (int64_t index = 0; index < count; ++index) run_task<P>(index, &job);
     }
+}
+
+// Whether sequences lie end to end and fill all tokens.
+inline bool fill(const int32_t* ends, int64_t sequences, int64_t tokens) {
+    if (sequences < 0 || ends[0] != 0 || ends[sequences] != tokens) return false;
+    for (int64_t s = 0; s < sequences; ++s)
+        if (ends[s] > ends[s + 1]) return false;
+    return true;
+}
+
+// All of a call; a fifth input has the places.
+template <typename P>
+int attend_call(const edgec_cpu_call& call, bool windowed) {
+    const edgec_tensor &query = call.inputs[0], &ends = call.inputs[3];
+    const int64_t depth = query.sizes[2], window = windowed ? attribute(call, "window").integer : 0;
+    if (!fill(static_cast<const int32_t*>(ends.data), ends.sizes[0] - 1, query.sizes[0])) return EDGEC_REFUSED;
+    const float given = static_cast<float>(attribute(call, "scale").number);
+    Job job{{ends.sizes[0] - 1, query.sizes[1], depth,
+             given > 0.0f ? given : 1.0f / __builtin_sqrtf(static_cast<float>(depth)),
+             smaller(window, INT32_MAX)},
+            query.data,
+            call.inputs[1].data,
+            call.inputs[2].data,
+            static_cast<const int32_t*>(ends.data),
+            windowed ? static_cast<const int32_t*>(call.inputs[4].data) : nullptr,
+            call.outputs[0].data,
+            call.scratch,
+            1};
+    attend_all<P>(job, call.parallel);
+    return EDGEC_DONE;
 }
 
 }  // namespace
