@@ -88,7 +88,7 @@ public:
     // Throws std::invalid_argument where a rule is broken; rules about sizes that are open are not looked at.
     void check(const std::vector<Rule>& rules) const {
         for (const Rule& rule : rules) {
-            int64_t room = 0;
+            double room = 0;  // whatever an attribute is, it does not overflow
             bool known = true;
             std::string given;
             for (const Term& term : rule.room) {
@@ -96,7 +96,7 @@ public:
                 // An attribute may be negative, and is then what the rule is about; an open size has no place.
                 known = known && (*term.name == '\0' || (entry != nullptr && (entry->value >= 0 || entry->attribute())));
                 if (!known) break;
-                room += term.factor * (entry == nullptr ? 1 : entry->value);
+                room += static_cast<double>(term.factor) * (entry == nullptr ? 1.0 : static_cast<double>(entry->value));
                 if (entry != nullptr)
                     given += std::string(given.empty() ? "" : ", ") + entry->name + " " + std::to_string(entry->value);
             }

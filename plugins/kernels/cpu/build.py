@@ -79,16 +79,20 @@ def with_cpu_kernels(chosen: Iterable[Plugin] | None = None) -> list[Plugin]:
     return sorted((plugin for plugin in every if "cpu" in plugin.kernels), key=lambda plugin: plugin.op_type)
 
 
-def kernel_library(chosen: Iterable[Plugin] | None = None) -> Path:
+def kernel_library(chosen: Iterable[Plugin] | None = None, flags: Sequence[str] = ()) -> Path:
     """An entry `edgec_<op type>` for each plugin's kernel as a shared library; compiled at the first call.
 
     Args:
         chosen: the plugins; all where None.
+        flags: of the compiler and the linker besides, such as those of a sanitizer.
 
     Raises:
         JobError: no compiler, or it failed.
     """
-    return library("edgec_kernels", kernel_units(with_cpu_kernels(chosen)))
+    units = kernel_units(with_cpu_kernels(chosen))
+    if flags:
+        units = [dataclasses.replace(unit, flags=(*unit.flags, *flags)) for unit in units]
+    return library("edgec_kernels", units, flags)
 
 
 def kernel_units(chosen: Sequence[Plugin]) -> list[Unit]:

@@ -31,6 +31,7 @@ SIZE_BIAS = register(
         inputs=(Port("sizes", "batch, length, 1", Kind.FLOAT32),),
         outputs=(Port("bias", "batch, heads, 1, length", Kind.FLOAT32),),
         body=_BIAS,
+        rules=("1 <= heads",),
         attributes={"heads": 1, "floor": 1.0e-20},
         kernels={"cpu": CpuKernel("size_bias.cpp")},
     )

@@ -121,7 +121,7 @@ VARLEN_WINDOW_ATTENTION = register(
         outputs=(Port("output", _HEADS),),
         body=_BODY % _NEAR,
         attributes={"scale": 0.0, "max_length": 0, "window": 0},
-        rules=_RULES,
+        rules=(*_RULES, "0 <= window"),
         kernels={"cpu": _CPU},
     )
 )
