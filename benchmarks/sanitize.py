@@ -5,8 +5,8 @@ Command::
     python benchmarks/sanitize.py [CALLS]     # 10000 where none are given
 
 Each call is drawn as the conformance test draws it; every second one is then made hostile: attributes of any
-size and sign, places and ends of sequences outside the tokens, sizes of 0, values that are no numbers. A kernel
-may refuse such a call. It may not read or write outside its tensors, nor count beyond its integers.
+size and sign, places and ends of sequences outside the tokens, sizes of 0, values that are no numbers. A
+kernel may refuse such a call. It may not read or write outside its tensors, nor count beyond its integers.
 """
 
 from __future__ import annotations
