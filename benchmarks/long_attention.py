@@ -55,7 +55,7 @@ def _own(length: int, precision: str) -> Any:
     import onnx_ir as ir
 
     from edgec.passes.infra import MatchLog
-    from edgec.plugins.native_build import openvino_library
+    from edgec.plugins.bindings.openvino import openvino_library
     from edgec.runtime.openvino_core import new_core
     from edgec.targets.x86.bf16 import kernels_in_bf16
     from edgec.targets.x86.blocked_attention import BlockedAttention
@@ -95,7 +95,7 @@ def request(kind: str, length: int, precision: str, arrays: list[np.ndarray], ou
     """A compiled model's request, its tensors on the given arrays, which must outlive it."""
     import openvino
 
-    from edgec.plugins.native_build import openvino_library
+    from edgec.plugins.bindings.openvino import openvino_library
     from edgec.runtime.openvino_core import new_core
 
     core = new_core()

@@ -185,7 +185,7 @@ class Work:
 
 def setup(work: Work, libraries: Path, headers: Path) -> None:
     """Lay out the libraries, and compile the runner, the plugins and the timer."""
-    from edgec.plugins import tensorrt
+    from edgec.plugins.bindings import tensorrt
 
     folder = work.at("libraries", "x").parent
     for library in libraries.glob("*.so*"):
@@ -202,7 +202,7 @@ def setup(work: Work, libraries: Path, headers: Path) -> None:
     text = builder.read_text(encoding="utf-8")
     assert before in text
     builder.write_text(text.replace(before, before + TACTICS), encoding="utf-8")
-    tensorrt.copy_sources(source / "plugins", tensorrt.LIBRARIES)
+    tensorrt.write_sources(source / "plugins", tensorrt.libraries())
     capability = compute_capability().replace(".", "")
     found = [
         f"-DTENSORRT_INCLUDE={headers.resolve()}",

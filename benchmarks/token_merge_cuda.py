@@ -56,12 +56,15 @@ def draw(op_type: str, rng: np.random.Generator) -> tuple[dict[str, np.ndarray],
 def prepare(folder: Path) -> None:
     """Write the library, the cases with their expected results, and this file."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "plugins"))
-    from token_bodies import run_body
+    from bodies import run_body
 
-    from edgec.plugins.cuda_build import cuda_library
+    from edgec.plugins.infra import plugins
+    from edgec.plugins.kernels import calls
+    from edgec.plugins.kernels.cuda.build import cuda_library
 
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(cuda_library(), folder / "token_cuda.so")
+    shutil.copy(cuda_library(plugins()["TokenMerge"].kernels["cuda"].path), folder / "token_reduction.so")
+    shutil.copy(calls.__file__, folder / "calls.py")
     shutil.copy(__file__, folder / "token_merge_cuda.py")
     arrays: dict[str, np.ndarray] = {}
     meta = []
@@ -89,70 +92,62 @@ def prepare(folder: Path) -> None:
     print(f"{len(meta)} cases in {folder}")
 
 
-class Shape(ctypes.Structure):
-    """`edgec_cuda_token_shape` of the C header."""
-
-    _fields_ = [
-        (name, ctypes.c_int64) for name in ("batch", "length", "channels", "heads", "depth", "r", "guarded")
-    ]
-
-
 class Kernels:
     """The library on torch tensors."""
 
     def __init__(self, folder: Path) -> None:
         import torch
 
+        sys.path.insert(0, str(folder))
         self.torch = torch
-        self.library = ctypes.CDLL(str(folder / "token_cuda.so"))
-        self.library.edgec_cuda_token_workspace.restype = ctypes.c_int64
+        self.library = ctypes.CDLL(str(folder / "token_reduction.so"))
 
     def prepare(self, op_type: str, feeds: dict, attributes: dict):  # type: ignore[no-untyped-def]
         """A call, and its outputs, poisoned."""
         torch = self.torch
-        tokens, metric = feeds["tokens"], feeds["metric"]
+        tokens = feeds["tokens"]
         batch, length, channels = tokens.shape
         r = attributes["r"]
-        shape = Shape(batch, length, channels, metric.shape[1], metric.shape[3], r, attributes["protected"])
         merged = torch.full((batch, length - r, channels), float("nan"), dtype=tokens.dtype, device="cuda")
         sizes = torch.full((batch, length - r, 1), float("nan"), device="cuda")
         assignment = torch.full((batch, length), -1, dtype=torch.int32, device="cuda")
-        space = torch.empty(
-            self.library.edgec_cuda_token_workspace(ctypes.byref(shape)), dtype=torch.uint8, device="cuda"
-        )
-        half = int(tokens.dtype == torch.float16)
-        arguments = [ctypes.byref(shape), ctypes.c_int(half)]
-        if op_type == "TokenMergeEnergy":
-            arguments.append(ctypes.c_float(MARGIN))
-        if op_type == "TokenPrune":
-            arguments.append(ctypes.c_int(attributes["merge"]))
         order = ["tokens", *(["score"] if op_type == "TokenPrune" else []), "metric", "sizes"]
-        arguments += [ctypes.c_void_p(feeds[name].data_ptr()) for name in order]
-        arguments += [ctypes.c_void_p(each.data_ptr()) for each in (merged, sizes, assignment, space)]
-        entry = getattr(self.library, f"edgec_cuda_token_{OPS[op_type]}")
-        keep = (feeds, space, shape)
-
-        def call() -> None:
-            stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-            status = entry(*arguments, stream)
-            if status:
-                raise RuntimeError(f"{op_type} returned {status} ({keep[2].length} tokens)")
-
-        return call, (merged, sizes, assignment)
+        values = {**attributes, **({"margin": MARGIN} if op_type == "TokenMergeEnergy" else {})}
+        outputs = (merged, sizes, assignment)
+        return self._call(op_type, [feeds[name] for name in order], outputs, values), outputs
 
     def restore(self, tokens, places):  # type: ignore[no-untyped-def]
         """`TokenRestore`."""
-        torch = self.torch
-        (batch, kept, channels), length = tokens.shape, places.shape[1]
-        restored = torch.full((batch, length, channels), float("nan"), dtype=tokens.dtype, device="cuda")
-        sizes = [ctypes.c_int64(size) for size in (batch, kept, length, channels)]
-        half = ctypes.c_int(int(tokens.dtype == torch.float16))
-        arrays = [ctypes.c_void_p(each.data_ptr()) for each in (tokens, places, restored)]
-        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-        status = self.library.edgec_cuda_token_restore(*sizes, half, *arrays, stream)
-        if status:
-            raise RuntimeError(f"{RESTORE} returned {status}")
+        (batch, _, channels), length = tokens.shape, places.shape[1]
+        restored = self.torch.full((batch, length, channels), float("nan"), dtype=tokens.dtype, device="cuda")
+        self._call(RESTORE, [tokens, places], [restored], {})()
         return restored
+
+    def _call(self, op_type: str, inputs, outputs, attributes: dict):  # type: ignore[no-untyped-def]
+        import calls
+
+        torch = self.torch
+        given, made = (
+            calls.tensors([(each.data_ptr(), each.shape, str(each.dtype).split(".")[1]) for each in tensors])
+            for tensors in (inputs, outputs)
+        )
+        values = calls.attributes(attributes)
+        call = calls.CudaCall(given, made, values, len(attributes), None, None)
+        entry, space = getattr(self.library, f"edgec_cuda_{op_type}"), None
+        if op_type != RESTORE:
+            asked = getattr(self.library, f"edgec_cuda_{op_type}_workspace")
+            asked.restype = ctypes.c_int64
+            space = torch.empty(asked(ctypes.byref(call)), dtype=torch.uint8, device="cuda")
+            call.workspace = space.data_ptr()
+        keep = (inputs, outputs, given, made, values, space)
+
+        def run() -> None:
+            call.stream = torch.cuda.current_stream().cuda_stream
+            status = entry(ctypes.byref(call))
+            if status:
+                raise RuntimeError(f"{op_type} returned {status} ({tuple(keep[0][0].shape)} tokens)")
+
+        return run
 
 
 def check(kernels: Kernels, folder: Path) -> list[list[object]]:

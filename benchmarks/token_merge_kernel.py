@@ -16,8 +16,9 @@ import onnx
 from tables import markdown, publish
 
 from edgec.core.timing import measure
-from edgec.plugins import token_native
-from edgec.plugins.native_build import openvino_library
+from edgec.plugins.bindings.openvino import openvino_library
+from edgec.plugins.infra import plugins
+from edgec.plugins.kernels.cpu import native
 from edgec.runtime.openvino_core import new_core
 
 LENGTH, CHANNELS, HEADS, DEPTH = 197, 384, 6, 64
@@ -62,25 +63,18 @@ def row(op_type: str, r: int) -> list[object]:
         counted.append(max(times) * 1e6)
     each = statistics.median(counted)
     arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in INPUTS.items()}
-    call, _ = token_native.prepare(
-        op_type,
-        arrays["tokens"],
-        arrays["metric"],
-        np.ones((1, LENGTH, 1), np.float32),
-        r=r,
-        protected=1,
-        score=arrays["score"],
-    )
+    arrays["sizes"] = np.ones((1, LENGTH, 1), np.float32)
+    call, _ = native.prepare(plugins()[op_type], arrays, {"r": r, "protected": 1})
     plain = measure({"plain": call}, blocks=5, block_seconds=0.2)["plain"].p50 * 1e3
     return [op_type, r, f"{whole:.1f}", f"{each:.1f}", f"{plain:.1f}"]
 
 
 def main() -> None:
     rows = [row(*case) for case in CASES]
-    headers = ["op", "r", "µs a whole call", "µs of the op in it", "µs of the C entry"]
+    headers = ["op", "r", "µs a whole call", "µs of the op in it", "µs of the kernel"]
     body = (
         f"197 tokens, 384 channels, keys of 6 heads of 64, batch 1, float32, "
-        f"{token_native.instructions()} kernels.\n\n{markdown(headers, rows)}"
+        f"{native.instructions()[0]} kernels.\n\n{markdown(headers, rows)}"
     )
     publish("token_merge_kernel", "The token kernels in OpenVINO", body)
 

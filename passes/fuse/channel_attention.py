@@ -14,7 +14,7 @@ from edgec.passes.fuse.attention_match import Site
 from edgec.passes.fuse.attention_views import spread
 from edgec.passes.fuse.axes import Layout
 from edgec.passes.infra import MatchLog, Pass, Refusal, register
-from edgec.plugins.channel_attention.op import OP_TYPE
+from edgec.plugins.ops.channel_attention.op import OP_TYPE
 
 
 @register

@@ -11,7 +11,7 @@ from edgec.passes.tokens.reduce import Sweep
 from edgec.passes.tokens.reduction import TokenReduction
 from edgec.passes.tokens.schedule import Schedule
 from edgec.passes.tokens.sites import Site
-from edgec.plugins.token_transform.op import TEMPERATURE
+from edgec.plugins.ops.token_transform.op import TEMPERATURE
 
 MATCHINGS = {"bipartite": "TokenMerge", "energy": "TokenMergeEnergy", "many-to-many": "TokenTransform"}
 

@@ -8,10 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-import edgec.plugins.token_merge.op
-import edgec.plugins.token_prune.op
-import edgec.plugins.token_restore.op
-import edgec.plugins.token_transform.op  # noqa: F401 - registers the ops that are inserted here
 from edgec.core.dialect import EDGEC_DOMAIN, is_op
 from edgec.passes.editing import Editor, constant, sizes
 from edgec.passes.infra import MatchLog

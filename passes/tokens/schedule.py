@@ -11,7 +11,7 @@ from edgec.core.errors import RequestError
 from edgec.passes.tokens.flow import Chain
 from edgec.passes.tokens.readers import Obstacle
 from edgec.passes.tokens.sites import Site
-from edgec.plugins.token_steps import largest_r
+from edgec.plugins.ops.token_steps import largest_r
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,8 @@ from edgec.passes.decompose.quantised import DecomposeQuantised
 from edgec.passes.editing import Editor, attribute, constant, sizes
 from edgec.passes.infra import registered
 from edgec.passes.manager import Pipeline
-from edgec.plugins import tensorrt
+from edgec.plugins.bindings import tensorrt
 from edgec.plugins.infra import plugins
-from edgec.plugins.tensorrt import limits
 from edgec.targets.jetson.bytes import BytesAsFloats
 from edgec.targets.jetson.definitions import Definitions
 from edgec.targets.jetson.integers import FloatOnly
@@ -79,7 +78,7 @@ def _passes(model: ir.Model, dialect: Dialect, native: bool, keep: frozenset[str
 
     load_passes()
     known = registered()
-    steps: list = [DecomposePlugins(keep, limits.obstacle)]  # type: ignore[type-arg]
+    steps: list = [DecomposePlugins(keep, tensorrt.obstacle)]  # type: ignore[type-arg]
     if native:
         split_attention(model, {node for node in model.graph if _needs_parts(node)})
     else:
@@ -95,8 +94,9 @@ def _passes(model: ir.Model, dialect: Dialect, native: bool, keep: frozenset[str
 
 def _name_plugins(model: ir.Model) -> None:
     """Write to a plugin's node what the parser finds its creator by: the op type and these attributes."""
+    kernels = tensorrt.cuda_kernels()
     for node in model.graph.all_nodes():
-        if node.domain == EDGEC_DOMAIN and node.op_type in tensorrt.LIBRARIES:
+        if node.domain == EDGEC_DOMAIN and node.op_type in kernels:
             node.attributes["plugin_namespace"] = ir.AttrString("plugin_namespace", tensorrt.NAMESPACE)
             node.attributes["plugin_version"] = ir.AttrString("plugin_version", tensorrt.VERSION)
 

@@ -17,9 +17,8 @@ from edgec.passes.precision.judge import evaluable
 from edgec.passes.precision.quantize import SCHEMES, QuantizeProducts, activation_limits, noisiest, products
 from edgec.passes.precision.ranges import calibrate
 from edgec.passes.precision.weights import RoundWeights
+from edgec.plugins.bindings import tensorrt
 from edgec.plugins.infra import plugins
-from edgec.plugins.tensorrt import LIBRARIES
-from edgec.plugins.tensorrt.limits import kernels_for
 from edgec.targets.base import Candidate
 from edgec.targets.jetson.bodies import with_bodies, write_bodies
 from edgec.targets.jetson.lowering import lower, split_attention
@@ -190,7 +189,8 @@ def _hot_plugins(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, str]:
     One that has no kernel in fp32 is written as its body, which the decision then treats node by node.
     """
     found: dict[str, str] = {}
-    nodes = [node for node in model.graph if node.domain == EDGEC_DOMAIN and node.op_type in LIBRARIES]
+    kernels = tensorrt.cuda_kernels()
+    nodes = [node for node in model.graph if node.domain == EDGEC_DOMAIN and node.op_type in kernels]
     read = {
         node: [
             value
@@ -209,8 +209,8 @@ def _hot_plugins(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, str]:
             elif maker is not None and maker.name in found:
                 # With bodies in their place, results of plugins have other names.
                 found[node.name or ""] = found[maker.name or ""]
-    half_only = frozenset(LIBRARIES) - kernels_for(0, half=False)
-    write_bodies(model, [node for node in nodes if node.op_type in half_only and node.name in found])
+    half_only = [node for node in nodes if "float32" not in kernels[node.op_type].types]
+    write_bodies(model, [node for node in half_only if node.name in found])
     return found
 
 

@@ -10,8 +10,7 @@ from typing import Any
 from edgec.core.bundle import ENGINE as ENGINE_FOLDER
 from edgec.core.errors import JobError
 from edgec.core.graph import Arrays, Graph
-from edgec.plugins import tensorrt
-from edgec.plugins.tensorrt import limits
+from edgec.plugins.bindings import tensorrt
 from edgec.runtime.engine import Engine, EngineDescription, LayerTime
 from edgec.targets.base import Candidate
 from edgec.targets.jetson import lowering, on_device, writing
@@ -115,7 +114,7 @@ class Jetson:
         on_device.copy_to(bundle)
         used = [plugin.op for plugin in Plan.read(bundle / "engine").plugins]
         if used:
-            tensorrt.copy_sources(bundle / "plugins", used)
+            tensorrt.write_sources(bundle / "plugins", used)
 
     def annotate(self, report: dict[str, Any], bundle: Path) -> None:
         """Say which nodes no builder here has tried."""
@@ -129,7 +128,7 @@ class Jetson:
         return engine.profile(feeds)
 
     def _kernels(self, *, half: bool) -> frozenset[str]:
-        return limits.kernels_for(self.device.compute_capability, half=half)
+        return tensorrt.kernels_for(self.device.compute_capability, half=half)
 
     def _preview(self, graph: Graph, folder: Path) -> None:
         capability = nearest_capability(

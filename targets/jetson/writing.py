@@ -13,7 +13,7 @@ from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph
 from edgec.core.numerics import GATES, Gate, guarding
 from edgec.passes.decompose.quantised import has_pairs
-from edgec.plugins.tensorrt import LIBRARIES
+from edgec.plugins.bindings import tensorrt
 from edgec.targets.jetson.devices import Device
 from edgec.targets.jetson.engine import runnable
 from edgec.targets.jetson.plan import (
@@ -119,7 +119,7 @@ def _flags(precision: str, *, quantised: bool) -> tuple[str, ...]:
 
 def _plugins(model: ir.Model) -> tuple[PluginUse, ...]:
     used = sorted({node.op_type for node in model.graph.all_nodes() if node.domain == EDGEC_DOMAIN})
-    return tuple(PluginUse(op_type, LIBRARIES[op_type]) for op_type in used)
+    return tuple(PluginUse(op_type, tensorrt.libraries()[op_type]) for op_type in used)
 
 
 def _tensors(values: list[ir.Value], *, narrow: bool) -> tuple[PlanTensor, ...]:

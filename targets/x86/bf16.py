@@ -16,18 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.passes.precision import structure
+from edgec.plugins.bindings.openvino import kernel_inputs
 from edgec.runtime.openvino_core import import_openvino
-
-_KERNEL_INPUTS = {
-    "PackTokens": (0,),
-    "TokenMerge": (0, 1),
-    "TokenMergeEnergy": (0, 1),
-    "TokenPrune": (0, 2),
-    "UnpackTokens": (0,),
-    "VarlenAttention": (0, 1, 2),
-    "VarlenWindowAttention": (0, 1, 2),
-}
-"""Of each of edgec's kernels that takes bf16: the inputs that may be."""
 
 _PRODUCTS = frozenset(
     {
@@ -336,20 +326,20 @@ class _Able:
     def outputs(self) -> Sequence[Any]:
         """What is in bf16 then. Beside a kernel's first output, its sizes and places stay as they are."""
         outputs: Sequence[Any] = self.operation.outputs()
-        return outputs[:1] if self.operation.get_type_name() in _KERNEL_INPUTS else outputs
+        return outputs[:1] if self.operation.get_type_name() in kernel_inputs("bfloat16") else outputs
 
 
 def _able(model: Any, carrying: Collection[str]) -> Iterator[_Able]:
     """The operations that can compute in bf16, in execution order; `carrying` is what `_carrying` finds."""
-    tail = _tail(model)
+    tail, ours = _tail(model), kernel_inputs("bfloat16")
     for operation in model.get_ordered_ops():
         kind = operation.get_type_name()
         values = operation.input_values()
         carried = [value.get_node().get_name() in carrying for value in values]
         if operation.get_name() in tail or operation.get_name() not in carrying:
             continue
-        if kind in _KERNEL_INPUTS:
-            yield _Able(operation, _KERNEL_INPUTS[kind])
+        if kind in ours:
+            yield _Able(operation, ours[kind])
         elif kind in _COMPUTES or kind in _MOVES:
             floats = tuple(index for index, value in enumerate(values) if _is_float(value))
             if floats and all(_is_float(output) for output in operation.outputs()):
@@ -396,7 +386,7 @@ def _tail(model: Any) -> set[str]:
 
 def _kernels(model: Any) -> Iterator[tuple[Any, tuple[int, ...]]]:
     for operation in model.get_ordered_ops():
-        if (inputs := _KERNEL_INPUTS.get(operation.get_type_name())) is not None:
+        if (inputs := kernel_inputs("bfloat16").get(operation.get_type_name())) is not None:
             yield operation, inputs
 
 

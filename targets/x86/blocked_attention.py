@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-import edgec.plugins.varlen_attention.op  # noqa: F401 - registers the op
 from edgec.core.dialect import EDGEC_DOMAIN, is_op
 from edgec.passes.editing import Editor, attribute, sizes
 from edgec.passes.infra import MatchLog, Pass, register

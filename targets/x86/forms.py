@@ -9,7 +9,7 @@ from edgec.core.graph import Graph
 from edgec.passes.decompose.quantised import has_pairs
 from edgec.passes.infra import registered
 from edgec.passes.manager import Pipeline
-from edgec.plugins.native_build import OPENVINO_OPS
+from edgec.plugins.bindings import openvino as extension
 from edgec.targets.base import Candidate
 from edgec.targets.x86.blocked_attention import LONG, longest
 from edgec.targets.x86.blocked_linear import linear_layers
@@ -98,8 +98,9 @@ def forms(graph: Graph, engine: str, precision: str) -> list[str]:
 
 def kernel_ops(model: ir.Model) -> list[str]:
     """The ops of a model that OpenVINO runs by edgec's own kernels, each once."""
+    ours = extension.ops()
     return sorted(
-        {node.op_type for node in model.graph if node.domain == EDGEC_DOMAIN and node.op_type in OPENVINO_OPS}
+        {node.op_type for node in model.graph if node.domain == EDGEC_DOMAIN and node.op_type in ours}
     )
 
 

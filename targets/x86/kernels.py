@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from edgec.core.errors import JobError
-from edgec.plugins.native_build import OPENVINO_OPS, openvino_library
+from edgec.plugins.bindings import openvino as extension
 from edgec.runtime.openvino_core import import_openvino, new_core, said
 
 
@@ -25,7 +25,7 @@ class Kernels:
     @property
     def ops(self) -> frozenset[str]:
         """The ops of `ai.edgec` that OpenVINO runs by a kernel; all others run by their definition."""
-        return frozenset() if self.library is None else OPENVINO_OPS
+        return frozenset() if self.library is None else extension.ops()
 
 
 def find_kernels() -> Kernels:
@@ -35,7 +35,7 @@ def find_kernels() -> Kernels:
     """
     openvino = import_openvino()
     try:
-        library = openvino_library()
+        library = extension.openvino_library()
         new_core().add_extension(str(library))
     except JobError as error:
         return Kernels(None, str(error))

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-import edgec.plugins.pack_tokens.op
-import edgec.plugins.varlen_attention.op  # noqa: F401 - registers the ops
 from edgec.core.dialect import EDGEC_DOMAIN, is_op
 from edgec.passes.editing import Editor, attribute, constant, producer, sizes
 from edgec.passes.infra import MatchLog, Pass, register

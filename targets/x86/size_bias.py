@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-import edgec.plugins.size_bias.op  # noqa: F401 - registers the op
 from edgec.core.dialect import EDGEC_DOMAIN, is_op
 from edgec.passes.editing import Editor, producer, scalar, sizes
 from edgec.passes.infra import MatchLog, Pass, register

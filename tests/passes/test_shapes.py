@@ -53,9 +53,10 @@ def test_an_op_of_edgec_infers_by_its_plugin(monkeypatch):
 
     plugin = infra.Plugin(
         "NotThere",
-        lambda: None,
-        lambda node: [(ir.Shape(list(node.inputs[0].shape)[::-1]), ir.DataType.FLOAT16)],
         "turns the shape round",
+        inputs=(infra.Port("x", "rows, columns"),),
+        outputs=(infra.Port("y", "columns, rows"),),
+        body="y = Transpose (x)",
     )
     monkeypatch.setitem(infra._PLUGINS, "NotThere", plugin)
     assert "NotThere" in plugins()

@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgec.plugins import tensorrt
-from edgec.plugins.native_build import SOURCES, kernel_library
+from edgec.plugins.bindings import tensorrt
+from edgec.plugins.infra import KERNELS, Plugin, plugins
+from edgec.plugins.kernels.cpu.build import kernel_library
 
 HERE = Path(__file__).parent / "tensorrt_lifecycle"
 SIMULATED = Path(__file__).parents[1] / "targets" / "jetson" / "simulation" / "cpp"
@@ -20,23 +21,48 @@ WARNINGS = ("-Wall", "-Wextra", "-Werror")
 
 
 @functools.cache
-def on_host(generation: int, headers: str = "") -> Path:
+def on_host(generation: int, headers: str = "", op_types: tuple[str, ...] = ()) -> Path:
     """A folder with the harness and the plugins over kernels of the host.
 
     Args:
         generation: which TensorRT the simulated headers are, 8 or 10.
         headers: a folder of NVIDIA's headers in their stead.
+        op_types: whose libraries; all where none are given.
     """
     folder = Path(tempfile.mkdtemp(prefix="edgec-tensorrt-plugins-"))
     flags = _flags(generation, headers)
     compile_harness(folder, flags)
-    kernels = kernel_library()
-    link = [HERE / "host_kernels.cpp", kernels, f"-Wl,-rpath,{kernels.parent}", *linked_harness(folder)]
-    for name, files in tensorrt.SOURCES_OF.items():
-        classes = [path for path in files if path.suffix == ".cpp"]
-        include = f"-I{SOURCES}"
-        _run("g++", *flags, "-shared", "-fvisibility=hidden", include, *classes, *link, "-o", folder / name)
+    chosen = op_types or tuple(tensorrt.libraries())
+    sources = folder / "plugins"
+    tensorrt.write_sources(sources, chosen)
+    common = [path for path in sources.glob("*.cpp") if not path.stem.endswith("_ops")]
+    for name in {tensorrt.libraries()[op_type] for op_type in chosen}:
+        inside = [plugins()[op_type] for op_type, library in tensorrt.libraries().items() if library == name]
+        stem = Path(name).stem.removeprefix("libedgec_")
+        host = sources / f"{stem}_host.cc"
+        host.write_text(_host_kernels(inside), encoding="utf-8")
+        kernels = kernel_library(inside)
+        link = [kernels, f"-Wl,-rpath,{kernels.parent}", *linked_harness(folder)]
+        compiled = [*common, sources / f"{stem}_ops.cpp", host]
+        hidden = ["-shared", "-fvisibility=hidden", f"-I{sources}", f"-I{KERNELS}"]
+        _run("g++", *flags, *hidden, *compiled, *link, "-o", folder / name)
     return folder
+
+
+def _host_kernels(chosen: Sequence[Plugin]) -> str:
+    lines = [f'#include "{HERE / "host_kernels.hpp"}"', 'extern "C" {']
+    for plugin in chosen:
+        room = str(plugin.kernels["cuda"].workspace).lower()
+        numbers = f"{len(plugin.inputs)}, {len(plugin.outputs)}, {room}"
+        entry = f"edgec_cuda_{plugin.op_type}"
+        lines += [
+            f"int edgec_{plugin.op_type}(const edgec_cpu_call*);",
+            f"int {entry}(const edgec_cuda_call* call) {{",
+            f"    return host::run(*call, {numbers}, edgec_{plugin.op_type});",
+            "}",
+            f"int64_t {entry}_workspace(const edgec_cuda_call* call) {{ return host::workspace(*call); }}",
+        ]
+    return "\n".join([*lines, "}", ""])
 
 
 def with_cmake(
@@ -71,9 +97,8 @@ def with_cmake(
         f"-DCMAKE_CXX_FLAGS=-DEDGEC_SIMULATED_TENSORRT={generation}",
     )  # fmt: skip
     _run("cmake", "--build", folder / "build")
-    for name in tensorrt.SOURCES_OF:
-        if (folder / "build" / name).exists():
-            shutil.move(folder / "build" / name, folder / name)
+    for path in (folder / "build").glob("libedgec*.so"):
+        shutil.move(path, folder / path.name)
     return folder
 
 

@@ -15,7 +15,6 @@ LINEAR, CHW2 = 0, 1
 
 TYPES = {"float32": FLOAT, "float16": HALF, "int32": INT32, "int64": INT64}
 NAMESPACE = "ai.edgec"
-LIBRARIES = ("libedgec_token_plugins.so", "libedgec_varlen_plugins.so")
 
 
 class _Field(ctypes.Structure):
@@ -64,7 +63,7 @@ class Harness:
             getattr(self._library, name).restype = ctypes.c_char_p
         self._library.harness_create.restype = ctypes.c_void_p
         self._library.harness_workspace.restype = ctypes.c_int64
-        self.plugins = [ctypes.CDLL(str(folder / name)) for name in LIBRARIES if (folder / name).exists()]
+        self.plugins = [ctypes.CDLL(str(path)) for path in sorted(folder.glob("libedgec*.so"))]
 
     def creators(self) -> set[str]:
         """All registered creators as `namespace::name version`."""

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from edgec.core.dialect import EDGEC_DOMAIN, EDGEC_OPSET, IR_VERSION, ONNX_OPSET
-from edgec.plugins.channel_attention.op import OP_TYPE, PLUGIN
 from edgec.plugins.infra import plugins
+from edgec.plugins.ops.channel_attention.op import CHANNEL_ATTENTION as PLUGIN
+from edgec.plugins.ops.channel_attention.op import OP_TYPE
 
 
 def model_of(*shapes: tuple[int, ...]) -> ir.Model:

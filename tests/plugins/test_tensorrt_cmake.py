@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import tensorrt_build
 from tensorrt_harness import Harness
 
-from edgec.plugins import tensorrt
+from edgec.plugins.bindings import tensorrt
 
 needs_nvcc = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in ("nvcc", "cmake", "g++")), reason="no nvcc, cmake or g++"
@@ -18,7 +19,7 @@ needs_nvcc = pytest.mark.skipif(
 
 
 def sources(folder: Path, op_types: tuple[str, ...]) -> Path:
-    tensorrt.copy_sources(folder / "plugins", op_types)
+    tensorrt.write_sources(folder / "plugins", op_types)
     return folder / "plugins"
 
 
@@ -34,7 +35,7 @@ def sources(folder: Path, op_types: tuple[str, ...]) -> Path:
 def test_a_devices_build(tmp_path: Path, generation: int, op_types: tuple[str, ...], architectures) -> None:
     where = sources(tmp_path, op_types)
     folder = tensorrt_build.with_cmake(tmp_path / "made", where, generation, architectures)
-    made = {tensorrt.LIBRARIES[op_type] for op_type in op_types}
+    made = {tensorrt.libraries()[op_type] for op_type in op_types}
     assert {path.name for path in folder.glob("libedgec*.so")} == made
     for name in made:
         for each in architectures:
@@ -44,7 +45,7 @@ def test_a_devices_build(tmp_path: Path, generation: int, op_types: tuple[str, .
         )
         # Two libraries with the same classes, loaded into one process, must not meet.
         assert "edgec" not in symbols.stdout
-    registered = {f"ai.edgec::{op_type} 1" for op_type, name in tensorrt.LIBRARIES.items() if name in made}
+    registered = {f"ai.edgec::{op_type} 1" for op_type, name in tensorrt.libraries().items() if name in made}
     assert Harness(folder).creators() == registered
 
 
@@ -57,9 +58,12 @@ def test_a_build_for_no_gpu_says_what_to_give(tmp_path: Path) -> None:
 
 
 def test_the_sources_are_whole(tmp_path: Path) -> None:
-    names = {path.name for path in sources(tmp_path, tuple(tensorrt.LIBRARIES)).iterdir()}
+    found = {path.name: path.read_text() for path in sources(tmp_path, tuple(tensorrt.libraries())).iterdir()}
     room = Path(tensorrt.__file__).parent
-    assert {path.name for path in room.iterdir() if path.suffix in (".cpp", ".hpp", ".txt")} <= names
-    assert {"token_cuda.cu", "token_cuda.h", "varlen_cuda.cu", "varlen_cuda.h"} <= names
-    listed = (room / "CMakeLists.txt").read_text()
-    assert all(name in listed for name in names if name.endswith((".cpp", ".cu")))
+    assert {path.name for path in room.iterdir() if path.suffix in (".cpp", ".hpp", ".txt")} <= found.keys()
+    included = {name for text in found.values() for name in re.findall(r'#include "(.+)"', text)}
+    assert included <= found.keys()
+    listed = found["CMakeLists.txt"]
+    for name in found:
+        made = name.removesuffix("_ops.cpp")
+        assert not name.endswith(".cpp") or name in listed or f"{made}.cu" in found

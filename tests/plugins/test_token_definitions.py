@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
-from token_bodies import run_body
+from bodies import run_body
 
 from edgec.core.errors import RequestError
-from edgec.plugins import token_native
 from edgec.plugins.infra import plugins
+from edgec.plugins.kernels.cpu import native
 
 
 def feeds(keys: list[list[float]], sizes: list[float] | None = None) -> dict[str, np.ndarray]:
@@ -78,9 +78,7 @@ def test_nan_and_infinity_in_a_metric_decide_like_numbers(op_type: str) -> None:
     if op_type == "TokenPrune":
         given_["score"] = np.array([[np.nan, np.inf, -np.inf, 0, 1, 2]], np.float32)
     body = run_body(op_type, given_, r=2)
-    call, kernel = token_native.prepare(
-        op_type, given_["tokens"], given_["metric"], given_["sizes"], r=2, score=given_.get("score")
-    )
+    call, kernel = native.prepare(plugins()[op_type], given_, {"r": 2})
     call()
     assert np.isfinite(body[0]).all()
     np.testing.assert_array_equal(kernel[2], body[2])
@@ -90,9 +88,7 @@ def test_nan_and_infinity_in_a_metric_decide_like_numbers(op_type: str) -> None:
 def test_a_nan_token_spoils_its_own_group_in_the_kernel() -> None:
     given_ = feeds([EAST, EAST, NORTH, WEST])
     given_["tokens"][0, 0] = np.nan
-    call, outputs = token_native.prepare(
-        "TokenMerge", given_["tokens"], given_["metric"], given_["sizes"], r=1
-    )
+    call, outputs = native.prepare(plugins()["TokenMerge"], given_, {"r": 1})
     call()
     assert np.isnan(outputs[0].ravel()).tolist() == [True, False, False]
 
@@ -106,10 +102,10 @@ def test_restoring_gives_each_token_its_group(data: st.DataObject) -> None:
     length = free + protected
     tokens = rng.normal(size=(2, length, 3)).astype(np.float32)
     metric, sizes = rng.normal(size=(2, 1, length, 4)).astype(np.float32), np.ones((2, length, 1), np.float32)
-    call, (merged, mass, assignment) = token_native.prepare(
-        "TokenMerge", tokens, metric, sizes, r=r, protected=protected
-    )
+    drawn = {"tokens": tokens, "metric": metric, "sizes": sizes}
+    call, outputs = native.prepare(plugins()["TokenMerge"], drawn, {"r": r, "protected": protected})
     call()
+    merged, mass, assignment = outputs
     [restored] = run_body("TokenRestore", {"tokens": merged, "assignment": assignment})
     # A group's average, spread over its members, keeps every sample's sum.
     np.testing.assert_allclose(restored.sum(1), tokens.sum(1), atol=1e-4)

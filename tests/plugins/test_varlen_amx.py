@@ -17,43 +17,29 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 from varlen_bodies import exact_attention
 
-from edgec.plugins import native_build
+from edgec.plugins.infra import plugins
+from edgec.plugins.kernels import calls
+from edgec.plugins.kernels.cpu import build, native
 
 GUARD = 4096
-TASK = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)
-PARALLEL = ctypes.CFUNCTYPE(None, ctypes.c_int64, TASK, ctypes.c_void_p)
-SCRATCH = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int64)
-
-
-class Shape(ctypes.Structure):
-    """`edgec_varlen_shape`."""
-
-    _fields_ = [
-        ("sequences", ctypes.c_int64),
-        ("heads", ctypes.c_int64),
-        ("depth", ctypes.c_int64),
-        ("scale", ctypes.c_float),
-        ("half", ctypes.c_int64),
-        ("window", ctypes.c_int64),
-    ]
 
 
 @pytest.fixture(scope="module", params=["plain loops", "tiles"])
-def entry(request, tmp_path_factory) -> Callable[..., None]:  # type: ignore[no-untyped-def]
+def library(request, tmp_path_factory) -> ctypes.CDLL:  # type: ignore[no-untyped-def]
     if request.param == "tiles":
-        library = ctypes.CDLL(str(native_build.kernel_library()))
-        if not library.edgec_varlen_tiles():
+        if "amx" not in native.instructions():
             pytest.skip("this processor has no AMX")
-        return library.edgec_varlen_attention_amx
+        return native.library()
     made = tmp_path_factory.mktemp("amx") / "loops.so"
-    source = Path(native_build.SOURCES) / "varlen_kernels_amx.cpp"
+    source = plugins()["VarlenAttention"].kernels["cpu"].variants["amx"]
     flags = ["-O2", "-std=c++17", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
-    subprocess.run([native_build.compiler(), *flags, str(source), "-o", str(made)], check=True)
-    return ctypes.CDLL(str(made)).edgec_varlen_attention_amx
+    compiled = [build.compiler(), *flags, *build.INCLUDE, "-DEDGEC_ISA=amx", str(source), "-o", str(made)]
+    subprocess.run(compiled, check=True)
+    return ctypes.CDLL(str(made))
 
 
 def attention(
-    entry: Callable[..., None],
+    library: ctypes.CDLL,
     arrays: dict[str, np.ndarray],
     *,
     window: int | None,
@@ -62,7 +48,6 @@ def attention(
 ) -> np.ndarray:
     """One call; fails if it writes behind its scratch memory or its output."""
     query = arrays["query"]
-    _, heads, depth = query.shape
     output = np.full(query.size + GUARD, 77, ml_dtypes.bfloat16)
     asked: list[tuple[np.ndarray, int]] = []
 
@@ -72,22 +57,24 @@ def attention(
         asked.append((block, start + size))
         return block.ctypes.data + start
 
-    def parallel(count: int, task: Callable[[int, int], None], data: int) -> None:
+    def parallel(count: int, task: Callable[[int, int], None], data: int, by_turns: int) -> None:
         for index in reversed(range(count)):
             task(index, data)
 
-    # What ctypes makes of a function lives no longer than what holds it.
-    hold = SCRATCH(scratch), PARALLEL(parallel) if in_parts else ctypes.cast(None, PARALLEL)
-    shape = Shape(len(arrays["cu_seqlens"]) - 1, heads, depth, scale, 1, window or 0)
-    places = None if window is None else ctypes.c_void_p(arrays["places"].ctypes.data)
-    entry(
-        ctypes.byref(shape),
-        *(ctypes.c_void_p(arrays[name].ctypes.data) for name in ("query", "key", "value", "cu_seqlens")),
-        places,
-        ctypes.c_void_p(output.ctypes.data),
-        hold[1],
-        hold[0],
+    plugin = plugins()["VarlenAttention" if window is None else "VarlenWindowAttention"]
+    given = calls.tensors(
+        [
+            (arrays[port.name].ctypes.data, arrays[port.name].shape, arrays[port.name].dtype.name)
+            for port in plugin.inputs
+        ]
     )
+    made = calls.tensors([(output.ctypes.data, query.shape, "bfloat16")])
+    values = {**plugin.attributes, "scale": scale, **({} if window is None else {"window": window})}
+    settings_ = calls.attributes(values)
+    # What ctypes makes of a function lives no longer than what holds it.
+    hold = native.SCRATCH(scratch), native.PARALLEL(parallel) if in_parts else native.PARALLEL()
+    call = native.Call(given, made, settings_, len(values), hold[1], hold[0], 1)
+    assert getattr(library, f"edgec_{plugin.op_type}_amx")(ctypes.byref(call)) == 0
     assert all((block[end:] == 0xA5).all() for block, end in asked)
     assert (output[query.size :] == 77).all()
     return output[: query.size].reshape(query.shape).astype(np.float64)
@@ -118,7 +105,7 @@ def exactly(arrays: dict[str, np.ndarray], window: int | None, scale: float) -> 
     in_parts=st.booleans(),
     seed=st.integers(0, 999),
 )
-def test_it_is_attention(entry, lengths, heads, depth, spread, window, in_parts, seed) -> None:  # type: ignore[no-untyped-def]
+def test_it_is_attention(library, lengths, heads, depth, spread, window, in_parts, seed) -> None:  # type: ignore[no-untyped-def]
     drawn = np.random.default_rng(seed)
     ends = np.cumsum([0, *lengths]).astype(np.int32)
     arrays: dict[str, np.ndarray] = {
@@ -131,18 +118,18 @@ def test_it_is_attention(entry, lengths, heads, depth, spread, window, in_parts,
         [np.sort(drawn.choice(2 * length + 1, length, replace=False)) for length in lengths]
     ).astype(np.int32)
     scale = depth**-0.5
-    found = attention(entry, arrays, window=window, scale=scale, in_parts=in_parts)
+    found = attention(library, arrays, window=window, scale=scale, in_parts=in_parts)
     expected, allowed = exactly(arrays, window, scale)
     assert (np.abs(found - expected) <= allowed).all()
 
 
-def test_a_logit_that_is_no_number_spoils_its_own_query_only(entry) -> None:  # type: ignore[no-untyped-def]
+def test_a_logit_that_is_no_number_spoils_its_own_query_only(library) -> None:  # type: ignore[no-untyped-def]
     drawn = np.random.default_rng(1)
     arrays: dict[str, np.ndarray] = {
         name: drawn.normal(size=(70, 1, 32)).astype(ml_dtypes.bfloat16) for name in ("query", "key", "value")
     }
     arrays["cu_seqlens"] = np.array([0, 70], np.int32)
     arrays["query"][40, 0, 3] = np.nan
-    found = attention(entry, arrays, window=None, scale=0.2, in_parts=False)
+    found = attention(library, arrays, window=None, scale=0.2, in_parts=False)
     assert np.isnan(found[40]).all()
     assert np.isfinite(np.delete(found, 40, axis=0)).all()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
-from varlen_bodies import run_body
+from bodies import run_body
 
 
 def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray, scale: float) -> np.ndarray:
@@ -39,7 +39,7 @@ def test_each_sequence_attends_to_itself(
         name: drawn.normal(size=(ends[-1], heads, depth)).astype(np.float32)
         for name in ("query", "key", "value")
     }
-    found = run_body({**feeds, "cu_seqlens": ends}, scale=scale)
+    [found] = run_body("VarlenAttention", {**feeds, "cu_seqlens": ends}, scale=scale)
     for begin, end in itertools.pairwise(ends):
         if begin == end:
             continue

@@ -12,7 +12,7 @@ from edgec.passes.tokens.merge import MergeTokens
 from edgec.passes.tokens.prune import PruneTokens
 from edgec.passes.tokens.schedule import Schedule
 from edgec.passes.tokens.sites import Site
-from edgec.plugins.token_steps import largest_r
+from edgec.plugins.ops.token_steps import largest_r
 
 
 @dataclasses.dataclass(frozen=True)

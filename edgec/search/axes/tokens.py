@@ -28,7 +28,7 @@ from edgec.passes.tokens.calibrate import calibrate
 from edgec.passes.tokens.restore import RestoreTokens
 from edgec.passes.tokens.schedule import Schedule, before, even, room
 from edgec.passes.tokens.sites import Site, find_sites
-from edgec.plugins.token_steps import largest_r
+from edgec.plugins.ops.token_steps import largest_r
 from edgec.search.allocation import Prediction
 from edgec.search.axes.axis import Probing
 from edgec.search.axes.token_methods import METHODS, Method, TokenPlan, read_plan, threshold_of

@@ -12,7 +12,7 @@ from edgec.core.dialect import EDGEC_DOMAIN, ONNX_OPSET
 from edgec.passes.editing import constant
 from edgec.passes.precision.half import MASKED, HalfPrecision, rounded
 from edgec.passes.precision.quantize import QuantizeProducts
-from edgec.plugins.token_merge.op import TOKEN_MERGE, TOKEN_MERGE_ENERGY
+from edgec.plugins.ops.token_merge.op import TOKEN_MERGE, TOKEN_MERGE_ENERGY
 
 HALF, FULL = ir.DataType.FLOAT16, ir.DataType.FLOAT
 

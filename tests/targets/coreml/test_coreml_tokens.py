@@ -9,9 +9,6 @@ import pytest
 from coreml_graphs import KINDS, ops_of
 from onnx import helper
 
-import edgec.plugins.token_merge.op
-import edgec.plugins.token_prune.op
-import edgec.plugins.token_restore.op  # noqa: F401 (registers the op)
 from edgec.core.evaluation import Evaluator
 from edgec.targets.coreml.lowering.definitions import with_bodies
 from edgec.targets.coreml.versions import RELEASES

@@ -166,7 +166,6 @@ def test_everything_without_a_form_is_listed_with_its_layer():
 
 
 def test_an_op_of_edgec_without_a_plugin_becomes_its_body():
-    importlib.import_module("edgec.plugins.token_merge.op")
     text = """tokens (float[1, 8, 4] x, float[1, 1, 8, 4] m, float[1, 8, 1] s) => (float[1, 6, 4] y) {
         y, t, a = ai.edgec.TokenMerge <r = 2, protected = 0> (x, m, s)
     }"""
@@ -206,7 +205,6 @@ def test_the_graph_that_is_lowered_stays_as_it_is():
 
 @pytest.mark.parametrize("version", ["8.5", "10.3", "11.0"])
 def test_an_op_that_a_plugin_runs_is_judged_by_its_body(version):
-    importlib.import_module("edgec.plugins.token_merge.op")
     text = """tokens (float[1, 8, 4] x, float[1, 1, 8, 4] m, float[1, 8, 1] s) => (float[1, 6, 4] y) {
         d = Mul (x, x)
         z, t, a = ai.edgec.TokenMerge <r = 2, protected = 0> (d, m, s)

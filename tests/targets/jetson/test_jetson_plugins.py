@@ -18,9 +18,8 @@ from edgec.core.evaluation import Evaluator
 from edgec.passes.canonicalize.shapes import Shapes
 from edgec.passes.manager import Pipeline
 from edgec.passes.precision.half import FULL, HALF
-from edgec.plugins import tensorrt
+from edgec.plugins.bindings import tensorrt
 from edgec.plugins.infra import plugins
-from edgec.plugins.tensorrt import limits
 from edgec.targets.jetson.bodies import with_bodies
 from edgec.targets.jetson.engine import runnable
 from edgec.targets.jetson.lowering import lower
@@ -28,10 +27,7 @@ from edgec.targets.jetson.plan import Plan
 from edgec.targets.jetson.precise import kept_nodes, write_half
 from edgec.targets.jetson.versions import dialects
 
-for each in ("token_merge", "token_prune", "token_restore", "varlen_attention"):
-    importlib.import_module(f"edgec.plugins.{each}.op")
-
-ALL = frozenset(tensorrt.LIBRARIES)
+ALL = frozenset(tensorrt.libraries())
 REDUCING = """tokens (float[1, 8, 4] x, float[1, 1, 8, 4] m, float[1, 8, 1] s, float[1, 8] i)
     => (float[1, 5, 4] y) {
     d = Mul (x, x)
@@ -118,12 +114,12 @@ def test_what_leaves_fp16s_range_is_merged_in_fp32() -> None:
 
 
 def test_attention_is_a_plugin_in_fp16_and_a_body_elsewhere() -> None:
-    assert "VarlenAttention" in limits.kernels_for(87, half=True)
-    assert "VarlenAttention" not in limits.kernels_for(87, half=False)
-    assert "VarlenAttention" not in limits.kernels_for(72, half=True)
-    assert "TokenMerge" in limits.kernels_for(72, half=False)
+    assert "VarlenAttention" in tensorrt.kernels_for(87, half=True)
+    assert "VarlenAttention" not in tensorrt.kernels_for(87, half=False)
+    assert "VarlenAttention" not in tensorrt.kernels_for(72, half=True)
+    assert "TokenMerge" in tensorrt.kernels_for(72, half=False)
     found = lower(
-        attention(), dialects()["8.5"], native_attention=True, keep=limits.kernels_for(87, half=True)
+        attention(), dialects()["8.5"], native_attention=True, keep=tensorrt.kernels_for(87, half=True)
     )
     feeds = [attention_feed(seed) for seed in range(2)]
     exact = with_bodies(found)
@@ -214,7 +210,7 @@ def test_a_bundle_ships_what_its_plugins_are_compiled_from(file, tmp_path, targe
     bundle = edgec.compile(str(file), target=target, output=tmp_path / "b.edgec")
     plan = Plan.read(bundle.engine_folder)
     assert {plugin.op: plugin.library for plugin in plan.plugins} == {
-        op: tensorrt.LIBRARIES[op] for op in used
+        op: tensorrt.libraries()[op] for op in used
     }
     shipped = onnx.load(bundle.engine_folder / "model.onnx")
     assert [node.op_type for node in shipped.graph.node if node.domain == EDGEC_DOMAIN] == list(used)
@@ -223,9 +219,9 @@ def test_a_bundle_ships_what_its_plugins_are_compiled_from(file, tmp_path, targe
     assert "function bodies" in record["previewed_as"]
     folder = bundle.path / "plugins"
     names = {path.name for path in folder.iterdir()}
-    assert {"CMakeLists.txt", "plugin_v2.cpp", "plugin_v3.cpp", "token_cuda.cu", "token_cuda.h"} <= names
+    assert {"CMakeLists.txt", "plugin_v2.cpp", "plugin_v3.cpp", "token_reduction.cu", "kernel.h"} <= names
     # What a Xavier cannot run is not compiled for it.
-    assert ("varlen_cuda.cu" in names) == ("VarlenAttention" in used)
+    assert ("varlen_attention.cu" in names) == ("VarlenAttention" in used)
     recorded = json.loads((bundle.path / "manifest.json").read_text())["files"]
     assert {name: recorded[f"plugins/{name}"] for name in names} == {
         name: file_sha256(folder / name) for name in names

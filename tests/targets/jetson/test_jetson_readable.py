@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -39,7 +37,6 @@ def overlooked(found: ir.Model, version: str) -> list[str]:
 
 
 def reduction(op_type: str, batch: str | int, length: str | int) -> ir.Model:
-    importlib.import_module(f"edgec.plugins.token_{'prune' if 'Prune' in op_type else 'merge'}.op")
     text = f"""tokens (float[{batch}, {length}, 4] x, float[{batch}, 2, {length}, 4] m,
         float[{batch}, {length}, 1] s)
         => (float[{batch}, L, 4] y) {{
