@@ -1,0 +1,130 @@
+"""What can be cut out of a network: units, their members, and where the members lie."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+
+import numpy as np
+
+WIDTHS = ("mlp", "heads", "qk_width", "v_width", "channels", "residual")
+"""Kinds of units whose members are entries along axes; each value that holds them becomes narrower."""
+
+WHOLES = ("attention", "mlp_block", "conv_block", "block", "depth")
+"""Kinds of units whose members are whole residual branches."""
+
+RANK = "rank"
+"""The kind of unit that is one product of a linear layer; its members are singular values, largest first."""
+
+KINDS = (*WIDTHS, *WHOLES, RANK)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Extent:
+    """Where a unit's members lie on one axis of one value.
+
+    Attributes:
+        value: the value's name.
+        axis: the axis, non-negative.
+        members: (size of the axis,) int; of which member each entry is, -1 for entries that always stay.
+    """
+
+    value: str
+    axis: int
+    members: np.ndarray
+
+    def kept(self, members: Collection[int]) -> np.ndarray:
+        """(size of the axis,) bool: which entries stay when only these members do."""
+        return np.isin(self.members, [-1, *members])
+
+    @property
+    def block(self) -> int:
+        """Entries of one member, the first."""
+        return int(np.count_nonzero(self.members == 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """One residual branch: an Add and which of its inputs is the way around.
+
+    Attributes:
+        add: the name of the Add's output.
+        skip: index of the input that stays.
+    """
+
+    add: str
+    skip: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A product of a linear layer that sums over members, and what of it can be fitted anew.
+
+    Attributes:
+        node: the node's name.
+        value: the value it reads; an `Extent` of the unit's `activations` says how members lie on it.
+        weight: the initializer that it multiplies by.
+    """
+
+    node: str
+    value: str
+    weight: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unit:
+    """A part of a network that can be made smaller, and still is a network.
+
+    Attributes:
+        name: stable, `KIND:LAYER`; what users write.
+        kind: one of `KINDS`.
+        layer: the layer of the user's model that it is told by.
+        size: how many members it has.
+        step: members leave in multiples of this.
+        slices: the constants that are cut with the members. With every entry of a leaving member zero in
+            them, cutting changes no output; of a whole branch they are those of its last layer.
+        activations: the values that become narrower; empty for whole branches and ranks.
+        readers: the linear layers that sum over the members.
+        branches: for each member of a whole unit the residual branches that leave with it.
+        node: of a rank, the name of the product that becomes two.
+        normalized: whether a normalisation takes its statistics over the members. Then the cut is exact only
+            where the leaving members are zero and, with a LayerNorm, those that stay have a mean of zero.
+    """
+
+    name: str
+    kind: str
+    layer: str
+    size: int
+    step: int = 1
+    slices: tuple[Extent, ...] = ()
+    activations: tuple[Extent, ...] = ()
+    readers: tuple[Reader, ...] = ()
+    branches: tuple[tuple[Branch, ...], ...] = ()
+    node: str = ""
+    normalized: bool = False
+
+    @property
+    def value(self) -> str:
+        """The value that the first reader reads, without one the value it was found at; empty for wholes."""
+        if self.readers:
+            return self.readers[0].value
+        return self.activations[0].value if self.activations else ""
+
+    @property
+    def axis(self) -> int:
+        """The axis of `value` that holds the members."""
+        return self._read.axis
+
+    @property
+    def block(self) -> int:
+        """Entries of one member on that axis."""
+        return self._read.block
+
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """Names of the readers' nodes."""
+        return tuple(reader.node for reader in self.readers)
+
+    @property
+    def _read(self) -> Extent:
+        return next(extent for extent in self.activations if extent.value == self.value)
