@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import onnx_ir as ir
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 from pass_graphs import i64, weight
 from zeroing import EXACT, change, cut, graph, last, misses_of, units_of
 
