@@ -33,8 +33,8 @@ segments take, to be offered. Differences below are within what a quiet machine'
 _COMMON_SPREAD = 0.3
 _OWN_SPREAD = 0.15
 _ERROR = 0.015
-"""What is expected before anything was measured: how far the factor of all kinds is from one, how far a kind's
-is from that of all, and a measured network from its prediction with the right factors, of the whole's time."""
+"""What is expected before anything was measured: how far the factor of all kinds is from one, how far one
+kind's is from that of all, and how far a measured network is from its prediction with the right factors."""
 
 _LEAST = 0.02
 """The share of the whole network's time that no prediction goes below."""
@@ -171,10 +171,11 @@ class LatencyTable:
         """The sizes of a unit at which every segment that it cuts was timed."""
         found: set[int] | None = None
         for place in self.places:
-            for dimension, names in zip(self.segments[place.kind].dimensions, place.units, strict=True):
+            for dimension, names in enumerate(place.units):
                 for name, member in names:
                     if name == unit:
-                        mine = set(dimension.levels) if member < 0 else set(range(self.sizes[unit] + 1))
+                        timed = self.segments[place.kind].timed(dimension)
+                        mine = set(timed) if member < 0 else set(range(self.sizes[unit] + 1))
                         found = mine if found is None else found & mine
         return found or set()
 
@@ -247,11 +248,16 @@ class LatencyTable:
                 for times, factor in zip(self.segments, factors, strict=True)
             ],
             "places": [
-                {"segment": place.kind, "layer": place.layer, "units": [list(map(list, each)) for each in place.units]}
+                {
+                    "segment": place.kind,
+                    "layer": place.layer,
+                    "units": [list(map(list, each)) for each in place.units],
+                }
                 for place in self.places
             ],
             "units": [
-                {"name": name, "size": size, "levels": self._offers(name)} for name, size in self.sizes.items()
+                {"name": name, "size": size, "levels": self._offers(name)}
+                for name, size in self.sizes.items()
             ],
             "combinations": [
                 {"kept": kept, "share": share, "ms": share * self.base} for kept, share in self.combinations
@@ -304,7 +310,9 @@ class LatencyTable:
                 Place(
                     int(entry["segment"]),
                     str(entry["layer"]),
-                    tuple(tuple((str(name), int(member)) for name, member in each) for each in entry["units"]),
+                    tuple(
+                        tuple((str(name), int(member)) for name, member in each) for each in entry["units"]
+                    ),
                 )
                 for entry in fields["places"]
             ),

@@ -1,34 +1,37 @@
 """The time of one kind of segment over the sizes of what can be cut out of it.
 
-A segment's dimensions are the units that reach into it: heads, the width of a head, the width of an MLP, the
-channels that come in and go out. Of each dimension alone its levels are timed, and of each two dimensions a few
-combinations. What lies between is read off: the first two orders of the time's expansion around the whole
-segment (cut-HDMR, Rabitz and Alis, J. Math. Chem. 25, 1999), piecewise linear in each dimension. A product
-over two dimensions, and a sum of such, is met exactly; steps where an engine rounds up to its vectors are seen
-where a level lies on each side of them.
+A segment's dimensions are the units that reach into it: heads, the width of a head, the width of an MLP,
+the channels that come in and go out. Of each dimension alone its levels are timed, and of each two dimensions
+a few combinations. What lies between is read off: the first two orders of the time's expansion around the
+whole segment (cut-HDMR, Rabitz and Alis, J. Math. Chem. 25, 1999), piecewise linear in each dimension. A
+product over two dimensions, and a sum of such, is met exactly.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Sizes = tuple[int, ...]
 """How many members of each dimension are there."""
 
 LEVELS = 8
-"""Levels of a dimension that are timed, beside smaller ones where members are few."""
+"""Sizes of a dimension that are timed; half as many where members are few, or the segment is small."""
+
+_FEW = 128
+"""Members below which a dimension has few."""
 
 _COARSE = (0.5, 0.25)
 """Shares of two dimensions at which combinations are timed."""
 
 _PAIRED = 3
-"""Dimensions up to which every two are timed at each pair of shares; of more only the middle one."""
+"""Dimensions up to which every two are timed at each pair of shares; of more only at the first."""
 
 _MOST_POINTS = 48
-"""Combinations of one kind of segment that are timed; further dimensions are taken to add up."""
+"""Sizes of one kind of segment that are timed; the effects of further dimensions are taken to add up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,23 +48,28 @@ class Dimension:
     size: int
     step: int = 1
 
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """The sizes to time, largest first, the whole one among them."""
+    def levels(self, *, coarse: bool = False) -> tuple[int, ...]:
+        """The sizes to time, largest first, the whole one among them.
+
+        Args:
+            coarse: half as many.
+        """
         if self.kind == "branch":
             return (1, 0)
-        if self.size <= LEVELS * self.step:
+        most = LEVELS if self.size >= _FEW else LEVELS // 2
+        most = most // 2 if coarse else most
+        if self.size <= most * self.step:
             return tuple(range(self.size, 0, -self.step))
-        kept = (self._near(self.size * part / LEVELS) for part in range(LEVELS, 0, -1))
+        kept = (self._near(self.size * part / most) for part in range(most, 0, -1))
         return tuple(dict.fromkeys(kept))
 
-    @property
-    def coarse(self) -> tuple[int, ...]:
-        """The sizes whose combinations with others are timed, largest first, without the whole one."""
+    def paired(self, *, coarse: bool = False) -> tuple[int, ...]:
+        """The sizes whose combinations with other dimensions' are timed, largest first."""
         if self.kind == "branch":
             return ()
+        levels = self.levels(coarse=coarse)
         wanted = (self.size * share for share in _COARSE)
-        near = (min(self.levels, key=lambda level: abs(level - share)) for share in wanted)
+        near = (min(levels, key=lambda level: abs(level - share)) for share in wanted)
         return tuple(dict.fromkeys(level for level in near if level < self.size))
 
     def _near(self, members: float) -> int:
@@ -104,50 +112,49 @@ class SegmentTimes:
         branches = [place for place, each in enumerate(self.dimensions) if each.kind == "branch"]
         if branches and not any(sizes[place] for place in branches):
             return self._removed(branches)
-        start = self.times[self.whole]
-        alone = [self._alone(place, size) for place, size in enumerate(sizes)]
-        cut = [place for place, size in enumerate(sizes) if size != self.dimensions[place].size]
+        cut = [place for place, size in enumerate(sizes) if size != self.whole[place]]
+        alone = sum(_between(self._alone[place], sizes[place]) for place in cut)
         together = sum(
-            self._together(one, other, sizes[one], sizes[other])
-            for one, other in itertools.combinations(cut, 2)
+            _surface(self._together[pair], sizes[pair[0]], sizes[pair[1]])
+            for pair in itertools.combinations(cut, 2)
+            if pair in self._together
         )
-        total = start + sum(alone) + together
-        return max(total, min(self.times.values()) * 0.5, 0.0)
+        return max(self.times[self.whole] + alone + together, 0.0)
+
+    def timed(self, place: int) -> list[int]:
+        """The sizes of one dimension that were timed, the others whole."""
+        return list(self._alone[place])
 
     def _removed(self, branches: Sequence[int]) -> float:
         """What is left where every branch has gone."""
-        sizes = tuple(0 if place in branches else size for place, size in enumerate(self.whole))
-        if sizes in self.times:
-            return self.times[sizes]
-        return max(0.0, self.times[self.whole] + sum(self._alone(place, 0) for place in branches))
+        return max(0.0, self.times[self.whole] + sum(self._alone[place].get(0, 0.0) for place in branches))
 
-    def _only(self, place: int, size: int) -> Sizes:
-        return (*self.whole[:place], size, *self.whole[place + 1 :])
+    @functools.cached_property
+    def _alone(self) -> dict[int, dict[int, float]]:
+        """By dimension, what each of its sizes changes alone."""
+        found: dict[int, dict[int, float]] = {place: {size: 0.0} for place, size in enumerate(self.whole)}
+        for sizes, time in self.times.items():
+            match self._cut(sizes):
+                case [place]:
+                    found[place][sizes[place]] = time - self.times[self.whole]
+        return found
 
-    def _alone(self, place: int, size: int) -> float:
-        """What cutting one dimension changes."""
-        dimension, start = self.dimensions[place], self.times[self.whole]
-        known = {
-            level: self.times[point] - start
-            for level in dimension.levels
-            if (point := self._only(place, level)) in self.times
-        }
-        return _between(known, size)
+    @functools.cached_property
+    def _together(self) -> dict[tuple[int, int], dict[int, dict[int, float]]]:
+        """By two dimensions, what their sizes change together beside what each does alone."""
+        found: dict[tuple[int, int], dict[int, dict[int, float]]] = {}
+        for sizes, time in self.times.items():
+            match self._cut(sizes):
+                case [one, other]:
+                    alone = sum(_between(self._alone[place], sizes[place]) for place in (one, other))
+                    surface = found.setdefault((one, other), {self.whole[one]: {}})
+                    row = surface.setdefault(sizes[one], {self.whole[other]: 0.0})
+                    row[sizes[other]] = time - self.times[self.whole] - alone
+        return found
 
-    def _together(self, one: int, other: int, first: int, second: int) -> float:
-        """What cutting two dimensions changes beside what each does alone."""
-        rows: dict[int, float] = {self.dimensions[one].size: 0.0}
-        for level in self.dimensions[one].coarse:
-            row: dict[int, float] = {self.dimensions[other].size: 0.0}
-            for across in self.dimensions[other].coarse:
-                point = list(self.whole)
-                point[one], point[other] = level, across
-                if tuple(point) in self.times:
-                    alone = self._alone(one, level) + self._alone(other, across)
-                    row[across] = self.times[tuple(point)] - self.times[self.whole] - alone
-            if len(row) > 1:
-                rows[level] = _between(row, second)
-        return _between(rows, first) if len(rows) > 1 else 0.0
+    def _cut(self, sizes: Sizes) -> list[int]:
+        """The dimensions that are not whole."""
+        return [place for place, size in enumerate(sizes) if size != self.whole[place]]
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -173,47 +180,44 @@ class SegmentTimes:
         return found
 
 
-def points(dimensions: Sequence[Dimension]) -> list[Sizes]:
+def points(dimensions: Sequence[Dimension], *, coarse: bool = False) -> list[Sizes]:
     """What to time of a kind of segment: the whole, each dimension alone, and two at a time.
 
     Args:
         dimensions: its dimensions.
+        coarse: for a kind that is a small part of its network: fewer.
     """
     whole = tuple(dimension.size for dimension in dimensions)
-    found = dict.fromkeys([whole, *_lines(dimensions, whole)])
-    for pair in _pairs(dimensions, whole):
-        if len(found) + len(pair) > max(_MOST_POINTS, len(found)):
-            break
-        found |= dict.fromkeys(pair)
-    return list(found)
-
-
-def _lines(dimensions: Sequence[Dimension], whole: Sizes) -> Iterator[Sizes]:
+    found = {whole: None}
     for place, dimension in enumerate(dimensions):
-        for level in dimension.levels:
-            yield (*whole[:place], level, *whole[place + 1 :])
-
-
-def _pairs(dimensions: Sequence[Dimension], whole: Sizes) -> Iterator[list[Sizes]]:
+        for level in dimension.levels(coarse=coarse):
+            found[(*whole[:place], level, *whole[place + 1 :])] = None
     widths = sum(dimension.kind != "branch" for dimension in dimensions)
+    most = 1 if coarse or widths > _PAIRED else None
     for one, other in itertools.combinations(range(len(dimensions)), 2):
-        most = None if widths <= _PAIRED else 1
-        firsts, seconds = dimensions[one].coarse[:most], dimensions[other].coarse[:most]
-        found = []
+        firsts = dimensions[one].paired(coarse=coarse)[:most]
+        seconds = dimensions[other].paired(coarse=coarse)[:most]
+        if len(found) + len(firsts) * len(seconds) > _MOST_POINTS:
+            break
         for first, second in itertools.product(firsts, seconds):
             sizes = list(whole)
             sizes[one], sizes[other] = first, second
-            found.append(tuple(sizes))
-        yield found
+            found[tuple(sizes)] = None
+    return list(found)
+
+
+def _surface(rows: Mapping[int, Mapping[int, float]], first: int, second: int) -> float:
+    """Linear in each of two dimensions; the row of the whole first one is zero."""
+    return _between({size: _between(row, second) if row else 0.0 for size, row in rows.items()}, first)
 
 
 def _between(known: Mapping[int, float], size: int) -> float:
-    """Linear between the two nearest known levels, and on beyond the last."""
+    """Linear between the two nearest known sizes, and on beyond the last."""
     if size in known:
         return known[size]
     levels = sorted(known)
-    if len(levels) < 2:
-        return known[levels[0]] if levels else 0.0
+    if len(levels) == 1:
+        return known[levels[0]]
     above = next((index for index, level in enumerate(levels) if level > size), len(levels) - 1)
     low, high = levels[max(above - 1, 0)], levels[max(above, 1)]
     return known[low] + (known[high] - known[low]) * (size - low) / (high - low)

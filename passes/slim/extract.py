@@ -187,7 +187,7 @@ def _beside(
         # Read again and again, always with products in between: an encoder's output, a float mask.
         apart = sum(
             any(node.op_type in CONTRACTION for node in nodes[one + 1 : other])
-            for one, other in zip(readers, readers[1:], strict=False)
+            for one, other in itertools.pairwise(readers)
         )
         if len(readers) >= _READERS and apart >= _READERS - 1 and last[value] - readers[0] > len(nodes) // 4:
             beside.add(value)
@@ -288,7 +288,7 @@ def in_a_row(model: ir.Model, segments: Sequence[Segment]) -> ir.Model:
                 node.domain,
                 node.op_type,
                 [None if value is None else known[value] for value in node.inputs],
-                [attribute for attribute in node.attributes.values()],
+                list(node.attributes.values()),
                 overload=node.overload,
                 outputs=[
                     ir.Value(name=f"{value.name}@{index}", shape=value.shape, type=value.type)
