@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from edgec.core.json_file import read_object
 from edgec.devices.host import cache_folder
-from edgec.devices.latency_tables import Device
+from edgec.devices.latency_tables import Device, LatencyTable
 
 
 def folder() -> Path:
@@ -40,19 +39,9 @@ def read(device: Device, what: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def write(device: Device, what: Mapping[str, Any], times: Mapping[str, Any]) -> None:
-    """Keep times; a home that cannot be written is measured again next time."""
-    path = _file(device, what)
-    text = json.dumps({"of": _identity(device, what), "device": device.name, "times": times}, indent=1)
-    scratch = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            scratch = file.name
-            file.write(text + "\n")
-        os.replace(scratch, path)
-    except OSError:
-        if scratch:
-            Path(scratch).unlink(missing_ok=True)
+    """Keep times."""
+    fields = {"of": _identity(device, what), "device": device.name, "times": dict(times)}
+    _write(_file(device, what), fields)
 
 
 def _identity(device: Device, what: Mapping[str, Any]) -> str:
@@ -61,3 +50,40 @@ def _identity(device: Device, what: Mapping[str, Any]) -> str:
 
 def _file(device: Device, what: Mapping[str, Any]) -> Path:
     return folder() / f"{hashlib.sha256(_identity(device, what).encode()).hexdigest()[:24]}.json"
+
+
+def keep(model: str, table: LatencyTable) -> None:
+    """Keep a whole table, to be shown; of one network on one device the latest stays.
+
+    Args:
+        model: what the user calls the network.
+        table: its table.
+    """
+    name = hashlib.sha256(json.dumps([model, table.device.digest]).encode()).hexdigest()[:24]
+    _write(folder() / "tables" / f"{name}.json", {"model": model, "table": table.to_json()})
+
+
+def kept() -> list[dict[str, Any]]:
+    """The tables that were kept, each with its `model` and its `table`, in the order of the models."""
+    found = []
+    for path in sorted((folder() / "tables").glob("*.json")):
+        try:
+            fields = read_object(path)
+            found.append({"model": str(fields["model"]), "table": dict(fields["table"])})
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # cut short by a full disk: made again when it is asked for
+    return sorted(found, key=lambda entry: entry["model"])
+
+
+def _write(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write a file whole or not at all; a home that cannot be written is measured again next time."""
+    scratch = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+            scratch = file.name
+            file.write(json.dumps(fields, indent=1) + "\n")
+        Path(scratch).replace(path)
+    except OSError:
+        if scratch:
+            Path(scratch).unlink(missing_ok=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.metadata
 import json
-import dataclasses
 import tempfile
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
@@ -46,12 +46,14 @@ class Timer(Protocol):
     kind: Kind
     device: Device
 
-    def times(self, networks: Mapping[Name, Graph], reference: Name) -> dict[Name, tuple[float, float]]:
+    def times(self, networks: Mapping[Name, Graph]) -> dict[Name, tuple[float, float]]:
         """Milliseconds of a run of each network, and the range of its blocks over their median.
 
+        The fastest block counts: what the device does when nothing else runs on it.
+
         Args:
-            networks: networks by name, of fixed shapes.
-            reference: the one beside which all others run: what drifts meanwhile drifts for both.
+            networks: networks by name, of fixed shapes. All others run beside the first: what drifts
+                meanwhile drifts for both.
 
         Raises:
             EdgecError: the engine does not take one.
@@ -80,10 +82,10 @@ class HostTimer:
         identity = json.dumps(dataclasses.asdict(host.processor), sort_keys=True)
         return Device(host.name, identity, self.candidate.name, f"{self.candidate.engine} {version}".strip())
 
-    def times(self, networks: Mapping[Name, Graph], reference: Name) -> dict[Name, tuple[float, float]]:
+    def times(self, networks: Mapping[Name, Graph]) -> dict[Name, tuple[float, float]]:
         """As the protocol says; in alternating blocks, some engines at a time."""
         found: dict[Name, tuple[float, float]] = {}
-        others = [name for name in networks if name != reference]
+        reference, *others = networks
         with tempfile.TemporaryDirectory(prefix="edgec-segments-") as scratch:
             standard, run = self._opened(networks[reference], Path(scratch) / "reference")
             try:
@@ -115,10 +117,11 @@ class HostTimer:
                 for engine in engines:
                     engine.close()
         beside = latencies[reference]
-        found.setdefault(reference, (beside.p50, beside.spread))
+        found.setdefault(reference, (min(beside.blocks), beside.spread))
+        # The reference ran beside every group: on its clock, groups can be compared.
+        clock = found[reference][0] / min(beside.blocks)
         for name in names:
-            ratio = latencies[name].ratio_to(beside)
-            found[name] = (ratio * found[reference][0], latencies[name].spread)
+            found[name] = (min(latencies[name].blocks) * clock, latencies[name].spread)
 
     def _opened(self, graph: Graph, folder: Path) -> tuple[Engine, Callable[[], object]]:
         folder.mkdir()

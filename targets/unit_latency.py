@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
-from edgec.core.errors import EdgecError, RequestError
+from edgec.core.errors import RequestError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress, Silent
 from edgec.devices import latency_cache
+from edgec.devices.connections.base import Connection
 from edgec.devices.latency_tables import LatencyTable, Place
+from edgec.devices.profiles import DeviceProfile
+from edgec.devices.profiles import profile as profile_named
 from edgec.devices.segment_times import Dimension, SegmentTimes, Sizes, points
 from edgec.passes.infra import MatchLog
 from edgec.passes.slim.cut import CutUnits
 from edgec.passes.slim.extract import Segment, between, in_a_row, parted
 from edgec.passes.slim.plan import share_kept
 from edgec.passes.slim.units import RANK, Unit
-from edgec.targets.segment_timer import Timer, graph_of
+from edgec.targets.base import Candidate, Target
+from edgec.targets.device_timer import DeviceTimer
+from edgec.targets.jetson.target import Jetson
+from edgec.targets.predicted_timer import PredictedTimer
+from edgec.targets.segment_timer import HostTimer, Timer, graph_of
+from edgec.targets.x86.forms import EXPORTED
 from edgec.version import __version__
 
 _IN_A_ROW = 4
@@ -95,8 +102,59 @@ def latency_table(
         EdgecError: the engine does not take a segment.
     """
     progress = progress or Silent()
-    maker = _Maker(graph, units, timer, progress, again=again)
-    return maker.table()
+    table = _Maker(graph, units, timer, progress, again=again).table()
+    latency_cache.keep(graph.source.spec, table)
+    return table
+
+
+def timer_for(
+    target: Target,
+    candidate: Candidate,
+    *,
+    connection: Connection | None = None,
+    profile: DeviceProfile | None = None,
+    progress: Progress | None = None,
+) -> Timer:
+    """What times a target's engines: this machine, a connected device, or a device's profile.
+
+    Args:
+        target: the target.
+        candidate: one of its engines.
+        connection: the device, where one is connected.
+        profile: the device to predict for, where none is; a Jetson target knows its own.
+        progress: told what a connected device does.
+
+    Raises:
+        RequestError: the candidate is no engine of a cut graph, the connection leads to a device that the
+            target is not for, or there is nothing to predict from.
+    """
+    if candidate.form == EXPORTED:
+        raise RequestError(
+            f"{candidate.name} is built from the exporter's own file, which no plan cuts",
+            fix="take another engine",
+        )
+    candidate = dataclasses.replace(candidate, kept=())
+    if target.runs_here:
+        if connection is not None or profile is not None:
+            raise RequestError(
+                f"engines of {target.name} are timed on this machine", fix="leave --device out"
+            )
+        return HostTimer(target, candidate)
+    if isinstance(target, Jetson):
+        if connection is not None:
+            return DeviceTimer(target, candidate, connection, progress or Silent())
+        profile = profile or profile_named(target.device.name)
+    elif connection is not None:
+        raise RequestError(
+            f"engines of {target.name} are not timed over a connection",
+            fix="give a device's profile with --device",
+        )
+    if profile is None:
+        raise RequestError(
+            f"the device of {target.name} is not known, so nothing can be predicted",
+            fix="name its profile with --device; edgec devices lists them",
+        )
+    return PredictedTimer(profile, candidate)
 
 
 class _Maker:
@@ -178,7 +236,7 @@ class _Maker:
                 model = in_a_row(self.graph.model, kind.segments[: kind.row])
                 networks[f"kind {index}"] = graph_of(model)
                 networks[f"empty {index}"] = _empty(kind.segments[0].stream, self.graph.model)
-            times = self.timer.times(networks, _WHOLE)
+            times = self.timer.times(networks)
             kept = {name: time for name, (time, _) in times.items()}
             latency_cache.write(self.timer.device, what, kept)
         wholes = [
@@ -221,7 +279,7 @@ class _Maker:
                 gone.append(sizes)
             else:
                 networks[_key(sizes)] = row
-        found = self.timer.times(networks, _key(whole))
+        found = self.timer.times(networks)
         empty = found.pop(_EMPTY)[0]
         start = max(found[_key(whole)][0] - empty, 1e-6)
         ratios = {name: max(time - empty, 0.0) / start for name, (time, _) in found.items()}
