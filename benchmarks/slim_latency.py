@@ -50,6 +50,7 @@ class Steps(Silent):
     """What is being done, on standard error."""
 
     def step(self, what: str) -> None:
+        """Print it."""
         print(what, file=sys.stderr)
 
 
