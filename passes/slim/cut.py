@@ -10,8 +10,9 @@ import onnx_ir as ir
 from edgec.core.errors import JobError
 from edgec.passes.editing import Editor
 from edgec.passes.infra import MatchLog, Pass, register
+from edgec.passes.slim.factors import factors, split_product, weight_matrix
 from edgec.passes.slim.resize import Kept, resize
-from edgec.passes.slim.units import Unit
+from edgec.passes.slim.units import RANK, Unit
 
 
 @register
@@ -29,6 +30,9 @@ class CutUnits(Pass):
     - The constants of the unit lose the members' entries; shape constants, numbers of heads and groups,
       sizes of splits and the like follow. A node that shared such a constant gets its own.
     - An attention whose queries and keys become narrower keeps its scale.
+    - Of a whole branch that leaves, the Add's way around takes the Add's place.
+    - A product of which r singular values stay becomes two with r values between; the largest stay, of the
+      matrix as the other cuts left it.
     - A normalisation over the members keeps what it made of those that stay: its scale is multiplied by
       sqrt(C / C') and its epsilon by C / C', so that zeros that leave change nothing.
     - Cutting members whose entries are zero in the constants changes no output.
@@ -57,9 +61,11 @@ class CutUnits(Pass):
         ]
         self._check(model, cut)
         self._narrow(editor, cut)
-        for unit in cut:
-            log.matches.append(unit.layer)
+        self._leave_out(editor, cut)
         editor.remove_dead()
+        self._thin(editor, cut)
+        editor.remove_dead()
+        log.matches += [unit.layer for unit in cut]
 
     def _check(self, model: ir.Model, cut: Sequence[Unit]) -> None:
         """Every unit belongs to this graph and keeps what it can do without.
@@ -68,6 +74,7 @@ class CutUnits(Pass):
             JobError: one does not.
         """
         values = {value.name: value for value in _values(model.graph)}
+        nodes = {node.name for node in model.graph}
         for unit in cut:
             for extent in (*unit.slices, *unit.activations):
                 value = values.get(extent.value)
@@ -77,8 +84,48 @@ class CutUnits(Pass):
                         f"unit {unit.name} is not of this graph: `{extent.value}` is not what it was",
                         fix="find the units of this graph and plan again",
                     )
-            if unit.activations and not self.kept[unit.name]:
+            gone = [
+                branch.add for branches in unit.branches for branch in branches if branch.add not in values
+            ]
+            if gone or (unit.node and unit.node not in nodes):
+                raise JobError(
+                    f"unit {unit.name} is not of this graph: it has no `{(*gone, unit.node)[0]}`",
+                    fix="find the units of this graph and plan again",
+                )
+            if not unit.branches and not self.kept[unit.name]:
                 raise JobError(f"unit {unit.name} would lose all its members", fix="keep one at least")
+
+    def _leave_out(self, editor: Editor, cut: Sequence[Unit]) -> None:
+        """Let whoever reads a sum read what went around a branch that leaves."""
+        values = {str(value.name): value for value in _values(editor.graph)}
+        leaving = {
+            branch.add: branch
+            for unit in cut
+            for member, branches in enumerate(unit.branches)
+            if member not in self.kept[unit.name]
+            for branch in branches
+        }
+        for branch in leaving.values():
+            total = values[branch.add]
+            add = total.producer()
+            assert add is not None
+            around = add.inputs[branch.skip]
+            assert around is not None
+            editor.replace(total, around)
+
+    def _thin(self, editor: Editor, cut: Sequence[Unit]) -> None:
+        """Let products that are still there become two."""
+        nodes = {node.name: node for node in editor.graph}
+        for unit in cut:
+            node = nodes.get(unit.node)
+            matrix = None if node is None or unit.kind != RANK else weight_matrix(node)
+            if (
+                node is None
+                or matrix is None
+                or (rank := len(set(self.kept[unit.name]))) >= min(matrix.shape)
+            ):
+                continue
+            split_product(editor, node, *factors(matrix, rank))
 
     def _narrow(self, editor: Editor, cut: Sequence[Unit]) -> None:
         """Take members from constants and values, then mend what the nodes say of sizes."""

@@ -1,26 +1,31 @@
-"""Which units a network has: dependency groups started at its attentions and linear layers."""
+"""Which units a network has: dependency groups started at its attentions and linear layers, and wholes."""
 
 from __future__ import annotations
-
-import itertools
-from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
 from edgec.core.op_traits import UNARY
-from edgec.passes.editing import constant_tensor, rank, sizes
+from edgec.passes.editing import rank, sizes
 from edgec.passes.infra import MatchLog
 from edgec.passes.slim.dependencies import Group
-from edgec.passes.slim.rules import head_counts, is_depthwise, rule_of
-from edgec.passes.slim.units import Extent, Reader, Unit
-
-_LINEAR = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+from edgec.passes.slim.layers import (
+    LINEAR,
+    common_layer,
+    is_depthwise,
+    is_pointwise,
+    layer_parts,
+    made_channels,
+    summed_axis,
+)
+from edgec.passes.slim.rules import head_counts, rule_of
+from edgec.passes.slim.units import Extent, Names, Reader, Unit
+from edgec.passes.slim.whole_units import find_products, find_wholes
 
 
 def find_units(model: ir.Model, log: MatchLog) -> list[Unit]:
-    """The units of a neutral graph, in its order; none of them shares a member with another of its kind.
+    """The units of a neutral graph: widths in the graph's order, then whole branches, then products.
 
     Args:
         model: the neutral graph; not changed.
@@ -35,7 +40,7 @@ class _Finder:
         self.log = log
         self.units: list[Unit] = []
         self._known: set[tuple[ir.Value, int]] = set()
-        self._names: set[str] = set()
+        self._names = Names()
 
     def find(self) -> list[Unit]:
         for node in self.graph:
@@ -44,14 +49,17 @@ class _Finder:
             elif is_op(node, "ChannelAttention", domain=EDGEC_DOMAIN):
                 self._start("heads", node, node.inputs[0], 1)
         for node in self.graph:
-            place = _made_by_weights(node)
+            place = made_channels(node)
             if place is not None and place not in self._known:
                 self._start("channels", node, *place)
         for node in self.graph.all_nodes():
-            if node.graph is not self.graph and is_op(node, *_LINEAR):
+            if node.graph is not self.graph and is_op(node, "Attention", *LINEAR):
                 self.log.missed(node, "it is in the body of a control flow")
         order = {value.name: place for place, node in enumerate(self.graph) for value in node.outputs}
-        return sorted(self.units, key=lambda unit: min(order.get(e.value, 0) for e in unit.activations))
+        self.units.sort(key=lambda unit: min(order.get(each.value, 0) for each in unit.activations))
+        self.units += find_wholes(self.graph, self._names, self.log)
+        self.units += find_products(self.graph, self._names, self.log)
+        return self.units
 
     def _attention(self, node: ir.Node) -> None:
         queries, keys = head_counts(node)
@@ -95,7 +103,7 @@ class _Finder:
             group = self._spread(value, axis, layout, merge_last=True) if kind == "channels" else group
         self._known |= {(held, place) for held, places in group.held.items() for place in places}
         free = group.free()
-        if not free or (len(free) == 1 and kind != "heads"):
+        if len(free) < 2:
             reason, blocking = group.obstacle or ("its members can only leave together", None)
             where = "" if blocking is None or blocking is node else f" (`{source_layer(blocking)}`)"
             self.log.missed(node, f"{_SAID[kind]}: {reason}{where}")
@@ -132,7 +140,7 @@ class _Finder:
             kind = _kind(group)
         layer = _layer(kind, node, group)
         return Unit(
-            self._name(kind, layer, node),
+            self._names.take(kind, layer, source_layer(node)),
             kind,
             layer,
             len(free),
@@ -141,17 +149,6 @@ class _Finder:
             readers=tuple(readers),
             normalized=group.normalized,
         )
-
-    def _name(self, kind: str, layer: str, node: ir.Node) -> str:
-        own = _written(f"{kind}:{layer}")
-        if own in self._names:
-            own = _written(f"{kind}:{source_layer(node)}")
-        name, count = own, 1
-        while name in self._names:
-            count += 1
-            name = f"{own}#{count}"
-        self._names.add(name)
-        return name
 
 
 _SAID = {
@@ -162,48 +159,16 @@ _SAID = {
 }
 
 
-def _written(name: str) -> str:
-    """A name without the signs of a plan's text."""
-    return "".join("_" if sign in "+= \t\n" else sign for sign in name)
-
-
-def _made_by_weights(node: ir.Node) -> tuple[ir.Value, int] | None:
-    """The output of a linear layer and its axis of channels, where each channel has weights of its own."""
-    if not is_op(node, *_LINEAR) or len(node.inputs) < 2:
-        return None
-    out, count = node.outputs[0], rank(node.outputs[0])
-    if count is None:
-        return None
-    if is_op(node, "MatMul"):
-        left, right = (constant_tensor(value) is not None for value in node.inputs[:2])
-        if left == right:
-            return None
-        return (out, count - 1) if right else (out, count - 2)
-    if constant_tensor(node.inputs[1]) is None or is_depthwise(node):
-        return None
-    return out, 1
-
-
 def _reader(node: ir.Node, group: Group) -> Reader | None:
     """A linear layer that sums over the members."""
-    if not is_op(node, *_LINEAR) or is_depthwise(node):
+    if not is_op(node, *LINEAR) or is_depthwise(node):
         return None
     for data, weight in ((node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])):
         if data is None or weight is None or not weight.is_initializer():
             continue
-        if any(axis in group.axes(data) for axis in [_summed(node, data)]):
+        if any(axis in group.axes(data) for axis in [summed_axis(node, data)]):
             return Reader(str(node.name), str(data.name), str(weight.name))
     return None
-
-
-def _summed(node: ir.Node, data: ir.Value) -> int:
-    """The axis of an operand that a linear layer sums over."""
-    if is_op(node, "Conv", "ConvTranspose"):
-        return 1
-    count = rank(data) or 0
-    if is_op(node, "Gemm"):
-        return 0 if node.attributes.get_int("transA", 0) else 1
-    return count - 1 if data is node.inputs[0] else count - 2
 
 
 def _kind(group: Group) -> str:
@@ -217,9 +182,9 @@ def _kind(group: Group) -> str:
         return "residual"
     if any(is_op(node, "MatMul") and _joins(node, group) for node in group.nodes):
         return "heads"
-    linear = [node for node in group.nodes if is_op(node, *_LINEAR)]
+    linear = [node for node in group.nodes if is_op(node, *LINEAR)]
     curved = any(node.op_type in UNARY and not is_op(node, "Identity", "Cast") for node in group.nodes)
-    if sums or not curved or any(not _is_pointwise(node) for node in linear):
+    if sums or not curved or any(not is_pointwise(node) for node in linear):
         return "channels"
     return "mlp"
 
@@ -229,35 +194,11 @@ def _joins(node: ir.Node, group: Group) -> bool:
     return all(value in group.held and not value.is_initializer() for value in node.inputs)
 
 
-def _is_pointwise(node: ir.Node) -> bool:
-    if is_op(node, "MatMul", "Gemm"):
-        return True
-    shape = sizes(node.inputs[1])
-    return shape is not None and all(size == 1 for size in shape[2:]) and not is_depthwise(node)
-
-
 def _layer(kind: str, node: ir.Node, group: Group) -> str:
     """The layer a unit is told by: of an MLP what its linear layers share, else the first of them."""
     first = source_layer(node)
     if kind != "mlp":
         return first
-    shared = common_layer(source_layer(each) for each in group.nodes if is_op(each, *_LINEAR))
-    near = len(list(_parts(shared))) >= len(list(_parts(first))) - 2
+    shared = common_layer(source_layer(each) for each in group.nodes if is_op(each, *LINEAR))
+    near = len(layer_parts(shared)) >= len(layer_parts(first)) - 2
     return shared if shared and near else first
-
-
-def common_layer(layers: Iterable[str]) -> str:
-    """The innermost layer that all of these are in; empty where there is none."""
-    parts = [list(_parts(layer)) for layer in layers]
-    shared = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False))
-    return "".join(names[0] for names in shared).strip("./")
-
-
-def _parts(layer: str) -> Iterator[str]:
-    """The parts of a layer's name, each with the sign behind it."""
-    part = ""
-    for sign in layer + ".":
-        part += sign
-        if sign in "./":
-            yield part
-            part = ""

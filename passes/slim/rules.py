@@ -159,13 +159,6 @@ def _einsum(group: Group, node: ir.Node) -> None:
             group.tie(*places[0], value, axis)
 
 
-def is_depthwise(node: ir.Node) -> bool:
-    """Whether each input channel of a Conv or ConvTranspose has output channels of its own."""
-    data, weight = sizes(node.inputs[0]), sizes(node.inputs[1])
-    groups = int(attribute(node, "group", 1))
-    return groups > 1 and data is not None and weight is not None and data[1] == groups
-
-
 def _conv(group: Group, node: ir.Node) -> None:
     """Conv and ConvTranspose, whose weights are (out, in / group, …) and (in, out / group, …)."""
     data, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]

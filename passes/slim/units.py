@@ -82,7 +82,8 @@ class Unit:
         size: how many members it has.
         step: members leave in multiples of this.
         slices: the constants that are cut with the members. With every entry of a leaving member zero in
-            them, cutting changes no output; of a whole branch they are those of its last layer.
+            them, cutting changes no output. Of a whole branch they are those of its last layer; none where
+            that is of a form whose zeros are not known.
         activations: the values that become narrower; empty for whole branches and ranks.
         readers: the linear layers that sum over the members.
         branches: for each member of a whole unit the residual branches that leave with it.
@@ -128,3 +129,29 @@ class Unit:
     @property
     def _read(self) -> Extent:
         return next(extent for extent in self.activations if extent.value == self.value)
+
+
+class Names:
+    """The names of a graph's units, each once."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def take(self, kind: str, layer: str, other_layer: str = "") -> str:
+        """A name from a kind and a layer; where it is taken from another layer, then with a number."""
+        for own in (layer, other_layer):
+            name = _written(f"{kind}:{own}")
+            if own and name not in self._taken:
+                self._taken.add(name)
+                return name
+        stem = _written(f"{kind}:{other_layer or layer}")
+        number = 2
+        while (name := f"{stem}#{number}") in self._taken:
+            number += 1
+        self._taken.add(name)
+        return name
+
+
+def _written(name: str) -> str:
+    """A name without the signs of a plan's text."""
+    return "".join("_" if sign in "+= \t\n" else sign for sign in name)
