@@ -212,10 +212,13 @@ class LatencyTable:
             return np.ones(count)
         shares = np.stack([self._savings(kept) for kept, _ in self.combinations])
         measured = np.array([1 - share for _, share in self.combinations])
+        # A cut network's noise is a share of its own time, so what is left of it weighs as it is short.
+        noise = _ERROR * (1 - measured)
         # The last column is what all kinds have in common; every kind's own deviation is shrunk harder.
-        design = np.hstack([shares * _OWN_SPREAD, shares.sum(1, keepdims=True) * _COMMON_SPREAD]) / _ERROR
+        design = np.hstack([shares * _OWN_SPREAD, shares.sum(1, keepdims=True) * _COMMON_SPREAD])
+        design /= noise[:, None]
         left = design.T @ design + np.eye(count + 1)
-        found = np.linalg.solve(left, design.T @ ((measured - shares.sum(1)) / _ERROR))
+        found = np.linalg.solve(left, design.T @ ((measured - shares.sum(1)) / noise))
         return np.clip(1 + found[:-1] * _OWN_SPREAD + found[-1] * _COMMON_SPREAD, 0.2, 3.0)
 
     def _same(self, one: Mapping[str, int], other: Mapping[str, int]) -> bool:

@@ -341,6 +341,10 @@ def _dimensions(
         for member, branches in enumerate(unit.branches):
             for branch in branches:
                 removers.setdefault(branch.add, []).append((unit.name, member))
+    # The unit that takes the least else with it is the one to time a branch by.
+    reach = {unit.name: sum(map(len, unit.branches)) for unit in units}
+    for names_of_branch in removers.values():
+        names_of_branch.sort(key=lambda each: reach[each[0]])
     order = {unit.name: place for place, unit in enumerate(units)}
     found = []
     for segment in segments:

@@ -195,17 +195,20 @@ def _beside(
 
 
 def _between(nodes: Sequence[ir.Node], points: Sequence[_Point]) -> list[Segment]:
-    """The segments between points, with those that have no product joined to the one in front."""
+    """The segments between points, with those that have no product joined to one that has."""
     joined: list[tuple[_Point, _Point]] = []
     for start, end in itertools.pairwise(points):
-        has_product = any(node.op_type in CONTRACTION for node in nodes[start.index + 1 : end.index + 1])
-        if joined and not has_product:
+        if joined and not (_has_product(nodes, start, end) and _has_product(nodes, *joined[-1])):
             joined[-1] = (joined[-1][0], end)
         else:
             joined.append((start, end))
     return [
         _segment(nodes[start.index + 1 : end.index + 1], start.values[0], end.values) for start, end in joined
     ]
+
+
+def _has_product(nodes: Sequence[ir.Node], start: _Point, end: _Point) -> bool:
+    return any(node.op_type in CONTRACTION for node in nodes[start.index + 1 : end.index + 1])
 
 
 def _segment(nodes: Sequence[ir.Node], stream: ir.Value, exits: tuple[ir.Value, ...]) -> Segment:
