@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
@@ -16,6 +18,7 @@ from edgec.devices.latency_tables import LatencyTable, Place
 from edgec.devices.profiles import DeviceProfile
 from edgec.devices.profiles import profile as profile_named
 from edgec.devices.segment_times import Dimension, SegmentTimes, Sizes, points
+from edgec.passes.editing import sizes as sizes_of
 from edgec.passes.infra import MatchLog
 from edgec.passes.slim.cut import CutUnits
 from edgec.passes.slim.extract import Segment, between, in_a_row, parted
@@ -39,6 +42,11 @@ _ROW_BYTES = 64 * 2**20
 _SMALL = 0.05
 """The share of the network's time below which a kind of segment is timed at fewer sizes."""
 
+_FEWER = 1.4
+"""How many times fewer tokens a segment may have for the shares that cuts leave to be taken over: an
+attention's products with its weights lose in proportion to its tokens, those between tokens with the square.
+Its whole time is measured anyway."""
+
 _EMPTY, _WHOLE = "empty", "whole"
 
 Names = tuple[tuple[str, int], ...]
@@ -61,7 +69,25 @@ class _Kind:
     dimensions: tuple[Dimension, ...]
     digest: str
 
-    @property
+    @functools.cached_property
+    def elements(self) -> int:
+        """Elements of the stream: they tell how many tokens or pixels it carries."""
+        return math.prod(size or 1 for size in sizes_of(self.segments[0].stream) or ())
+
+    @functools.cached_property
+    def family(self) -> str:
+        """What it is up to its number of tokens."""
+        return self.segments[0].digest(sized=False)
+
+    def is_like(self, other: _Kind) -> bool:
+        """Whether a cut leaves about the same share of its time as of another's: fewer tokens, no more."""
+        return (
+            self.family == other.family
+            and self.dimensions == other.dimensions
+            and self.elements * _FEWER >= other.elements
+        )
+
+    @functools.cached_property
     def row(self) -> int:
         """How many are timed in a row."""
         if not self.segments[0].repeats:
@@ -165,7 +191,8 @@ class _Maker:
         self.units = {unit.name: unit for unit in units}
         self.timer = timer
         self.progress = progress
-        self.again = again
+        # A prediction costs nothing, and its profile may have been corrected.
+        self.again = again or timer.kind == "predicted"
         self.segments = parted(graph.model.graph)
         self.names = _dimensions(self.segments, units)
         self.kinds = self._kinds()
@@ -173,12 +200,19 @@ class _Maker:
     def table(self) -> LatencyTable:
         """The table."""
         base, wholes, combinations = self._network()
-        found = []
-        for index, kind in enumerate(self.kinds):
+        timed: dict[int, SegmentTimes] = {}
+        full: list[int] = []
+        for index in sorted(range(len(self.kinds)), key=lambda index: -self.kinds[index].elements):
+            kind = self.kinds[index]
+            like = next((other for other in reversed(full) if kind.is_like(self.kinds[other])), None)
+            if like is not None:
+                timed[index] = _scaled(timed[like], kind, wholes[index])
+                continue
+            full.append(index)
             share = wholes[index] * len(kind.segments) / base
             said = f"timing segments like {kind.segments[0].layer} ({index + 1} of {len(self.kinds)})"
             self.progress.step(said)
-            found.append(self._times(kind, wholes[index], coarse=share < _SMALL))
+            timed[index] = self._times(kind, wholes[index], coarse=share < _SMALL)
         reached = {name for kind in self.kinds for names in kind.names for each in names for name, _ in each}
         places = [
             Place(index, segment.layer, names)
@@ -189,7 +223,7 @@ class _Maker:
             self.timer.kind,
             self.timer.device,
             base,
-            tuple(found),
+            tuple(timed[index] for index in range(len(self.kinds))),
             tuple(places),
             {name: unit.size for name, unit in self.units.items() if name in reached},
             misses={name: "no segment has it" for name in self.units if name not in reached},
@@ -364,6 +398,13 @@ def _dimensions(
             )
         )
     return found
+
+
+def _scaled(like: SegmentTimes, kind: _Kind, whole: float) -> SegmentTimes:
+    """The times of a kind of segment by the shares that cuts left of one with more tokens."""
+    start = like.times[like.whole]
+    times = {size: whole * time / start for size, time in like.times.items()}
+    return SegmentTimes(kind.segments[0].layer, kind.dimensions, times, like.spread)
 
 
 def _empty(stream: ir.Value, model: ir.Model) -> Graph:

@@ -41,10 +41,10 @@ def command(
         if model is None:
             latency_table.show_kept(as_json=as_json)
         else:
-            table = latency_table.make(
+            table, refused = latency_table.make(
                 model, target, precision.value, device, inputs or (), batch, again=measure
             )
-            latency_table.show(table, as_json=as_json)
+            latency_table.show(table, refused, as_json=as_json)
         return
     if model is not None:
         raise RequestError(f"{model!r} is one word too many", fix="write edgec devices table MODEL")

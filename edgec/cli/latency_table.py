@@ -18,8 +18,11 @@ def make(
     batch: int | None,
     *,
     again: bool,
-) -> LatencyTable:
+) -> tuple[LatencyTable, list[dict[str, str]]]:
     """Measure the table of a model, or predict it where its device is not connected.
+
+    Returns:
+        the table, and what cannot be cut: `layer` and `reason`.
 
     Raises:
         EdgecError: the model, the target or the device is not what it should be, or nothing can be cut.
@@ -48,22 +51,24 @@ def make(
         log = MatchLog()
         units = find_units(graph.model, log)
         if not units:
-            reasons = "; ".join(f"{miss.node}: {miss.reason}" for miss in log.misses[:3])
+            reasons = "; ".join(f"{miss.source}: {miss.reason}" for miss in log.misses[:3])
             raise JobError(f"nothing can be cut out of {model}: {reasons or 'it has no linear layer'}")
         candidate = next(each for each in found.candidates(graph, precision) if each.form != EXPORTED)
         connection = stack.enter_context(connect(device)) if is_connected and device else None
         timer = timer_for(found, candidate, connection=connection, profile=given, progress=steps)
-        return latency_table(graph, units, timer, progress=steps, again=again)
+        table = latency_table(graph, units, timer, progress=steps, again=again)
+    return table, [{"layer": miss.source, "reason": miss.reason} for miss in log.misses]
 
 
-def show(table: LatencyTable, *, as_json: bool) -> None:
-    """Print a table."""
+def show(table: LatencyTable, refused: Sequence[Mapping[str, str]], *, as_json: bool) -> None:
+    """Print a table, and what cannot be cut with the reasons."""
     from edgec.cli.output import print_json
 
+    fields = {**table.to_json(), "refused": list(refused)}
     if as_json:
-        print_json(table.to_json())
+        print_json(fields)
     else:
-        _print(table.to_json())
+        _print(fields)
 
 
 def show_kept(*, as_json: bool) -> None:
@@ -115,16 +120,19 @@ def _print(fields: Mapping[str, Any]) -> None:
                 for sizes, time in times.items()
                 if all(size == whole[other] for other, size in enumerate(sizes) if other != axis)
             }
+            offered = dimension["kind"] == "branch"
             rows += [
                 [
                     f"{segment['layer']}{f', {len(places)} alike' if len(places) > 1 else ''}",
-                    dimension["kind"],
+                    unit,
                     size,
-                    time,
-                    "" if dimension["kind"] == "branch" or size in levels[unit] else "no faster",
+                    1e3 * time,
+                    "" if offered or size in levels[unit] else "not offered: no faster",
                 ]
                 for size, time in sorted(alone.items(), reverse=True)
             ]
-    print_table(["segment", "what is cut", "kept", f"ms a segment, {fields['kind']}", ""], rows)
+    print_table(["segment", "unit", "kept", f"µs a segment, {fields['kind']}", ""], rows)
     for name, reason in fields["misses"].items():
         print(f"{name}: {reason}")
+    for miss in fields["refused"]:
+        print(f"not cut: {miss['layer']}: {miss['reason']}")

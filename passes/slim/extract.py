@@ -59,29 +59,37 @@ class Segment:
             and [(sizes(value), value.dtype) for value in self.exits] == [(shape, self.stream.dtype)]
         )
 
-    def digest(self) -> str:
-        """What it is up to its weights: ops, attributes, shapes, and constants that say shapes and axes."""
+    def digest(self, *, sized: bool = True) -> str:
+        """What it is up to its weights: ops, attributes, shapes, and constants that say shapes and axes.
+
+        Args:
+            sized: without, segments are equal that differ in their numbers of rows, tokens or pixels only.
+        """
         numbers: dict[ir.Value, str] = {}
         said: list[str] = []
         for value in (self.stream, *self.beside):
             numbers[value] = f"in{len(numbers)}"
-            said.append(f"{numbers[value]}:{value.dtype}:{sizes(value)}")
+            said.append(f"{numbers[value]}:{value.dtype}:{sizes(value) if sized else ''}")
         for node in self.nodes:
-            inputs = ["-" if value is None else numbers.get(value) or _of(value) for value in node.inputs]
+            inputs = [
+                "-" if value is None else numbers.get(value) or _of(value, sized=sized)
+                for value in node.inputs
+            ]
             attributes = sorted(f"{key}={_attribute(each)}" for key, each in node.attributes.items())
             said.append(f"{node.domain}:{node.op_type}({','.join(inputs)}){attributes}")
             for value in node.outputs:
-                numbers[value] = f"v{len(numbers)}:{sizes(value)}"
+                numbers[value] = f"v{len(numbers)}:{sizes(value) if sized else ''}"
         said.append(f"out={[numbers.get(value) for value in self.exits]}")
         return hashlib.sha256("\n".join(said).encode()).hexdigest()[:32]
 
 
-def _of(value: ir.Value) -> str:
+def _of(value: ir.Value, *, sized: bool) -> str:
     tensor = constant_tensor(value)
     if tensor is None:
-        return f"{value.dtype}:{sizes(value)}"
+        return f"{value.dtype}:{sizes(value) if sized else ''}"
+    is_float = tensor.dtype.is_floating_point()
     numbers = ""
-    if tensor.size <= _SMALL and (tensor.size == 1 or not tensor.dtype.is_floating_point()):
+    if tensor.size <= _SMALL and (tensor.size == 1 or not is_float) and (sized or is_float):
         numbers = str(np.asarray(tensor.numpy()).tolist())
     return f"{tensor.dtype}{tuple(tensor.shape)}{numbers}"
 

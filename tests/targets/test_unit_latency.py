@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,7 +24,7 @@ from edgec.devices.connections.local import LocalConnection
 from edgec.devices.latency_tables import Device, Kind
 from edgec.devices.profiles import profile
 from edgec.passes.slim.units import Unit
-from edgec.targets import target_named
+from edgec.targets import segment_timer, target_named
 from edgec.targets.base import Candidate
 from edgec.targets.predicted_timer import PredictedTimer, macs, work_of
 from edgec.targets.segment_timer import HostTimer, graph_of
@@ -40,33 +40,43 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
-def network(depth: int = 3, heads: int = 4, width: int = 8, hidden: int = 64) -> ir.Model:
-    """A transformer of some blocks, with a head behind it."""
+def network(depth: int = 3, tokens: Sequence[int] = ()) -> ir.Model:
+    """A transformer of some blocks, with a head behind it; with so many tokens in front of each block."""
+    heads, width, hidden = 4, 8, 64
     size, lines, weights = heads * width, [], {}
+    tokens = tokens or [6] * depth
     for b in range(depth):
+        if b and tokens[b] < tokens[b - 1]:
+            lines.append(f"c{b} = Slice(s{b}, zero, left{b}, one)")
+            weights[f"left{b}"] = i64(tokens[b])
+        stream = f"c{b}" if f"left{b}" in weights else f"s{b}"
         lines.append(
-            f"""a{b} = LayerNormalization(s{b}, gain) p{b} = MatMul(a{b}, w{b})
+            f"""a{b} = LayerNormalization({stream}, gain) p{b} = MatMul(a{b}, w{b})
             q{b}, k{b}, v{b} = Split <axis = -1, num_outputs = 3> (p{b})
-            q4{b} = Reshape(q{b}, split) k4{b} = Reshape(k{b}, split) v4{b} = Reshape(v{b}, split)
+            q4{b} = Reshape(q{b}, split{b}) k4{b} = Reshape(k{b}, split{b})
+            v4{b} = Reshape(v{b}, split{b})
             qt{b} = Transpose <perm = [0, 2, 1, 3]> (q4{b}) kt{b} = Transpose <perm = [0, 2, 1, 3]> (k4{b})
             vt{b} = Transpose <perm = [0, 2, 1, 3]> (v4{b})
             att{b} = Attention(qt{b}, kt{b}, vt{b}) at{b} = Transpose <perm = [0, 2, 1, 3]> (att{b})
-            m{b} = Reshape(at{b}, flat) o{b} = MatMul(m{b}, wo{b}) t{b} = Add(s{b}, o{b})
+            m{b} = Reshape(at{b}, flat{b}) o{b} = MatMul(m{b}, wo{b}) t{b} = Add({stream}, o{b})
             n{b} = LayerNormalization(t{b}, gain) u{b} = MatMul(n{b}, wu{b}) g{b} = Gelu(u{b})
             d{b} = MatMul(g{b}, wd{b}) s{b + 1} = Add(t{b}, d{b})"""
         )
         weights |= {
+            f"split{b}": i64(1, tokens[b], heads, width),
+            f"flat{b}": i64(1, tokens[b], size),
             f"w{b}": weight(size, 3 * size, seed=b),
             f"wo{b}": weight(size, size, seed=b + 20),
             f"wu{b}": weight(size, hidden, seed=b + 40),
             f"wd{b}": weight(hidden, size, seed=b + 60),
         }
     body = "\n".join(lines).replace("s0,", "x,")
+    ends = f"(float[1, {tokens[0]}, {size}] x) => (float[1, {tokens[-1]}, 5] y)"
     return graph(
-        f"(float[1, 6, {size}] x) => (float[1, 6, 5] y) {{ {body} y = MatMul(s{depth}, head) }}",
+        f"{ends} {{ {body} y = MatMul(s{depth}, head) }}",
         gain=np.ones(size, np.float32),
-        split=i64(1, 6, heads, width),
-        flat=i64(1, 6, size),
+        zero=i64(0),
+        one=i64(1),
         head=weight(size, 5, seed=99),
         **weights,
     )
@@ -109,10 +119,12 @@ def test_a_plan_that_cuts_everything_takes_what_the_cut_network_does() -> None:
     assert table.base == pytest.approx(timer.of(graph_of(model)))
     rng = np.random.default_rng(0)
     widths = [unit for unit in found if not unit.branches]
+    wholes = [unit for unit in found if unit.kind in ("attention", "mlp_block")]
+    assert len(widths) == 12
+    assert len(wholes) == 6
     for _ in range(12):
         kept = {unit.name: int(rng.integers(1, unit.size // unit.step + 1)) * unit.step for unit in widths}
-        kept["attention:layer.n7_Attention"] = int(rng.integers(2))
-        kept = {name: count for name, count in kept.items() if name in table.sizes}
+        kept |= {unit.name: int(rng.random() > 0.2) for unit in wholes}
         smaller = cut(model, units_of(model), {name: list(range(count)) for name, count in kept.items()})
         assert table.predict(kept) == pytest.approx(timer.of(graph_of(smaller)), rel=0.03)
 
@@ -147,7 +159,24 @@ def test_equal_blocks_are_timed_once_and_a_known_table_not_at_all() -> None:
     assert anew.timed == deep.timed
 
 
-def test_this_machine_times_what_its_engines_build() -> None:
+def test_segments_with_somewhat_fewer_tokens_are_timed_whole_only() -> None:
+    reduced = network(depth=6, tokens=[20, 18, 16, 16, 8, 8])
+    timer = KnownTimes()
+    table = latency_table(graph_of(reduced), units(reduced), timer)
+    plain = KnownTimes("another machine")
+    latency_table(graph_of(network(depth=6)), units(network(depth=6)), plain)
+    assert timer.timed < 3 * plain.timed
+    assert {len(segment.times) for segment in table.segments} != {1}
+    mlp = [unit.name for unit in units(reduced) if unit.kind == "mlp"]
+    kept = dict.fromkeys(mlp, 16)
+    smaller = cut(reduced, units_of(reduced), {name: list(range(count)) for name, count in kept.items()})
+    assert table.predict(kept) == pytest.approx(timer.of(graph_of(smaller)), rel=0.03)
+    assert table.predict({mlp[0]: 16}) < table.predict({mlp[5]: 16}) < table.base
+
+
+def test_this_machine_times_what_its_engines_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment_timer, "_BLOCKS", 2)
+    monkeypatch.setattr(segment_timer, "_BLOCK_SECONDS", 0.002)
     model = network(depth=2)
     target = target_named("x86:ort")
     candidate = target.candidates(graph_of(model), "fp32")[0]

@@ -33,8 +33,9 @@ def blocks(*widths: int, first: str = "x") -> tuple[str, dict[str, np.ndarray]]:
 
 def residual(*widths: int) -> ir.Model:
     body, weights = blocks(*widths)
+    ending = f"t = Relu(s{len(widths)}) y = MatMul(t, head)"
     return graph(
-        f"(float[2, 5, 12] x) => (float[2, 5, 7] y) {{ {body} t = Relu(s{len(widths)}) y = MatMul(t, head) }}",
+        f"(float[2, 5, 12] x) => (float[2, 5, 7] y) {{ {body} {ending} }}",
         head=weight(12, 7, seed=99),
         **weights,
     )
