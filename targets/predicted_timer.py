@@ -82,7 +82,7 @@ def work_of(model: ir.Model, width: int) -> list[Work]:
         if not _counts(node):
             continue
         weights = sum(
-            math.prod(tensor.shape)
+            tensor.size
             for value in node.inputs
             if value is not None and (tensor := constant_tensor(value)) is not None
         )

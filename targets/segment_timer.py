@@ -36,15 +36,15 @@ _PACKAGES = {"ort": "onnxruntime", "openvino": "openvino"}
 
 
 class Timer(Protocol):
-    """Times networks on one device, with one engine.
+    """Times networks on one device, with one engine."""
 
-    Attributes:
-        kind: whether it measures or predicts.
-        device: what its times belong to.
-    """
+    @property
+    def kind(self) -> Kind:
+        """Whether it measures or predicts."""
 
-    kind: Kind
-    device: Device
+    @property
+    def device(self) -> Device:
+        """What its times belong to."""
 
     def times(self, networks: Mapping[Name, Graph]) -> dict[Name, tuple[float, float]]:
         """Milliseconds of a run of each network, and the range of its blocks over their median.

@@ -328,9 +328,12 @@ def _constant(value: ir.Value, index: int, initializers: dict[str, ir.Value]) ->
     tensor = constant_tensor(value)
     assert tensor is not None
     # A weight that several segments share is one in the network too.
-    name = f"{value.name}"
+    name = str(value.name)
     if name not in initializers:
         initializers[name] = ir.Value(
-            name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+            name=name,
+            shape=ir.Shape([size for size in tensor.shape if isinstance(size, int)]),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
         )
     return initializers[name]
