@@ -102,6 +102,7 @@ class LatencyTable:
     sizes: Mapping[str, int]
     combinations: list[tuple[dict[str, int], float]] = dataclasses.field(default_factory=list)
     misses: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    _learnt: np.ndarray | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
     def predict(self, kept: Mapping[str, int]) -> float:
         """Milliseconds of the network with so many members of these units; others stay whole.
@@ -134,6 +135,7 @@ class LatencyTable:
         self._check(kept)
         self.combinations = [entry for entry in self.combinations if not self._same(entry[0], kept)]
         self.combinations.append((dict(kept), measured / (base or self.base)))
+        self._learnt = None
 
     def levels(self, unit: str) -> tuple[int, ...]:
         """The sizes of a unit that are worth trying, largest first, the whole one among them.
@@ -207,6 +209,12 @@ class LatencyTable:
 
     def _factors(self) -> np.ndarray:
         """(kinds,) what a kind's savings are worth in the network."""
+        if self._learnt is None:
+            self._learnt = self._fitted()
+        return self._learnt
+
+    def _fitted(self) -> np.ndarray:
+        """The factors by ridge over the networks that were measured."""
         count = len(self.segments)
         if not self.combinations or not count:
             return np.ones(count)

@@ -27,7 +27,7 @@ Name = TypeVar("Name", bound=Hashable)
 _ABREAST = 8
 """Engines that are open at a time, beside the one that all are compared with."""
 
-_BLOCKS = 7
+_BLOCKS = 5
 _BLOCK_SECONDS = 0.04
 """Short and many: what disturbs the machine for a moment spoils a block, not the median."""
 

@@ -47,7 +47,7 @@ _FEWER = 1.4
 attention's products with its weights lose in proportion to its tokens, those between tokens with the square.
 Its whole time is measured anyway."""
 
-_EMPTY, _WHOLE = "empty", "whole"
+_WHOLE = "whole"
 
 Names = tuple[tuple[str, int], ...]
 """The units that cut one dimension, as in `Place.units`."""
@@ -73,6 +73,12 @@ class _Kind:
     def elements(self) -> int:
         """Elements of the stream: they tell how many tokens or pixels it carries."""
         return math.prod(size or 1 for size in sizes_of(self.segments[0].stream) or ())
+
+    @property
+    def empty(self) -> str:
+        """The name of an empty network with its stream."""
+        stream = self.segments[0].stream
+        return f"empty {stream.dtype}{sizes_of(stream)}"
 
     @functools.cached_property
     def family(self) -> str:
@@ -269,12 +275,12 @@ class _Maker:
             for index, kind in enumerate(self.kinds):
                 model = in_a_row(self.graph.model, kind.segments[: kind.row])
                 networks[f"kind {index}"] = graph_of(model)
-                networks[f"empty {index}"] = _empty(kind.segments[0].stream, self.graph.model)
+                networks[kind.empty] = _empty(kind.segments[0].stream, self.graph.model)
             times = self.timer.times(networks)
             kept = {name: time for name, (time, _) in times.items()}
             latency_cache.write(self.timer.device, what, kept)
         wholes = [
-            max(kept[f"kind {index}"] - kept[f"empty {index}"], 1e-6) / kind.row
+            max(kept[f"kind {index}"] - kept[kind.empty], 1e-6) / kind.row
             for index, kind in enumerate(self.kinds)
         ]
         shares = [(plan, kept[f"plan {index}"] / kept[_WHOLE]) for index, plan in enumerate(plans)]
@@ -302,7 +308,7 @@ class _Maker:
         whole = tuple(dimension.size for dimension in kind.dimensions)
         networks: dict[str, Graph] = {
             _key(whole): graph_of(in_a_row(self.graph.model, kind.segments[: kind.row])),
-            _EMPTY: _empty(kind.segments[0].stream, self.graph.model),
+            kind.empty: _empty(kind.segments[0].stream, self.graph.model),
         }
         gone = []
         for sizes in wanted:
@@ -314,7 +320,7 @@ class _Maker:
             else:
                 networks[_key(sizes)] = row
         found = self.timer.times(networks)
-        empty = found.pop(_EMPTY)[0]
+        empty = found.pop(kind.empty)[0]
         start = max(found[_key(whole)][0] - empty, 1e-6)
         ratios = {name: max(time - empty, 0.0) / start for name, (time, _) in found.items()}
         return {**ratios, **{_key(sizes): 0.0 for sizes in gone}, "spread": found[_key(whole)][1]}
