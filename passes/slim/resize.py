@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
-from edgec.passes.editing import Editor, attribute, constant, rank, sizes
-from edgec.passes.slim.movement_rules import paddings, taken, vector_axis
+from edgec.passes.editing import Editor, attribute, constant, producer, rank, sizes
+from edgec.passes.slim.movement_rules import paddings, shape_entries, taken, vector_axis
 from edgec.passes.slim.rules import head_counts
 
 Kept = dict[ir.Value, dict[int, np.ndarray]]
@@ -49,18 +49,32 @@ def _ints(editor: Editor, node: ir.Node, index: int, numbers: np.ndarray | list[
 
 def _shape(editor: Editor, node: ir.Node, kept: Kept) -> None:
     """Reshape and Expand: the sizes that they make."""
-    out = node.outputs[0]
-    shape = constant(node.inputs[1])
-    if shape is None or out not in kept:
+    out, given = node.outputs[0], node.inputs[1]
+    entries = shape_entries(given)
+    if given is None or entries is None or out not in kept:
         return
-    shape = shape.copy()
-    first = (rank(out) or 0) - len(shape)  # an Expand may leave leading axes out
-    for place, given in enumerate(shape):
+    first = (rank(out) or 0) - len(entries)  # an Expand may leave leading axes out
+    for place, number in enumerate(entries):
         size = _size(out, place + first, kept)
         # An Expand leaves a 1 to its operand's size, a Reshape finds a -1 by itself.
-        if size is not None and given != (1 if is_op(node, "Expand") else -1):
-            shape[place] = size
-    _ints(editor, node, 1, shape, "shape")
+        if size is not None and number not in (None, 1 if is_op(node, "Expand") else -1):
+            entries[place] = size
+    maker = producer(given, "Concat")
+    if maker is None:
+        _ints(editor, node, 1, [number or 0 for number in entries], "shape")
+        return
+    parts: list[ir.Value | None] = []
+    for part in maker.inputs:
+        count = (sizes(part) or (0,))[0] or 0
+        numbers, entries = entries[:count], entries[count:]
+        own = part
+        if constant(part) is not None:
+            own = editor.initializer(np.array(numbers, np.int64), f"{node.name}/sizes")
+        parts.append(own)
+    shape = editor.node(
+        "Concat", parts, like=node, attributes={"axis": 0}, shape=given.shape, dtype=given.dtype
+    )
+    node.replace_input_with(1, shape)
 
 
 def _split(editor: Editor, node: ir.Node, kept: Kept) -> None:
