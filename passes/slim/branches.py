@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -10,8 +11,8 @@ import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
 from edgec.core.op_traits import CONTRACTION, MOVEMENT, POOLING, ZERO_PRESERVING
-from edgec.passes.editing import constant_tensor, rank, same_shape
-from edgec.passes.slim.layers import LINEAR, common_layer, is_pointwise
+from edgec.passes.editing import rank, same_shape, sizes
+from edgec.passes.slim.layers import LINEAR, common_layer, is_pointwise, is_weight
 from edgec.passes.slim.units import Branch, Extent
 
 _WORK = CONTRACTION | POOLING
@@ -43,7 +44,7 @@ class Found:
     def zeros(self, member: int) -> list[Extent]:
         """The constants that make the branch zero where they are; empty where its end is of another form."""
         return [
-            Extent(str(value.name), 0, np.full(int(value.shape[0]), member))  # type: ignore[index]
+            Extent(str(value.name), 0, np.full((sizes(value) or (0,))[0] or 0, member))
             for value in _last_constants(self.add.inputs[1 - self.skip])
         ]
 
@@ -89,7 +90,7 @@ def blocks(branches: list[Found]) -> list[tuple[Found, ...]]:
 
 
 def stacks(branches: list[Found]) -> list[list[tuple[Found, ...]]]:
-    """The blocks of each stream of one shape, where they stand behind one another."""
+    """The blocks of each stream of one size, where they stand behind one another."""
     before = _predecessors(branches)
     found: list[list[tuple[Found, ...]]] = []
     for block in blocks(branches):
@@ -157,7 +158,7 @@ def _kind(own: Iterable[ir.Node]) -> str:
     for node in own:
         if is_op(node, "Attention", "Softmax") or node.domain == EDGEC_DOMAIN:
             return "attention"
-        if is_op(node, "MatMul") and not any(constant_tensor(value) is not None for value in node.inputs):
+        if is_op(node, "MatMul") and not any(is_weight(value) for value in node.inputs):
             return "attention"
         if node.op_type in POOLING or (is_op(node, *LINEAR) and not is_pointwise(node)):
             kinds.add("conv_block")
@@ -170,7 +171,7 @@ def _layer(own: Iterable[ir.Node]) -> str:
 
 
 def _predecessors(branches: list[Found]) -> dict[Found, Found]:
-    """For each branch the nearest one in front, on the way around it, in a stream of the same shape."""
+    """For each branch the nearest one in front, on the way around it, in a stream of as many elements."""
     by_sum = {branch.add.outputs[0]: (place, branch) for place, branch in enumerate(branches)}
     found: dict[Found, Found] = {}
     for branch in branches:
@@ -178,9 +179,31 @@ def _predecessors(branches: list[Found]) -> dict[Found, Found]:
         assert around is not None
         earlier = [by_sum[value] for value in _stream(around) if value in by_sum]
         near = max(earlier, key=lambda item: item[0], default=None)
-        if near is not None and same_shape(near[1].add.outputs[0], branch.add.outputs[0]):
+        if near is not None and _elements(near[1].add.outputs[0]) == _elements(branch.add.outputs[0]):
             found[branch] = near[1]
     return found
+
+
+def _elements(value: ir.Value) -> tuple[int, list[str]]:
+    """How many elements a value has: the product of its sizes, and the open ones."""
+    shape = value.shape
+    assert shape is not None
+    return (
+        math.prod(size for size in shape if isinstance(size, int)),
+        sorted(str(size) for size in shape if not isinstance(size, int)),
+    )
+
+
+def _moved_whole(node: ir.Node) -> ir.Value | None:
+    """What a Concat puts together again, where all its parts are of one value; None otherwise."""
+    sources = set()
+    for value in node.inputs:
+        while value is not None and (maker := value.producer()) is not None:
+            if maker.op_type not in MOVEMENT - {"Concat"}:
+                break
+            value = maker.inputs[0]
+        sources.add(value)
+    return sources.pop() if len(sources) == 1 else None
 
 
 def _last_constants(value: ir.Value | None) -> list[ir.Value]:
@@ -198,7 +221,9 @@ def _last_constants(value: ir.Value | None) -> list[ir.Value]:
         if is_op(node, "Add") and len(given) == 2 and len(constants) == 1:
             found += constants
             value = next(each for each in given if each is not constants[0])
-        elif node.op_type in MOVEMENT - {"Concat"} or node.op_type in ZERO_PRESERVING:
+        elif is_op(node, "Concat"):
+            value = _moved_whole(node)
+        elif node.op_type in MOVEMENT or node.op_type in ZERO_PRESERVING:
             value = node.inputs[0]
         else:
             return []

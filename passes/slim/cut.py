@@ -41,7 +41,8 @@ class CutUnits(Pass):
 
     Args:
         units: the units of this graph.
-        kept: by a unit's name, the members that stay; others keep all.
+        kept: by a unit's name, the members that stay; others keep all. Where a value would be left with none,
+            one member more stays (`Unit.completed`).
     """
 
     name = "slim.cut"
@@ -51,14 +52,13 @@ class CutUnits(Pass):
 
     def __init__(self, units: Sequence[Unit] = (), kept: Mapping[str, Collection[int]] | None = None) -> None:
         self.units = tuple(units)
-        self.kept = dict(kept or {})
+        known = {unit.name: unit for unit in units}
+        self.kept = {name: known[name].completed(members) for name, members in (kept or {}).items()}
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Cut every unit that loses members."""
         editor = Editor(model, self.name, log)
-        cut = [
-            unit for unit in self.units if len(set(self.kept.get(unit.name, range(unit.size)))) < unit.size
-        ]
+        cut = [unit for unit in self.units if len(self.kept.get(unit.name, range(unit.size))) < unit.size]
         self._check(model, cut)
         self._narrow(editor, cut)
         self._leave_out(editor, cut)
@@ -68,7 +68,7 @@ class CutUnits(Pass):
         log.matches += [unit.layer for unit in cut]
 
     def _check(self, model: ir.Model, cut: Sequence[Unit]) -> None:
-        """Every unit belongs to this graph and keeps what it can do without.
+        """Every unit belongs to this graph.
 
         Raises:
             JobError: one does not.
@@ -92,8 +92,6 @@ class CutUnits(Pass):
                     f"unit {unit.name} is not of this graph: it has no `{(*gone, unit.node)[0]}`",
                     fix="find the units of this graph and plan again",
                 )
-            if not unit.branches and not self.kept[unit.name]:
-                raise JobError(f"unit {unit.name} would lose all its members", fix="keep one at least")
 
     def _leave_out(self, editor: Editor, cut: Sequence[Unit]) -> None:
         """Let whoever reads a sum read what went around a branch that leaves."""
@@ -119,11 +117,7 @@ class CutUnits(Pass):
         for unit in cut:
             node = nodes.get(unit.node)
             matrix = None if node is None or unit.kind != RANK else weight_matrix(node)
-            if (
-                node is None
-                or matrix is None
-                or (rank := len(set(self.kept[unit.name]))) >= min(matrix.shape)
-            ):
+            if node is None or matrix is None or (rank := len(self.kept[unit.name])) >= min(matrix.shape):
                 continue
             split_product(editor, node, *factors(matrix, rank))
 

@@ -15,6 +15,7 @@ from edgec.passes.slim.layers import (
     common_layer,
     is_depthwise,
     is_pointwise,
+    is_weight,
     layer_parts,
     made_channels,
     summed_axis,
@@ -112,9 +113,9 @@ class _Finder:
         self.log.matched(node)
 
     def _is_known(self, kind: str, value: ir.Value, axis: int) -> bool:
-        """Whether a unit of the same kind has the axis already: attentions that share their weights."""
+        """Whether its members are a unit: attentions share weights, or are part of something wider."""
         return any(
-            unit.kind == kind
+            (unit.kind == kind or unit.kind not in ("mlp", "heads"))
             and any(each.value == value.name and each.axis == axis for each in unit.activations)
             for unit in self.units
         )
@@ -127,7 +128,8 @@ class _Finder:
 
     def _unit(self, kind: str, node: ir.Node, group: Group, free: list[int]) -> Unit:
         number = {root: place for place, root in enumerate(free)}
-        slices, activations = [], []
+        slices: list[Extent] = []
+        activations: list[Extent] = []
         for value, places in group.held.items():
             for axis, members in places.items():
                 roots = group.roots(members)
@@ -136,7 +138,7 @@ class _Finder:
                     extent = Extent(str(value.name), axis, table)
                     (slices if value.is_initializer() else activations).append(extent)
         readers = [reader for node in group.nodes if (reader := _reader(node, group)) is not None]
-        if kind == "channels":
+        if kind == "channels" or (kind != "heads" and any(_adds(node, group) for node in group.nodes)):
             kind = _kind(group)
         layer = _layer(kind, node, group)
         return Unit(
@@ -177,7 +179,7 @@ def _kind(group: Group) -> str:
     `residual` is a normalised stream that branches are added to, `heads` those of an attention without a
     softmax, `mlp` between two layers with a nonlinear function that mix no places, else `channels`.
     """
-    sums = [node for node in group.nodes if is_op(node, "Add") and _joins(node, group)]
+    sums = [node for node in group.nodes if _adds(node, group)]
     if sums and group.normalized:
         return "residual"
     if any(is_op(node, "MatMul") and _joins(node, group) for node in group.nodes):
@@ -189,16 +191,20 @@ def _kind(group: Group) -> str:
     return "mlp"
 
 
+def _adds(node: ir.Node, group: Group) -> bool:
+    return is_op(node, "Add") and _joins(node, group)
+
+
 def _joins(node: ir.Node, group: Group) -> bool:
     """Whether all operands of a node are activations with members."""
-    return all(value in group.held and not value.is_initializer() for value in node.inputs)
+    return all(value in group.held and not is_weight(value) for value in node.inputs)
 
 
 def _layer(kind: str, node: ir.Node, group: Group) -> str:
-    """The layer a unit is told by: of an MLP what its linear layers share, else the first of them."""
-    first = source_layer(node)
-    if kind != "mlp":
-        return first
-    shared = common_layer(source_layer(each) for each in group.nodes if is_op(each, *LINEAR))
-    near = len(layer_parts(shared)) >= len(layer_parts(first)) - 2
-    return shared if shared and near else first
+    """The layer a unit is told by: what its linear layers share, where that is near, or where it starts."""
+    layers = [source_layer(each) for each in group.nodes if is_op(each, *LINEAR)]
+    if kind in ("channels", "residual") or not layers:
+        return source_layer(node)
+    shared = common_layer(layers)
+    near = len(layer_parts(shared)) >= len(layer_parts(layers[0])) - 2
+    return shared if shared and near else source_layer(node)

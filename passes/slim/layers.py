@@ -8,10 +8,16 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
-from edgec.passes.editing import attribute, constant_tensor, rank, sizes
+from edgec.passes.editing import attribute, constant_tensor, producer, rank, sizes
 
 LINEAR = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 """Ops of a linear layer, where one operand is a constant."""
+
+
+def is_weight(value: ir.Value | None) -> bool:
+    """Whether a value is a constant, as it is or as it is stored in fewer bits."""
+    node = producer(value, "DequantizeLinear")
+    return constant_tensor(value if node is None else node.inputs[0]) is not None
 
 
 def is_depthwise(node: ir.Node) -> bool:
@@ -22,11 +28,11 @@ def is_depthwise(node: ir.Node) -> bool:
 
 
 def is_pointwise(node: ir.Node) -> bool:
-    """Whether a linear layer mixes channels, and no places."""
+    """Whether a linear layer mixes all channels, and no places."""
     if is_op(node, "MatMul", "Gemm"):
         return True
     shape = sizes(node.inputs[1])
-    return shape is not None and all(size == 1 for size in shape[2:]) and not is_depthwise(node)
+    return shape is not None and all(size == 1 for size in shape[2:]) and attribute(node, "group", 1) == 1
 
 
 def made_channels(node: ir.Node) -> tuple[ir.Value, int] | None:
@@ -37,11 +43,11 @@ def made_channels(node: ir.Node) -> tuple[ir.Value, int] | None:
     if count is None:
         return None
     if is_op(node, "MatMul"):
-        left, right = (constant_tensor(value) is not None for value in node.inputs[:2])
+        left, right = (is_weight(value) for value in node.inputs[:2])
         if left == right:
             return None
         return (out, count - 1) if right else (out, count - 2)
-    if constant_tensor(node.inputs[1]) is None or is_depthwise(node):
+    if not is_weight(node.inputs[1]) or is_depthwise(node):
         return None
     return out, 1
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN, is_op
 from edgec.core.op_traits import BROADCASTING, POOLING, REDUCTION, UNARY
-from edgec.passes.editing import attribute, constant, rank, sizes
+from edgec.passes.editing import attribute, constant, consumers, rank, sizes
 from edgec.passes.fuse.matching import reduced_axes
 from edgec.passes.slim.dependencies import Group, Rule
 from edgec.passes.slim.movement_rules import MOVEMENT_RULES
@@ -384,6 +384,25 @@ def _resize(group: Group, node: ir.Node) -> None:
     _tie_except(group, node, mixed, "Resize mixes the members as places")
 
 
+def _shape(group: Group, node: ir.Node) -> None:
+    """Sizes that are read may be of other axes only."""
+    count = rank(node.inputs[0]) or 0
+    first, last, _ = slice(attribute(node, "start", 0), attribute(node, "end")).indices(count)
+    held = [place for place in range(first, last) if place in group.axes(node.inputs[0])]
+    for reader in consumers(node.outputs[0]):
+        index = constant(reader.inputs[1]) if is_op(reader, "Gather") else None
+        if index is None or node.outputs[0].is_graph_output():
+            break
+        if any(first + int(place) % (last - first) in held for place in index.reshape(-1)):
+            break
+    else:
+        return
+    for axis in held:
+        members = group.members(node.inputs[0], axis)
+        assert members is not None
+        group.hold(members, "the graph computes with their number", node)
+
+
 def _quantization(group: Group, node: ir.Node) -> None:
     _first(group, node)
     axis = int(attribute(node, "axis", 1)) % (rank(node.inputs[0]) or 1)
@@ -428,7 +447,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(REDUCTION, _reduction),
     **dict.fromkeys(POOLING - {"RoiAlign", "MaxRoiPool"}, _pool),
     **MOVEMENT_RULES,
-    "Dropout": _first,
+    **dict.fromkeys(("Identity", "Dropout"), _first),
     "Softmax": _along,
     "LogSoftmax": _along,
     "Hardmax": _along,
@@ -446,6 +465,7 @@ _RULES: dict[str, Rule] = {
     "Attention": _attention,
     "RotaryEmbedding": _rotary,
     "Resize": _resize,
+    "Shape": _shape,
     "QuantizeLinear": _quantization,
     "DequantizeLinear": _quantization,
 }

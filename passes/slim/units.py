@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection
 
 import numpy as np
@@ -120,6 +121,25 @@ class Unit:
     def block(self) -> int:
         """Entries of one member on that axis."""
         return self._read.block
+
+    def completed(self, kept: Collection[int]) -> frozenset[int]:
+        """The members that stay when these should: with the first of each value that would be left with none.
+
+        A width keeps its first member at least; a whole unit may lose all.
+        """
+        stay = set(kept)
+        if self.branches:
+            return frozenset(stay)
+        for needed in (frozenset(range(self.size)), *self._parts):
+            if not needed & stay:
+                stay.add(min(needed))
+        return frozenset(stay)
+
+    @functools.cached_property
+    def _parts(self) -> frozenset[frozenset[int]]:
+        """The members of each axis that has no others."""
+        tables = [extent.members for extent in (*self.slices, *self.activations)]
+        return frozenset(frozenset(np.unique(table).tolist()) for table in tables if (table >= 0).all())
 
     @property
     def consumers(self) -> tuple[str, ...]:
