@@ -6,10 +6,11 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import onnx_ir as ir
 
-from edgec.core.errors import RequestError
+from edgec.core.errors import JobError, RequestError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress, Silent
 from edgec.devices import latency_cache
@@ -48,6 +49,8 @@ attention's products with its weights lose in proportion to its tokens, those be
 Its whole time is measured anyway."""
 
 _WHOLE = "whole"
+
+_REFUSED = "it, or one that equals it, cannot be cut to any of its sizes"
 
 Names = tuple[tuple[str, int], ...]
 """The units that cut one dimension, as in `Place.units`."""
@@ -199,6 +202,7 @@ class _Maker:
         self.progress = progress
         # A prediction costs nothing, and its profile may have been corrected.
         self.again = again or timer.kind == "predicted"
+        self.refused: dict[str, str] = {}
         self.segments = parted(graph.model.graph)
         self.names = _dimensions(self.segments, units)
         self.kinds = self._kinds()
@@ -231,11 +235,12 @@ class _Maker:
             base,
             tuple(timed[index] for index in range(len(self.kinds))),
             tuple(places),
-            {name: unit.size for name, unit in self.units.items() if name in reached},
-            misses={name: "no segment has it" for name in self.units if name not in reached},
+            {name: unit.size for name, unit in self.units.items() if name in reached - self.refused.keys()},
+            misses={name: "no segment has it" for name in self.units if name not in reached} | self.refused,
         )
         for kept, share in combinations:
-            table.correct(kept, share * base)
+            if kept.keys() <= table.sizes.keys():
+                table.correct(kept, share * base)
         return table
 
     def _kinds(self) -> list[_Kind]:
@@ -259,7 +264,7 @@ class _Maker:
             milliseconds of the network; of one segment of each kind; and what was kept of cut networks, with
             their time over the whole one's.
         """
-        plans = self._plans()
+        plans = [plan for plan in self._plans() if self._can_be_cut(plan)]
         what = {
             "network": [segment.digest() for segment in self.segments],
             "rows": [[kind.digest, kind.row] for kind in self.kinds],
@@ -295,35 +300,53 @@ class _Maker:
             "dimensions": [dataclasses.asdict(dimension) for dimension in kind.dimensions],
             **_made_by(),
         }
-        kept = {} if self.again else latency_cache.read(self.timer.device, what) or {}
+        kept: dict[str, Any] = {} if self.again else latency_cache.read(self.timer.device, what) or {}
         missing = [sizes for sizes in wanted if _key(sizes) not in kept]
         if missing:
             kept |= self._measured(kind, missing)
             latency_cache.write(self.timer.device, what, kept)
-        times = {sizes: whole * float(kept[_key(sizes)]) for sizes in wanted}
+        self._refuse(kind, kept)
+        times = {sizes: whole * kept[_key(sizes)] for sizes in wanted if kept[_key(sizes)] is not None}
         return SegmentTimes(kind.segments[0].layer, kind.dimensions, times, float(kept.get("spread", 0.0)))
 
-    def _measured(self, kind: _Kind, wanted: Iterable[Sizes]) -> dict[str, float]:
-        """Of each size, the time over the whole segment's."""
+    def _refuse(self, kind: _Kind, kept: Mapping[str, float | None]) -> None:
+        """Remember the units that could not be cut to any size."""
+        whole = tuple(dimension.size for dimension in kind.dimensions)
+        for place, dimension in enumerate(kind.dimensions):
+            alone = [
+                kept.get(_key((*whole[:place], level, *whole[place + 1 :])))
+                for level in dimension.levels(coarse=True)
+                if level != dimension.size
+            ]
+            if alone and all(time is None for time in alone):
+                self.refused |= {name: _REFUSED for names in kind.names for name, _ in names[place]}
+
+    def _measured(self, kind: _Kind, wanted: Iterable[Sizes]) -> dict[str, float | None]:
+        """Of each size, the time over the whole segment's; None where the units cannot be cut to it."""
         whole = tuple(dimension.size for dimension in kind.dimensions)
         networks: dict[str, Graph] = {
             _key(whole): graph_of(in_a_row(self.graph.model, kind.segments[: kind.row])),
             kind.empty: _empty(kind.segments[0].stream, self.graph.model),
         }
-        gone = []
+        ratios: dict[str, float | None] = {}
         for sizes in wanted:
             if sizes == whole:
                 continue
-            row = self._row(kind, sizes)
+            try:
+                row = self._row(kind, sizes)
+            except JobError as error:
+                self.progress.note(f"{kind.segments[0].layer}: {error.what}")
+                ratios[_key(sizes)] = None
+                continue
             if row is None:
-                gone.append(sizes)
+                ratios[_key(sizes)] = 0.0
             else:
                 networks[_key(sizes)] = row
         found = self.timer.times(networks)
         empty = found.pop(kind.empty)[0]
         start = max(found[_key(whole)][0] - empty, 1e-6)
-        ratios = {name: max(time - empty, 0.0) / start for name, (time, _) in found.items()}
-        return {**ratios, **{_key(sizes): 0.0 for sizes in gone}, "spread": found[_key(whole)][1]}
+        ratios |= {name: max(time - empty, 0.0) / start for name, (time, _) in found.items()}
+        return {**ratios, "spread": found[_key(whole)][1]}
 
     def _row(self, kind: _Kind, sizes: Sizes) -> Graph | None:
         """Segments of a kind cut to a size; None where nothing is left of them."""
@@ -345,6 +368,14 @@ class _Maker:
         units = [self.units[name] for name in kept]
         CutUnits(units, {name: range(count) for name, count in kept.items()}).apply(model, MatchLog())
         return model
+
+    def _can_be_cut(self, kept: Mapping[str, int]) -> bool:
+        """Whether nothing stands in the way of cutting these units together."""
+        try:
+            self._cut(kept)
+        except JobError:
+            return False
+        return bool(kept)
 
     def _plans(self) -> list[dict[str, int]]:
         """Two cut networks that show what savings are worth: every width at half, and one kind at a quarter.

@@ -174,6 +174,22 @@ def test_segments_with_somewhat_fewer_tokens_are_timed_whole_only() -> None:
     assert table.predict({mlp[0]: 16}) < table.predict({mlp[5]: 16}) < table.base
 
 
+def test_a_unit_that_cannot_be_cut_is_told_and_leaves_the_others() -> None:
+    model = network()
+    found = units(model)
+    broken = next(unit for unit in found if unit.kind == "mlp")
+    other = dataclasses.replace(broken.activations[0], value="of another graph")
+    wrong = dataclasses.replace(broken, activations=(*broken.activations, other))
+    given = [wrong if unit is broken else unit for unit in found if not unit.branches]
+    alone = latency_table(graph_of(model), given, KnownTimes())
+    assert broken.name in alone.misses
+    assert all(name.startswith("mlp:") for name in alone.misses)
+    with pytest.raises(RequestError, match=r"says nothing of .* cannot be cut to any"):
+        alone.predict({broken.name: 16})
+    heads = next(unit for unit in given if unit.kind == "heads")
+    assert alone.predict({heads.name: 1}) < alone.base
+
+
 def test_this_machine_times_what_its_engines_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment_timer, "_BLOCKS", 2)
     monkeypatch.setattr(segment_timer, "_BLOCK_SECONDS", 0.002)
