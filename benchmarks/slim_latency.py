@@ -36,7 +36,8 @@ from edgec.passes.slim.find import find_units
 from edgec.passes.slim.plan import SlimPlan
 from edgec.passes.slim.units import Unit
 from edgec.targets.base import Candidate
-from edgec.targets.unit_latency import latency_table, timer_for
+from edgec.targets.timers import timer_for
+from edgec.targets.unit_latency import latency_table
 from edgec.targets.x86.forms import EXPORTED
 from edgec.targets.x86.target import X86
 

@@ -10,14 +10,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from edgec.core.errors import JobError, RequestError
+from edgec.core.errors import JobError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress, Silent
 from edgec.devices import latency_cache
-from edgec.devices.connections.base import Connection
 from edgec.devices.latency_tables import LatencyTable, Place
-from edgec.devices.profiles import DeviceProfile
-from edgec.devices.profiles import profile as profile_named
 from edgec.devices.segment_times import Dimension, SegmentTimes, Sizes, points
 from edgec.passes.editing import sizes as sizes_of
 from edgec.passes.infra import MatchLog
@@ -25,12 +22,7 @@ from edgec.passes.slim.cut import CutUnits
 from edgec.passes.slim.extract import Segment, between, in_a_row, parted
 from edgec.passes.slim.plan import share_kept
 from edgec.passes.slim.units import RANK, Unit
-from edgec.targets.base import Candidate, Target
-from edgec.targets.device_timer import DeviceTimer
-from edgec.targets.jetson.target import Jetson
-from edgec.targets.predicted_timer import PredictedTimer
-from edgec.targets.segment_timer import HostTimer, Timer, graph_of
-from edgec.targets.x86.forms import EXPORTED
+from edgec.targets.segment_timer import Timer, graph_of
 from edgec.version import __version__
 
 _IN_A_ROW = 4
@@ -140,56 +132,6 @@ def latency_table(
     table = _Maker(graph, units, timer, progress, again=again).table()
     latency_cache.keep(graph.source.spec, table)
     return table
-
-
-def timer_for(
-    target: Target,
-    candidate: Candidate,
-    *,
-    connection: Connection | None = None,
-    profile: DeviceProfile | None = None,
-    progress: Progress | None = None,
-) -> Timer:
-    """What times a target's engines: this machine, a connected device, or a device's profile.
-
-    Args:
-        target: the target.
-        candidate: one of its engines.
-        connection: the device, where one is connected.
-        profile: the device to predict for, where none is; a Jetson target knows its own.
-        progress: told what a connected device does.
-
-    Raises:
-        RequestError: the candidate is no engine of a cut graph, the connection leads to a device that the
-            target is not for, or there is nothing to predict from.
-    """
-    if candidate.form == EXPORTED:
-        raise RequestError(
-            f"{candidate.name} is built from the exporter's own file, which no plan cuts",
-            fix="take another engine",
-        )
-    candidate = dataclasses.replace(candidate, kept=())
-    if target.runs_here:
-        if connection is not None or profile is not None:
-            raise RequestError(
-                f"engines of {target.name} are timed on this machine", fix="leave --device out"
-            )
-        return HostTimer(target, candidate)
-    if isinstance(target, Jetson):
-        if connection is not None:
-            return DeviceTimer(target, candidate, connection, progress or Silent())
-        profile = profile or profile_named(target.device.name)
-    elif connection is not None:
-        raise RequestError(
-            f"engines of {target.name} are not timed over a connection",
-            fix="give a device's profile with --device",
-        )
-    if profile is None:
-        raise RequestError(
-            f"the device of {target.name} is not known, so nothing can be predicted",
-            fix="name its profile with --device; edgec devices lists them",
-        )
-    return PredictedTimer(profile, candidate)
 
 
 class _Maker:

@@ -37,7 +37,8 @@ def make(
     from edgec.passes.slim.find import find_units
     from edgec.targets import target_named
     from edgec.targets.base import PreparesGraphs
-    from edgec.targets.unit_latency import latency_table, timer_for
+    from edgec.targets.timers import timer_for
+    from edgec.targets.unit_latency import latency_table
     from edgec.targets.x86.forms import EXPORTED
 
     found = target_named(target)

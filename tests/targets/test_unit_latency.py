@@ -28,7 +28,8 @@ from edgec.targets import segment_timer, target_named
 from edgec.targets.base import Candidate
 from edgec.targets.predicted_timer import PredictedTimer, macs, work_of
 from edgec.targets.segment_timer import HostTimer, graph_of
-from edgec.targets.unit_latency import latency_table, timer_for
+from edgec.targets.timers import timer_for
+from edgec.targets.unit_latency import latency_table
 
 Name = TypeVar("Name", bound=Hashable)
 

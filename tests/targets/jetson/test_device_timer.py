@@ -19,7 +19,7 @@ from edgec.devices.connections import connect  # noqa: E402
 from edgec.targets import target_named  # noqa: E402
 from edgec.targets.device_timer import DeviceTimer  # noqa: E402
 from edgec.targets.segment_timer import graph_of  # noqa: E402
-from edgec.targets.unit_latency import timer_for  # noqa: E402
+from edgec.targets.timers import timer_for  # noqa: E402
 
 
 @pytest.fixture
