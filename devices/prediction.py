@@ -10,6 +10,7 @@ ops that run elsewhere. A figure outside of its band is no surprise; only the or
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from edgec.devices.profiles import DeviceProfile
@@ -85,7 +86,7 @@ class PredictedLatency:
         title: the device's name.
         p50: the prediction.
         low: the fast end of its band.
-        high: the slow end.
+        high: the slow end; infinite where nothing tells it.
         dispatches: how often the accelerator is started.
         bound: `arithmetic`, `bandwidth` or `dispatch`: what takes the most.
         why: how it came about, one sentence.
@@ -110,13 +111,18 @@ class Unpredicted:
     why: str
 
 
-def predict(profile: DeviceProfile, work: Sequence[Work]) -> PredictedLatency | Unpredicted:
-    """The latency of a program on a device with a neural processor.
+def predict(
+    profile: DeviceProfile, work: Sequence[Work], *, precision: str = "fp16"
+) -> PredictedLatency | Unpredicted:
+    """The latency of a program on a device's neural processor, or on a Jetson's GPU.
 
     Args:
         profile: what the vendor states.
         work: the program's ops, in order.
+        precision: `fp32`, `fp16` or `int8`; neural processors compute in fp16 whatever it says.
     """
+    if profile.kind == "jetson":
+        return _on_gpu(profile, work, precision)
     stated = profile.compute.get("npu_tops")
     if stated is None:
         return Unpredicted(profile.name, profile.title, "its vendor states no rate of its neural processor")
@@ -148,6 +154,49 @@ def predict(profile: DeviceProfile, work: Sequence[Work]) -> PredictedLatency | 
     return PredictedLatency(
         profile.name, profile.title, total, low, max(high, low), _segments(expected), bound, why
     )
+
+
+def _on_gpu(profile: DeviceProfile, work: Sequence[Work], precision: str) -> PredictedLatency | Unpredicted:
+    """The least a program takes on a GPU: a roofline at the whole stated rate and bandwidth.
+
+    No measurement says which share of its rate such a GPU reaches on a network, nor what a launch costs, so
+    none is assumed: the band has no upper end.
+    """
+    rate = _gpu_rate(profile, precision)
+    memory = profile.memory.get("bandwidth_gbps")
+    if rate is None or memory is None:
+        lacking = "rate of its GPU" if rate is None else "bandwidth of its memory"
+        return Unpredicted(
+            profile.name, profile.title, f"its vendor states no {lacking} that {precision} could be told by"
+        )
+    parts = {"arithmetic": 0.0, "bandwidth": 0.0}
+    for item in work:
+        arithmetic = 2e3 * item.macs / rate
+        streaming = 1e3 * item.weight_bytes / (memory.value * 1e9)
+        parts["arithmetic" if arithmetic >= streaming else "bandwidth"] += max(arithmetic, streaming)
+    total = sum(parts.values())
+    why = (
+        f"at least {total:.2g} ms: roofline at the whole stated {rate / 1e12:.3g} T/s in {precision} and "
+        f"{memory.value:g} GB/s, launches not counted"
+    )
+    bound = max(parts, key=lambda name: parts[name])
+    return PredictedLatency(profile.name, profile.title, total, total, math.inf, len(work), bound, why)
+
+
+def _gpu_rate(profile: DeviceProfile, precision: str) -> float | None:
+    """Operations a second that the vendor states, or that follow from what it states."""
+    figures = {name: figure.value for name, figure in profile.compute.items()}
+    int8 = figures.get("int8_dense_tops")
+    if precision == "int8" and int8 is not None:
+        return int8 * 1e12
+    if precision == "fp32":
+        cores, clock = figures.get("cuda_cores"), figures.get("gpu_max_mhz")
+        # A core does a multiplication and an addition a cycle.
+        return None if cores is None or clock is None else 2 * cores * clock * 1e6
+    if "fp16_dense_tflops" in figures:
+        return figures["fp16_dense_tflops"] * 1e12
+    # Tensor cores do half as many products in fp16 as in int8 (NVIDIA Ampere architecture whitepaper).
+    return None if int8 is None else int8 / 2 * 1e12
 
 
 def _parts(

@@ -7,14 +7,47 @@ from typing import Annotated, Any
 import typer
 
 from edgec.cli import options
+from edgec.core.errors import RequestError
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="show one device's profile whole")] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="measure this machine's rates again")] = False,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="show one device's profile whole; `table` shows latency tables"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="with `table`: the model, as compile takes it"),
+    ] = None,
+    target: Annotated[str, typer.Option("--target", help="with `table`: as compile takes it")] = "x86",
+    precision: Annotated[options.Precision, typer.Option("--precision")] = options.Precision.auto,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", help="with `table`: ssh://USER@HOST of a Jetson, or a profile to predict from"
+        ),
+    ] = None,
+    inputs: options.Inputs = None,
+    batch: options.Batch = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="measure again: this machine's rates, or the table")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show this machine, measured, and the known devices."""
+    """Show this machine, measured, and the known devices; or what a model takes with parts cut out."""
+    if name == "table":
+        from edgec.cli import latency_table
+
+        if model is None:
+            latency_table.show_kept(as_json=as_json)
+        else:
+            table, refused = latency_table.make(
+                model, target, precision.value, device, inputs or (), batch, again=measure
+            )
+            latency_table.show(table, refused, as_json=as_json)
+        return
+    if model is not None:
+        raise RequestError(f"{model!r} is one word too many", fix="write edgec devices table MODEL")
     from edgec.cli.output import print_json
     from edgec.devices.host import host_profile, measured_rates
     from edgec.devices.profiles import profile, profiles
