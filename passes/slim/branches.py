@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
 from edgec.core.op_traits import CONTRACTION, MOVEMENT, POOLING, ZERO_PRESERVING
-from edgec.passes.editing import rank, same_shape
+from edgec.passes.editing import rank, same_shape, sizes
 from edgec.passes.slim.layers import LINEAR, common_layer, is_pointwise, is_weight
 from edgec.passes.slim.units import Branch, Extent
 
@@ -44,7 +44,7 @@ class Found:
     def zeros(self, member: int) -> list[Extent]:
         """The constants that make the branch zero where they are; empty where its end is of another form."""
         return [
-            Extent(str(value.name), 0, np.full(int(value.shape[0]), member))  # type: ignore[index]
+            Extent(str(value.name), 0, np.full((sizes(value) or (0,))[0] or 0, member))
             for value in _last_constants(self.add.inputs[1 - self.skip])
         ]
 

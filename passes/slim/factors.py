@@ -21,7 +21,7 @@ def weight_matrix(node: ir.Node) -> np.ndarray | None:
         if array is None or array.ndim != 2:
             return None
         return array.T if is_op(node, "Gemm") and attribute(node, "transB", 0) else array
-    if not is_op(node, "Conv") or int(attribute(node, "group", 1)) != 1 or not is_pointwise(node):
+    if not is_op(node, "Conv") or not is_pointwise(node):
         return None
     array = constant(node.inputs[1])
     if array is None or any(attribute(node, "pads", ())) or attribute(node, "auto_pad", "NOTSET") != "NOTSET":

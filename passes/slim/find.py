@@ -15,6 +15,7 @@ from edgec.passes.slim.layers import (
     common_layer,
     is_depthwise,
     is_pointwise,
+    is_weight,
     layer_parts,
     made_channels,
     summed_axis,
@@ -127,7 +128,8 @@ class _Finder:
 
     def _unit(self, kind: str, node: ir.Node, group: Group, free: list[int]) -> Unit:
         number = {root: place for place, root in enumerate(free)}
-        slices, activations = [], []
+        slices: list[Extent] = []
+        activations: list[Extent] = []
         for value, places in group.held.items():
             for axis, members in places.items():
                 roots = group.roots(members)
@@ -195,14 +197,14 @@ def _adds(node: ir.Node, group: Group) -> bool:
 
 def _joins(node: ir.Node, group: Group) -> bool:
     """Whether all operands of a node are activations with members."""
-    return all(value in group.held and not value.is_initializer() for value in node.inputs)
+    return all(value in group.held and not is_weight(value) for value in node.inputs)
 
 
 def _layer(kind: str, node: ir.Node, group: Group) -> str:
-    """The layer a unit is told by: of an MLP what its linear layers share, else the first of them."""
-    first = source_layer(node)
-    if kind != "mlp":
-        return first
-    shared = common_layer(source_layer(each) for each in group.nodes if is_op(each, *LINEAR))
-    near = len(layer_parts(shared)) >= len(layer_parts(first)) - 2
-    return shared if shared and near else first
+    """The layer a unit is told by: what its linear layers share, where that is near, or where it starts."""
+    layers = [source_layer(each) for each in group.nodes if is_op(each, *LINEAR)]
+    if kind in ("channels", "residual") or not layers:
+        return source_layer(node)
+    shared = common_layer(layers)
+    near = len(layer_parts(shared)) >= len(layer_parts(layers[0])) - 2
+    return shared if shared and near else source_layer(node)

@@ -28,11 +28,11 @@ def is_depthwise(node: ir.Node) -> bool:
 
 
 def is_pointwise(node: ir.Node) -> bool:
-    """Whether a linear layer mixes channels, and no places."""
+    """Whether a linear layer mixes all channels, and no places."""
     if is_op(node, "MatMul", "Gemm"):
         return True
     shape = sizes(node.inputs[1])
-    return shape is not None and all(size == 1 for size in shape[2:]) and not is_depthwise(node)
+    return shape is not None and all(size == 1 for size in shape[2:]) and attribute(node, "group", 1) == 1
 
 
 def made_channels(node: ir.Node) -> tuple[ir.Value, int] | None:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from edgec.core.dialect import is_op
 from edgec.passes.canonicalize.movement import permutation
-from edgec.passes.editing import attribute, constant, rank, sizes
+from edgec.passes.editing import attribute, constant, producer, rank, sizes
 from edgec.passes.slim.dependencies import NONE, Group, Rule
 
 
@@ -20,10 +20,42 @@ def _transpose(group: Group, node: ir.Node) -> None:
         group.tie(node.inputs[0], axis, node.outputs[0], place)
 
 
+def shape_entries(value: ir.Value | None) -> list[int | None] | None:
+    """The numbers of a shape, None for those that are computed; None where it is computed as a whole.
+
+    A shape is a constant, or put together by a Concat of which some parts are.
+    """
+    whole = constant(value)
+    if whole is not None:
+        return [int(number) for number in whole.reshape(-1)]
+    node = producer(value, "Concat")
+    if node is None:
+        return None
+    entries: list[int | None] = []
+    for part in node.inputs:
+        array, count = constant(part), (sizes(part) or (None,))[0]
+        if array is None and count is None:
+            return None
+        entries += [None] * (count or 0) if array is None else [int(number) for number in array]
+    return entries
+
+
+def _hold_computed(group: Group, node: ir.Node, entries: list[int | None] | None) -> None:
+    """Hold the members on axes whose size a node is told by a computed number."""
+    out = node.outputs[0]
+    for axis in group.axes(out):
+        place = axis if entries is None else axis - (rank(out) or 0) + len(entries)
+        if entries is None or (place >= 0 and entries[place] is None):
+            members = group.members(out, axis)
+            assert members is not None
+            group.hold(members, f"a {node.op_type} to a computed shape", node)
+
+
 def _reshape(group: Group, node: ir.Node) -> None:
     """Reshape, Flatten, Squeeze and Unsqueeze."""
     data, out = node.inputs[0], node.outputs[0]
-    if is_op(node, "Reshape") and constant(node.inputs[1]) is None:
+    entries = shape_entries(node.inputs[1]) if is_op(node, "Reshape") else None
+    if is_op(node, "Reshape") and entries is None:
         group.hold_all(node, "a Reshape to a computed shape")
         return
     if data is None or data.shape is None or out.shape is None:
@@ -43,6 +75,8 @@ def _reshape(group: Group, node: ir.Node) -> None:
             moved = group.reshape(dims, axis - first, members, new_dims)
             for place, found in moved.items():
                 group.assign(target, new_first + place, found)
+    if is_op(node, "Reshape"):
+        _hold_computed(group, node, entries)
 
 
 Span = tuple[int, tuple[int, ...], int, tuple[int, ...]]
@@ -243,13 +277,9 @@ def _expand(group: Group, node: ir.Node) -> None:
         return
     for axis, size in enumerate(after):
         own = axis - len(after) + len(before)
-        members = group.members(out, axis)
-        if members is not None and constant(node.inputs[1]) is None:
-            group.hold(members, "an Expand to a computed shape", node)
         if own >= 0 and before[own] == size:
             group.tie(data, own, out, axis)
-    if constant(node.inputs[1]) is None:
-        group.hold_all(node, "an Expand to a computed shape")
+    _hold_computed(group, node, shape_entries(node.inputs[1]))
 
 
 def _tile(group: Group, node: ir.Node) -> None:

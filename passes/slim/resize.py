@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
-from edgec.passes.editing import Editor, attribute, constant, rank, sizes
-from edgec.passes.slim.movement_rules import paddings, taken, vector_axis
+from edgec.passes.editing import Editor, attribute, constant, producer, rank, sizes
+from edgec.passes.slim.movement_rules import paddings, shape_entries, taken, vector_axis
 from edgec.passes.slim.rules import head_counts
 
 Kept = dict[ir.Value, dict[int, np.ndarray]]
@@ -33,9 +33,9 @@ def _size(value: ir.Value, axis: int, kept: Kept) -> int | None:
     return (sizes(value) or ())[axis] if mask is None else int(mask.sum())
 
 
-def _narrowed(value: ir.Value, kept: Kept, sizes_: dict[int, int]) -> ir.Shape | None:
+def _narrowed(value: ir.Value | None, kept: Kept, sizes_: dict[int, int]) -> ir.Shape | None:
     """The shape of a value once entries have left, with some sizes given."""
-    if value.shape is None:
+    if value is None or value.shape is None:
         return None
     left = {axis: int(mask.sum()) for axis, mask in kept.get(value, {}).items()}
     return ir.Shape([{**left, **sizes_}.get(axis, size) for axis, size in enumerate(value.shape)])
@@ -49,18 +49,32 @@ def _ints(editor: Editor, node: ir.Node, index: int, numbers: np.ndarray | list[
 
 def _shape(editor: Editor, node: ir.Node, kept: Kept) -> None:
     """Reshape and Expand: the sizes that they make."""
-    out = node.outputs[0]
-    shape = constant(node.inputs[1])
-    if shape is None or out not in kept:
+    out, given = node.outputs[0], node.inputs[1]
+    entries = shape_entries(given)
+    if given is None or entries is None or out not in kept:
         return
-    shape = shape.copy()
-    first = (rank(out) or 0) - len(shape)  # an Expand may leave leading axes out
-    for axis in kept[out]:
-        place = axis - first
+    first = (rank(out) or 0) - len(entries)  # an Expand may leave leading axes out
+    for place, number in enumerate(entries):
+        size = _size(out, place + first, kept)
         # An Expand leaves a 1 to its operand's size, a Reshape finds a -1 by itself.
-        if place >= 0 and shape[place] != (1 if is_op(node, "Expand") else -1):
-            shape[place] = _size(out, axis, kept)
-    _ints(editor, node, 1, shape, "shape")
+        if size is not None and number not in (None, 1 if is_op(node, "Expand") else -1):
+            entries[place] = size
+    maker = producer(given, "Concat")
+    if maker is None:
+        _ints(editor, node, 1, [number or 0 for number in entries], "shape")
+        return
+    parts: list[ir.Value | None] = []
+    for part in maker.inputs:
+        count = (sizes(part) or (0,))[0] or 0
+        numbers, entries = entries[:count], entries[count:]
+        own = part
+        if constant(part) is not None:
+            own = editor.initializer(np.array(numbers, np.int64), f"{node.name}/sizes")
+        parts.append(own)
+    shape = editor.node(
+        "Concat", parts, like=node, attributes={"axis": 0}, shape=given.shape, dtype=given.dtype
+    )
+    node.replace_input_with(1, shape)
 
 
 def _split(editor: Editor, node: ir.Node, kept: Kept) -> None:
@@ -78,32 +92,32 @@ def _slice(editor: Editor, node: ir.Node, kept: Kept) -> None:
     """A run that stays one ends elsewhere; what becomes uneven is gathered first."""
     data = node.inputs[0]
     assert data is not None
-    bounds: list[tuple[int, int, int, int]] = []
-    for axis, size in enumerate(sizes(data) or ()):
-        index = taken(node, axis)
-        assert index is not None
-        mask = _mask(data, axis, kept)
-        if mask is not None:
-            places = np.cumsum(mask) - 1
-            index = places[index[mask[index]]]
-            size = int(mask.sum())
-        if size is None or np.array_equal(index, np.arange(size)):
+    given = [None if value is None else constant(value) for value in node.inputs[1:]]
+    bounds = {}
+    for number, (start, end) in enumerate(zip(given[0], given[1], strict=True)):  # type: ignore[arg-type]
+        axis = number if len(given) < 3 or given[2] is None else int(given[2][number])
+        step = 1 if len(given) < 4 or given[3] is None else int(given[3][number])
+        bounds[axis % (rank(data) or 1)] = (int(start), int(end), step)
+    for axis in list(bounds):
+        mask, index = _mask(node.inputs[0], axis, kept), taken(node, axis)
+        if mask is None or index is None:
             continue
-        steps = set(np.diff(index).tolist()) or {1}
+        left = (np.cumsum(mask) - 1)[index[mask[index]]]
+        steps = set(np.diff(left).tolist()) or {1}
         if len(steps) > 1:
-            places = editor.initializer(index.astype(np.int64), f"{node.name}/indices")
+            places = editor.initializer(left.astype(np.int64), f"{node.name}/indices")
             picked = editor.node("Gather", [data, places], like=node, attributes={"axis": axis})
-            picked.shape = _narrowed(data, kept, {axis: len(index)})
-            data = picked
+            picked.shape = _narrowed(node.inputs[0], kept, {axis: len(left)})
+            data, bounds[axis] = picked, (0, len(left), 1)
             continue
         step = steps.pop()
-        start, stop = int(index[0]), int(index[-1]) + step
-        bounds.append((start, stop if stop >= 0 else -size - 1, axis, step))
+        end = int(left[-1]) + step
+        bounds[axis] = (int(left[0]), end if end >= 0 else -int(mask.sum()) - 1, step)
     node.replace_input_with(0, data)
     node.resize_inputs(5)
-    bounds = bounds or [(0, np.iinfo(np.int64).max, 0, 1)]
-    for index, numbers in enumerate(zip(*bounds, strict=True), start=1):
-        _ints(editor, node, index, list(numbers), ("", "starts", "ends", "axes", "steps")[index])
+    columns = [*zip(*bounds.values(), strict=True)]
+    for place, numbers in enumerate((columns[0], columns[1], list(bounds), columns[2]), start=1):
+        _ints(editor, node, place, list(numbers), ("starts", "ends", "axes", "steps")[place - 1])
 
 
 def _gather(editor: Editor, node: ir.Node, kept: Kept) -> None:
@@ -151,9 +165,9 @@ def _attention(editor: Editor, node: ir.Node, kept: Kept) -> None:
         return
     if len(shape) == 4:
         if not attribute(node, "scale", 0.0) and _mask(query, 3, kept) is not None:
-            node.attributes["scale"] = ir.AttrFloat32("scale", 1 / math.sqrt(shape[3]))
+            node.attributes["scale"] = ir.AttrFloat32("scale", 1 / math.sqrt(shape[-1]))
         return
-    width = shape[2] // queries
+    width = shape[-1] // queries
     for value, count, name in ((query, queries, "q_num_heads"), (key, keys, "kv_num_heads")):
         mask = _mask(value, 2, kept)
         if mask is None or not count:

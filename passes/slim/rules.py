@@ -447,7 +447,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(REDUCTION, _reduction),
     **dict.fromkeys(POOLING - {"RoiAlign", "MaxRoiPool"}, _pool),
     **MOVEMENT_RULES,
-    "Dropout": _first,
+    **dict.fromkeys(("Identity", "Dropout"), _first),
     "Softmax": _along,
     "LogSoftmax": _along,
     "Hardmax": _along,

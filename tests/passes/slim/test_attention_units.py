@@ -97,6 +97,31 @@ def side_by_side(heads: int, key_heads: int) -> ir.Model:
     )
 
 
+def open_sizes() -> ir.Model:
+    """An attention whose shapes are put together from sizes that are read."""
+    return graph(
+        """(float[N, M, 12] x) => (float[N, M, 12] y)
+        <float[N, M, 3, 4] q4, float[N, 3, M, 4] qt, float[N, 3, M, 4] a, float[N, M, 12] m> {
+            n = Shape <start = 0, end = 1> (x)
+            l = Shape <start = 1, end = 2> (x)
+            heads = Concat <axis = 0> (n, l, three, four)
+            flat = Concat <axis = 0> (n, l, twelve)
+            q = MatMul(x, w)
+            q4 = Reshape(q, heads)
+            qt = Transpose <perm = [0, 2, 1, 3]> (q4)
+            a = Attention <scale = 0.5> (qt, qt, qt)
+            at = Transpose <perm = [0, 2, 1, 3]> (a)
+            m = Reshape(at, flat)
+            y = MatMul(m, out)
+        }""",
+        w=weight(12, 12),
+        three=i64(3),
+        four=i64(4),
+        twelve=i64(12),
+        out=weight(12, 12, seed=1),
+    )
+
+
 def sizes_of(model: ir.Model) -> dict[str, int]:
     return {unit.kind: unit.size for unit in units_of(model).values() if unit.activations}
 
@@ -108,10 +133,11 @@ def sizes_of(model: ir.Model) -> dict[str, int]:
         (attention(4, 4, 4, 6), {"heads": 4, "qk_width": 4, "v_width": 6}),
         (attention(6, 3, 4, 2), {"heads": 3, "qk_width": 4, "v_width": 2}),
         (attention(4, 1, 4, 2), {"heads": 4, "qk_width": 4, "v_width": 2}),
+        (open_sizes(), {"heads": 3, "qk_width": 4}),
         (side_by_side(4, 2), {"heads": 2, "qk_width": 4, "v_width": 6}),
         (side_by_side(4, 1), {"heads": 4, "qk_width": 4, "v_width": 6}),
     ],
-    ids=["fused", "separate", "grouped", "multi-query", "side by side", "multi-query side by side"],
+    ids=["fused", "separate", "grouped", "multi-query", "open", "side by side", "multi-query side by side"],
 )
 def test_units_of_an_attention_are_cut_exactly_alone_and_together(
     model: ir.Model, sizes: dict[str, int]
