@@ -43,6 +43,9 @@ class CutUnits(Pass):
         units: the units of this graph.
         kept: by a unit's name, the members that stay; others keep all. Where a value would be left with none,
             one member more stays (`Unit.completed`).
+
+    Raises:
+        JobError: one of the names is none of a unit.
     """
 
     name = "slim.cut"
@@ -53,6 +56,9 @@ class CutUnits(Pass):
     def __init__(self, units: Sequence[Unit] = (), kept: Mapping[str, Collection[int]] | None = None) -> None:
         self.units = tuple(units)
         known = {unit.name: unit for unit in units}
+        for name in kept or {}:
+            if name not in known:
+                raise JobError(f"there is no unit {name}", fix="find the units of this graph and plan again")
         self.kept = {name: known[name].completed(members) for name, members in (kept or {}).items()}
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:

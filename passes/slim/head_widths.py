@@ -123,9 +123,9 @@ def query_moments(
     observe(model, [*names, *makers], samples, look)
     if columns[0] is None or columns[1] is None:
         return None
-    mean = sum(sums[1]) / rows[1]
-    about = sum(moments[1]) / rows[1] - np.einsum("hd,he->hde", mean, mean)
-    return QueryMoments(columns[0], columns[1], sum(moments[0]) / rows[0], about)
+    mean = np.sum(sums[1], axis=0) / rows[1]
+    about = np.sum(moments[1], axis=0) / rows[1] - np.einsum("hd,he->hde", mean, mean)
+    return QueryMoments(columns[0], columns[1], np.sum(moments[0], axis=0) / rows[0], about)
 
 
 def turned_values(
@@ -228,7 +228,7 @@ def _heads(value: np.ndarray, heads: int) -> np.ndarray:
 
 def _columns(heads: np.ndarray, made: Arrays) -> list[list[tuple[str, int]]] | None:
     """By head and entry the column of a linear layer that it is, bit for bit; None where it is none."""
-    places = {}
+    places: dict[bytes, tuple[str, int]] = {}
     for name, array in made.items():
         rows = array.reshape(-1, array.shape[-1])
         if len(rows) == heads.shape[1]:

@@ -121,7 +121,9 @@ class Importance:
         attentions = [
             node
             for node in self._nodes.values()
-            if is_op(node, "Attention") and node.inputs[index] is not None and node.inputs[index].name in held
+            if is_op(node, "Attention")
+            and (operand := node.inputs[index]) is not None
+            and str(operand.name) in held
         ]
         if len(attentions) != 1:
             return None

@@ -14,7 +14,7 @@ from edgec.passes.precision.judge import evaluable
 from edgec.passes.slim.least_squares import Moments
 from edgec.passes.slim.linear_layers import LinearLayer, count_rows, input_rows, value_rows
 
-ROWS = 12_288
+ROWS = 16_384
 """Rows of a layer that a fit sees, over all samples: some times what the widest layers have of regressors."""
 
 BYTES = 2**30

@@ -52,7 +52,9 @@ class Walk:
                 if value.name in known
             }
             graph = ir.convenience.extract(self.model.graph, sorted(map(str, wanted)), made)
-            piece = ir.Model(graph, ir_version=self.model.ir_version, functions=self.model.functions.values())
+            piece = ir.Model(
+                graph, ir_version=self.model.ir_version, functions=list(self.model.functions.values())
+            )
             with Evaluator(piece, optimized=True) as evaluator:
                 names = [value.name for value in graph.inputs]
                 for sample in self.samples:

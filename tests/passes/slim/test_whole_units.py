@@ -77,7 +77,7 @@ def test_branches_blocks_and_depth_are_found_by_what_they_add(post_norm: bool) -
         {"mlp_block:blocks.2.mlp": []},
         {"block:blocks.0": [], "mlp_block:blocks.1.mlp": []},
         {"depth:blocks": [1]},
-        {"depth:blocks": [], "mlp:blocks.0.mlp": [0, 1], "heads:blocks.1.attn.a": [1]},
+        {"depth:blocks": [], "mlp:blocks.0.mlp": [0, 1], "heads:blocks.1.attn": [1]},
     ],
 )
 def test_a_branch_that_adds_nothing_leaves_without_a_trace(
@@ -85,7 +85,6 @@ def test_a_branch_that_adds_nothing_leaves_without_a_trace(
 ) -> None:
     model = encoder(post_norm=post_norm)
     units = units_of(model)
-    kept = {name: members for name, members in kept.items() if name in units}
     assert change(model, units, kept) < EXACT
 
 
@@ -160,9 +159,11 @@ def test_a_full_rank_leaves_a_product_as_it_is() -> None:
 def test_units_of_another_graph_are_refused() -> None:
     units = units_of(encoder())
     other = graph(LINEAR["MatMul"][0], w=weight(12, 10))
-    for kept in ({"mlp:blocks.0.mlp": [0]}, {"block:blocks.1": []}):
+    for kept in ({"mlp:blocks.0.mlp": [0]}, {"block:blocks.1": []}, {"rank:blocks.0.attn.u": [0]}):
         with pytest.raises(JobError, match="is not of this graph"):
             cut(other, units, kept)
+    with pytest.raises(JobError, match="there is no unit mlp:other"):
+        cut(other, units, {"mlp:other": [0]})
 
 
 def test_an_attention_of_an_unknown_size_says_so() -> None:
