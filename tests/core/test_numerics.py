@@ -360,7 +360,7 @@ def test_a_rounding_of_one_number_excuses_no_other() -> None:
         errs[0, 50] += 0.05
     known = [{"y": array} for array in exact]
     assert FP32.accepts(compare(rounded(source), rounded(exact), known))
-    assert not FP32.accepts(compare(rounded(source), rounded(other), known))
+    assert compare(rounded(source), rounded(other), known).beyond > FP32.scaled
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
@@ -395,6 +395,6 @@ def test_what_the_source_moves_at_one_place_excuses_no_other() -> None:
 def test_a_source_that_moves_everywhere_excuses_a_tenth_of_a_spread(shape: tuple[int, ...]) -> None:
     exact = drawn(shape, 2)
     moves = [{"y": np.full(shape, 2.0, np.float32)} for _ in exact]
-    for part, excused in ((0.1, True), (0.4, False)):
+    for part, excused in ((0.1, True), (0.25, False)):
         engine = rounded([array + part * np.std(exact) for array in exact])
         assert GATES["fp16"].accepts(compare(rounded(exact), engine, moves=moves)) is excused
