@@ -57,7 +57,8 @@ def load(
 ) -> Graph:
     """Load a model of the zoo as a graph.
 
-    Models with data of their own take their examples from the calibration data, in order.
+    Models with data of their own take their first examples from the calibration data, in order; drawn ends
+    of masks and ids come behind.
 
     Args:
         name: its name in the zoo.
