@@ -170,7 +170,7 @@ def hides_whole(specs: Sequence[TensorSpec], drawings: Mapping[str, Drawing], fe
 
 def _words(spec: TensorSpec, drawing: Drawing, arrays: Sequence[np.ndarray]) -> str:
     kind, dtype = _kind(spec, drawing), np.dtype(spec.dtype)
-    if kind == "fixed":
+    if kind == "fixed" and drawing.like is not None:
         values = ", ".join(f"{number:g}" for number in np.ravel(drawing.like))
         return f"{values}, which fits the other inputs"
     numbers = np.concatenate([array.reshape(-1) for array in arrays])

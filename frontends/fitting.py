@@ -40,10 +40,12 @@ def fitting_sizes(
     total = sum(counts.values())
     if not 0 < total <= _MOST_NUMBERS or _takes(run, feed):
         return {}
-    likely = _likely([feed[spec.name].shape for spec in specs if spec.name not in counts])
-    orders = itertools.product(range(len(likely)), repeat=total)
-    for order in itertools.islice(sorted(itertools.islice(orders, 2**16), key=sum), _TRIES):
-        numbers = iter(likely[place] for place in order)
+    shapes = [feed[spec.name].shape for spec in specs if spec.name not in counts]
+    likely = _likely(shapes)
+    orders = sorted(itertools.product(range(min(len(likely), 2 ** (16 // total))), repeat=total), key=sum)
+    whole = [shape for shape in shapes if len(shape) == total]
+    for tried in [*whole, *([likely[place] for place in order] for order in orders[:_TRIES])]:
+        numbers = iter(tried)
         sizes = {
             name: np.array([next(numbers) for _ in range(count)], feed[name].dtype).reshape(feed[name].shape)
             for name, count in counts.items()

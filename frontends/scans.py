@@ -54,7 +54,8 @@ def as_loop(node: onnx.NodeProto, fresh: Callable[[], str]) -> tuple[_Nodes, onn
 
     out_axes = held.get("scan_output_axes") or [0] * stacked
     out_backwards = held.get("scan_output_directions") or [0] * stacked
-    outputs, behind = list(node.output[:states]), []
+    outputs = list(node.output[:states])
+    behind: _Nodes = []
     for place, name in enumerate(node.output[states:]):
         shape = body.output[states + place].type.tensor_type.shape
         if name and out_axes[place]:

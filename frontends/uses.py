@@ -27,7 +27,7 @@ _INDEX_INPUTS = {
 }
 """Where an op takes numbers of places."""
 
-_SIZE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Range": 1, "Reshape": 1, "Resize": 3}
+_SIZE_INPUTS = {"AffineGrid": 1, "ConstantOfShape": 0, "Expand": 1, "Range": 1, "Reshape": 1, "Resize": 3}
 """Where an op takes sizes of what it makes."""
 
 _COMPARISONS = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual"})
@@ -62,8 +62,8 @@ class Use:
     """One thing that a graph does with an input.
 
     Attributes:
-        kind: `index`, `angle`, `below`, `mask`, `bias`, `unit`, `power`, `sum`, `size` where it says how large
-            something is to be, or `amount` where it scales what is computed.
+        kind: `index`, `angle`, `below`, `mask`, `bias`, `unit`, `power`, `sum`, `size` where it says how
+            large something is to be, or `amount` where it scales what is computed.
         low: smallest value that makes sense there.
         high: largest value; None where nothing says.
         inverted: of a mask, whether ones hide.

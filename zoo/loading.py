@@ -141,8 +141,9 @@ def _drawn(timm_name: str, seed: int) -> tuple[torch.nn.Module, tuple[torch.Tens
         torch.manual_seed(seed)
         model: Any = timm.create_model(timm_name).eval()
         images = torch.randn(2, *model.pretrained_cfg["input_size"])
+        others = torch.randn(6, *model.pretrained_cfg["input_size"])
     with torch.no_grad():
-        draw_weights(model, seed, lambda: model(images))
+        draw_weights(model, seed, lambda: model(images), lambda: model(others))
     return model, (images[:1].clone(),)
 
 

@@ -199,7 +199,7 @@ class Graph:
         return Expected(self.references, roundings_only(self.references, exact), self.ties)
 
     def expected_of_rounded(self, precision: str) -> Expected | None:
-        """What the source computed, and how far it moves, number by number, on inputs as a precision knows them.
+        """What the source computed, and how far each number moves on inputs as a precision knows them.
 
         An engine in fp16 or bf16 cannot know its inputs better than that, nor what it makes of them. What a
         rounding of the inputs moves in the source itself (a file that quantises, a division by little) no
@@ -258,8 +258,8 @@ class Graph:
 
 
 ROUNDINGS = 12
-"""Times that inputs are rounded, the first to the nearest: enough that what a rounding may flip does flip, and
-that no number that moves is taken for one that hardly does."""
+"""Times that inputs are rounded, the first to the nearest: enough that what a rounding may flip does flip,
+and that no number that moves is taken for one that hardly does."""
 
 _REACH = 4.0
 """Roundings by which inputs are moved: an engine rounds its weights and all that lies between as well."""
@@ -270,7 +270,7 @@ def _is_real(array: np.ndarray) -> bool:
 
 
 def _rounded(array: np.ndarray, precision: str, draw: int) -> np.ndarray:
-    """A float32 array rounded to a precision, or moved by some roundings; itself where it leaves the range."""
+    """A float32 array in a precision, or moved by some roundings of it; itself where it leaves the range."""
     import ml_dtypes
 
     kind = np.float16 if precision == "fp16" else ml_dtypes.bfloat16

@@ -252,8 +252,8 @@ class Expected:
             outputs, found = ties.settled(reference, actual, gate.scaled)
             settled.append(outputs)
             count += found
-        found = compare(self.references, settled, self.exact, self.moves)
-        return dataclasses.replace(found, near_ties=count)
+        difference = compare(self.references, settled, self.exact, self.moves)
+        return dataclasses.replace(difference, near_ties=count)
 
 
 def compare(

@@ -37,14 +37,8 @@ def affine_grid(node: ir.Node) -> ir.Graph | None:
         ir.Value(name=name, type=value.type, shape=value.shape)
         for name, value in (("theta", theta), ("size", held))
     ]
-    shape = np.array([*([size[0]]), *size[2:], len(places)], np.int64)
-    constants = {"places": base, "shape": shape}
-    initializers = [
-        ir.Value(name=name, const_value=ir.tensor(array, name=name)) for name, array in constants.items()
-    ]
-    for value in initializers:
-        assert value.const_value is not None
-        value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape(value.const_value.shape)
+    shape = np.array([size[0], *size[2:], len(places)], np.int64)
+    initializers = [_constant("places", base), _constant("shape", shape)]
     columns = ir.node("Transpose", [inputs[0]], {"perm": [0, 2, 1]})
     product = ir.node("MatMul", [initializers[0], columns.outputs[0]])
     grid = ir.node("Reshape", [product.outputs[0], initializers[1]])
@@ -58,4 +52,13 @@ def affine_grid(node: ir.Node) -> ir.Graph | None:
         initializers=initializers,
         opset_imports={"": ONNX_OPSET},
         name="definition",
+    )
+
+
+def _constant(name: str, array: np.ndarray) -> ir.Value:
+    return ir.Value(
+        name=name,
+        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        shape=ir.Shape(array.shape),
+        const_value=ir.tensor(array, name=name),
     )

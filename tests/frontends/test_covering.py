@@ -52,7 +52,8 @@ LOOP = """ (float[4] x, int64 n) => (float[4] y)
 SCAN = """ (float[4] start, float[%s] x) => (float[4] y, float[%s] z)
 <float half = {0.5}>
 {
-  y, z = Scan <num_scan_inputs = 1 %s, body = b (float[4] state, float[4] slice) => (float[4] next, float[4] out) {
+  y, z = Scan <num_scan_inputs = 1 %s, body =
+  b (float[4] state, float[4] slice) => (float[4] next, float[4] out) {
     s = ReduceSum <keepdims = 0> (slice)
     c = Greater (s, half)
     next = If (c) <

@@ -68,3 +68,14 @@ def test_two_sizes_are_tried_together():
     found = fitting_sizes(takes, specs, ["hw"], feed)["hw"]
     assert found.kind == "fixed"
     np.testing.assert_array_equal(found.like, [3, 4])
+
+
+def test_the_shape_of_another_input_is_tried_as_it_is():
+    specs = [TensorSpec("x", (1, 3, 17, 19), "float32"), TensorSpec("size", (4,), "int64")]
+    feed = {"x": np.zeros((1, 3, 17, 19), np.float32), "size": np.array([2, 2, 2, 2])}
+
+    def takes(feeds):
+        assert tuple(feeds["size"]) == (1, 3, 17, 19)
+        return {}
+
+    np.testing.assert_array_equal(fitting_sizes(takes, specs, ["size"], feed)["size"].like, (1, 3, 17, 19))

@@ -244,7 +244,8 @@ def test_the_places_of_an_affine_grid_are_a_product(version, corners, sides):
 
 
 def test_a_node_is_refused_once_and_a_definition_with_branches_is_not_written_out():
-    text = """r (float[1, 4, 4] c, float[1, 2, 3] t, int64[4] size) => (float[1, 1, 4, 4] y, float[1, 3, 3, 2] g) {
+    text = """r (float[1, 4, 4] c, float[1, 2, 3] t, int64[4] size)
+        => (float[1, 1, 4, 4] y, float[1, 3, 3, 2] g) {
         y = Col2Im (c, im, bl) g = AffineGrid (t, size)
     }"""
     constants = {"im": np.asarray([4, 4]), "bl": np.asarray([2, 2])}
