@@ -83,7 +83,7 @@ def _definition(node: ir.Node) -> ir.Graph | None:
     except Exception:
         # The inliner has no class of its own for a definition that needs more types than there are.
         return None
-    # One with branches (AffineGrid's of a size that is not known) would leave it to the device which is meant.
+    # One with branches (AffineGrid's of an unknown size) would leave it to the device which of them is meant.
     if any(one.op_type in (node.op_type, "If") for one in inlined.graph.node):
         return None
     return ir.from_proto(inlined).graph
