@@ -7,11 +7,13 @@
 A model counts as refused where its exported file, its neutral graph or a plain fp32 engine of x86 is beyond
 the fp32 gate. Rows are kept in results/gates.json as they are found, so that a run goes on where it stopped.
 
-Planted errors: outputs of all spreads and means that fp32 can hold, off by a twentieth of the spread.
+Planted errors: outputs of all spreads and means that fp32 can hold, off by a twentieth of the spread; and
+outputs of which every 37th number is ten thousand times the others, off by a twentieth of the others' spread.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tempfile
@@ -46,8 +48,10 @@ def planted() -> list[list[object]]:
             if mean * 6e-8 > 0.05 * spread:
                 continue  # fp32 itself cannot hold the spread
             for seed, shape in enumerate(SHAPES):
-                for fault in FAULTS:
-                    expected, right, wrong = _outputs(shape, spread, mean, fault, seed)
+                for fault, tail in itertools.product(FAULTS, (1.0, 1e4)):
+                    if tail > 1 and np.prod(shape) < 1000:
+                        continue
+                    expected, right, wrong = _outputs(shape, spread, mean, fault, seed, tail)
                     gate = GATES["fp32"]
                     caught += not gate.accepts(expected.difference(wrong, gate))
                     passed += gate.accepts(expected.difference(right, gate))
@@ -57,14 +61,15 @@ def planted() -> list[list[object]]:
 
 
 def _outputs(
-    shape: tuple[int, ...], spread: float, mean: float, fault: str, seed: int
+    shape: tuple[int, ...], spread: float, mean: float, fault: str, seed: int, tail: float
 ) -> tuple[Expected, list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
     random = np.random.default_rng(seed)
     exact, right, wrong = [], [], []
     for _ in range(3):
         drawn, noise = random.standard_normal(shape), random.standard_normal(shape)
+        drawn.reshape(-1)[18::37] *= tail
         exact.append(mean + spread * drawn)
-        right.append(mean + spread * (drawn + 2e-7 * noise))
+        right.append(mean + spread * drawn * (1 + 2e-7 * noise))
         off = {
             "scale": 1.05 * drawn,
             "offset": drawn + 0.05,

@@ -2,6 +2,7 @@
 
     If(c) { then: … If(d) … }   →   If(c) { then: …, d   else: …, [] }, c
     Loop { body: … If(d) … }    →   Loop { body: …, [… d] }, number of turns
+    Scan { body: … If(d) … }    →   Loop over the slices { body: …, [… d] }
 
 Each place tells a vector of what was decided there, one entry each time it was reached.
 """
@@ -26,6 +27,7 @@ from edgec.core.dialect import is_op, source_layer
 from edgec.core.evaluation import save_model
 from edgec.frontends.constants import Constants
 from edgec.frontends.reference import open_session
+from edgec.frontends.scans import as_loop
 
 _COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
 
@@ -133,6 +135,12 @@ class _Marking:
                 found = self._mark_if(graph, node)
             elif node.op_type == "Loop":
                 found = self._mark_loop(graph, node)
+            elif node.op_type == "Scan" and self._decides_within(node):
+                # What is told of a turn has no fixed size, which a Scan's outputs must have.
+                before, loop, behind = as_loop(node, self._fresh)
+                graph.node.extend(before)
+                found = self._mark_loop(graph, loop)
+                graph.node.extend(behind)
             else:
                 graph.node.append(node)
                 found = []
@@ -140,6 +148,14 @@ class _Marking:
             if node.op_type == "If" and node.name in self._deciding:
                 marks += self._mark_condition(graph, nodes, node)
         return marks
+
+    def _decides_within(self, node: onnx.NodeProto) -> bool:
+        return any(
+            inner.name in self._deciding or self._decides_within(inner)
+            for attribute in node.attribute
+            if attribute.type == onnx.AttributeProto.GRAPH
+            for inner in attribute.g.node
+        )
 
     def _fresh(self) -> str:
         return f"edgec_decided_{next(self._numbers)}"

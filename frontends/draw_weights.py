@@ -19,8 +19,17 @@ _TINY = 1e-2
 _ADDED = ("bias", "beta", "pos", "token", "table", "embed")
 """Parts of the names of parameters that are added, in the words of the field."""
 
+_FAR = 4.0
+"""Features this much larger than what their layer was set for grow from layer to layer. A network whose
+attention sharpens as they do then answers by chance, in float32 otherwise than in float64."""
 
-def draw_weights(module: torch.nn.Module, seed: int, run: Callable[[], object] | None = None) -> None:
+
+def draw_weights(
+    module: torch.nn.Module,
+    seed: int,
+    run: Callable[[], object] | None = None,
+    more: Callable[[], object] | None = None,
+) -> None:
     """Redraw the weights that make layers invisible, in place.
 
     - Scales (one value a channel, near 1 or near 0): uniform around their value, or in 0.3 to 0.9.
@@ -33,6 +42,7 @@ def draw_weights(module: torch.nn.Module, seed: int, run: Callable[[], object] |
         module: the module, in evaluation mode.
         seed: of the generator; the same seed gives the same weights.
         run: runs the module once on a typical input; without it batch statistics are drawn blindly.
+        more: runs it on more such inputs, whose statistics are taken where those of `run` do not hold.
     """
     generator = torch.Generator().manual_seed(seed)
     layers = dict(module.named_modules())
@@ -42,6 +52,8 @@ def draw_weights(module: torch.nn.Module, seed: int, run: Callable[[], object] |
                 path, _, own = name.rpartition(".")
                 _redraw(layers[path], own, parameter, generator)
         _set_statistics(module, generator, run)
+        if more is not None and not _holds(module, more):
+            _set_statistics(module, generator, more)
 
 
 def _redraw(layer: torch.nn.Module, name: str, weight: torch.Tensor, generator: torch.Generator) -> None:
@@ -81,12 +93,7 @@ def _fan_in(layer: torch.nn.Module, name: str, weight: torch.Tensor) -> int | No
 def _set_statistics(
     module: torch.nn.Module, generator: torch.Generator, run: Callable[[], object] | None
 ) -> None:
-    norms: list[Any] = [
-        layer
-        for layer in module.modules()
-        if isinstance(getattr(layer, "running_mean", None), torch.Tensor)
-        and isinstance(getattr(layer, "running_var", None), torch.Tensor)
-    ]
+    norms = _norms(module)
     for layer in norms:
         layer.running_mean.normal_(0, 0.1, generator=generator)
         layer.running_var.uniform_(0.7, 1.4, generator=generator)
@@ -99,6 +106,33 @@ def _set_statistics(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _norms(module: torch.nn.Module) -> list[Any]:
+    return [
+        layer
+        for layer in module.modules()
+        if isinstance(getattr(layer, "running_mean", None), torch.Tensor)
+        and isinstance(getattr(layer, "running_var", None), torch.Tensor)
+    ]
+
+
+def _holds(module: torch.nn.Module, run: Callable[[], object]) -> bool:
+    """Whether what every layer is given is about as large as its statistics say."""
+    held = True
+
+    def hook(layer: Any, arguments: tuple[torch.Tensor]) -> None:
+        nonlocal held
+        expected = layer.running_var.mean() + layer.running_mean.square().mean()
+        held = held and bool(arguments[0].square().mean() <= _FAR**2 * expected)
+
+    handles = [layer.register_forward_pre_hook(hook) for layer in _norms(module)]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return held
 
 
 def _statistics_hook(generator: torch.Generator) -> Callable[[Any, tuple[torch.Tensor]], None]:

@@ -36,7 +36,7 @@ _BIAS = -1e4
 HIDDEN_WHOLE = ", rows hidden whole"
 """What the words for a mask end with where it hides rows whole."""
 
-Kind = Literal["values", "positions", "segments", "lengths", "mask", "bias", "sound", "offset"]
+Kind = Literal["values", "positions", "segments", "lengths", "mask", "bias", "sound", "offset", "fixed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Drawing:
         kind: `values` of a range (of floats: normal unless `uniform`); `positions`, runs that count up;
             `segments`, runs of equal numbers in order; `lengths`; a `mask` of ones and zeros; a `bias` of
             0 and what hides a score; `sound`, from the amplitude `low` (1 where it is 0) up to `high` among
-            the samples; `offset`, normal with means of their own along an axis.
+            the samples; `offset`, normal with means of their own along an axis; `fixed`, what `like` holds:
+            sizes that must fit other inputs'.
         low: smallest value.
         high: one past the largest integer, and the largest float; of lengths 0 for the other inputs' own.
         uniform: whether floats are uniform from `low` to `high`.
@@ -169,6 +170,9 @@ def hides_whole(specs: Sequence[TensorSpec], drawings: Mapping[str, Drawing], fe
 
 def _words(spec: TensorSpec, drawing: Drawing, arrays: Sequence[np.ndarray]) -> str:
     kind, dtype = _kind(spec, drawing), np.dtype(spec.dtype)
+    if kind == "fixed" and drawing.like is not None:
+        values = ", ".join(f"{number:g}" for number in np.ravel(drawing.like))
+        return f"{values}, which fits the other inputs"
     numbers = np.concatenate([array.reshape(-1) for array in arrays])
     reach = f"{numbers.min():.5g}…{numbers.max():.5g}" if numbers.size else "nothing"
     if np.issubdtype(dtype, np.integer) and numbers.size:
@@ -199,7 +203,7 @@ def _words(spec: TensorSpec, drawing: Drawing, arrays: Sequence[np.ndarray]) -> 
 
 def tame(drawing: Drawing) -> Drawing:
     """A drawing that stays near the start of its range: for a source that refuses the far end."""
-    if drawing.kind in ("values", "segments", "mask") and not drawing.uniform:
+    if drawing.kind in ("values", "segments", "mask", "fixed") and not drawing.uniform:
         return drawing
     return Drawing(low=drawing.low, high=min(drawing.high or _SMALL, drawing.low + _SMALL))
 
@@ -258,6 +262,8 @@ def _draw_one(
     if kind == "bias":
         hidden = np.finfo(dtype).min if sample % 2 == 0 else max(_BIAS, float(np.finfo(dtype).min))
         return np.where(_mask(shape, generator, min(sample, 2)), 0, hidden).astype(dtype)
+    if kind == "fixed":
+        return np.broadcast_to(np.asarray(drawing.like), shape).astype(dtype)
     if kind == "positions":
         return _positions(shape, drawing, generator, sample).astype(dtype)
     if kind == "segments":

@@ -70,16 +70,19 @@ def reaching_far(
     own: Mapping[str, np.ndarray],
     specs: Sequence[TensorSpec],
     known: Mapping[str, Drawing],
-    example: str | Path | None,
+    real: str | Path | None,
     samples: int,
     seed: int,
     limits: Mapping[str, OpenSize],
 ) -> Samples:
-    """The samples near the user's own, and in the places behind the first such as reach to the ends."""
+    """The samples near the user's own, and in the places behind the first such as reach to the ends.
+
+    Real ones, from what `real` names, stay, and the ends come behind.
+    """
     ranges = {**_like(specs, own), **known}
     far = drawn_like(specs, own, known, count(specs, known, samples), seed, limits)
-    if example is not None:
-        return with_ends(source, near, far, specs, known, example)
+    if real is not None:
+        return with_ends(source, near, far, specs, known, real)
     if not known:
         return drawn_samples(near.feeds, near.references, specs, ranges)
     if _tells(specs, own):

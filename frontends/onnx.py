@@ -21,12 +21,13 @@ from edgec.frontends.example_file import read_example
 from edgec.frontends.examples import Drawing, count, draw, numberless, small_integers, tame
 from edgec.frontends.fingerprint import fingerprint
 from edgec.frontends.finish import inline, input_specs, set_input_shapes, set_output_shapes, to_dialect
+from edgec.frontends.fitting import fitting_sizes
 from edgec.frontends.float_width import Run, Widened, foreign_floats
 from edgec.frontends.inputs import InputRequest, apply_requests, open_sizes, option, parse_inputs
 from edgec.frontends.onnx_checks import check
 from edgec.frontends.onnx_file import read
 from edgec.frontends.quiet import first_line
-from edgec.frontends.ranges import is_looked_up, ranges_of, understood
+from edgec.frontends.ranges import is_looked_up, ranges_of, sized_inputs, understood
 from edgec.frontends.reference import OnnxFile, ReferenceFile, check_conversion
 from edgec.frontends.samples import Samples, drawn_samples, run_far, run_real, taken, with_ends
 
@@ -105,6 +106,8 @@ def from_onnx(
         return rounded(draw(asked, ranges, samples=most, seed=seed, limits=open_sizes(inputs)))
 
     ranges = {**small_integers(asked), **known}
+    if example is None and examples is None:
+        ranges |= fitting_sizes(OnnxFile(file), asked, sized_inputs(model, asked), drawn(ranges, 1)[0])
     far = drawn(ranges, count(asked, ranges, samples))
     if example is not None:
         real = rounded(read_example(example, asked))

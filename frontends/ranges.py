@@ -26,6 +26,18 @@ POSITIONS = 4096
 TIMESTEPS = 1000
 """Steps of a diffusion schedule where nothing says how many (Ho et al., 2020)."""
 
+_SIZES = frozenset({"height", "hw", "resolution", "shape", "shapes", "size", "sizes", "width"})
+"""Words for sizes of pictures."""
+
+_PICTURES = (32, 1333)
+"""Sizes of pictures, up to the longer side that COCO's detectors take (Lin et al., 2017)."""
+
+_AMOUNTS = 100
+"""The largest whole number that scales what is computed, where nothing says how many there are."""
+
+_MADE = 320
+"""The largest side of what is made to a size that an input says: as large as a picture costs too much."""
+
 
 def ranges_of(model: ir.Model, specs: Sequence[TensorSpec]) -> dict[str, Drawing]:
     """How to draw each input of which the graph or the name tells something, by name.
@@ -43,6 +55,18 @@ def ranges_of(model: ir.Model, specs: Sequence[TensorSpec]) -> dict[str, Drawing
             if drawing is not None:
                 found[spec.name] = drawing
     return found
+
+
+def sized_inputs(model: ir.Model, specs: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """The inputs that say how large something is to be, by name."""
+    values = {value.name or "": value for value in model.graph.inputs}
+    fixed = Constants(model)
+    return tuple(
+        spec.name
+        for spec in specs
+        if spec.name in values
+        and any(use.kind == "size" for use in uses_of(values[spec.name], spec.shape, fixed))
+    )
 
 
 def understood(specs: Sequence[TensorSpec], known: Mapping[str, Drawing]) -> tuple[TensorSpec, ...]:
@@ -111,13 +135,33 @@ def _drawing(spec: TensorSpec, uses: Sequence[Use]) -> Drawing | None:
         return Drawing("lengths", low=1, high=int(max(below)) + 1 if below else 0)
     if positions and "index" in kinds:
         return Drawing("positions", high=POSITIONS)
-    return None
+    return _of_sizes(spec, kinds, words)
+
+
+def _of_sizes(spec: TensorSpec, kinds: Mapping[str, Use], words: set[str]) -> Drawing | None:
+    """Whole numbers that scale boxes or say how large something is: a few numbers, and no sequence."""
+    is_small = len(spec.shape) < 2 or (len(spec.shape) == 2 and spec.shape[1] in range(1, 5))
+    named = bool(words & _SIZES)
+    if not is_small:
+        return None
+    if "size" in kinds:
+        return Drawing(low=_PICTURES[0], high=_MADE + 1) if named else Drawing("lengths", low=1)
+    if named:
+        return Drawing(low=_PICTURES[0], high=_PICTURES[1] + 1)
+    return Drawing(low=1, high=_AMOUNTS + 1) if "amount" in kinds else None
 
 
 def _of_floats(spec: TensorSpec, kinds: Mapping[str, Use], words: set[str]) -> Drawing | None:
     if "angle" in kinds and (len(spec.shape) < 2 or spec.shape[1:] == (1,)):
         high = _limit(kinds["angle"])
         return Drawing("values", high=high, uniform=True)
+    if len(spec.shape) in (1, 2) and spec.shape[-1] in (2, 4):
+        if "size" in kinds:
+            return Drawing(low=_PICTURES[0], high=_MADE, uniform=True)
+        if words & _SIZES:
+            return Drawing(low=_PICTURES[0], high=_PICTURES[1], uniform=True)
+        if "scale" in words:
+            return Drawing(low=0.5, high=2.0, uniform=True)
     unit = kinds.get("unit")
     if unit is not None and unit.high is not None and _is_picture(spec):
         return Drawing("values", high=unit.high, uniform=True)

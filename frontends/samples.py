@@ -62,15 +62,15 @@ def with_ends(
     known: Mapping[str, Drawing],
     path: str | Path,
 ) -> Samples:
-    """A file's feeds, and behind them those with such inputs changed whose ends are known.
+    """Real feeds, and behind them those with such inputs changed whose ends are known.
 
     Args:
         run: the source.
-        real: the file's feeds and the source's outputs on them.
+        real: the feeds and the source's outputs on them.
         far: drawn feeds, the typical one first.
         specs: the inputs.
         known: drawings of inputs of which something is known; the others stay real.
-        path: the file.
+        path: the file that they come from, or what else names it.
     """
     changed = []
     for place, feed in enumerate(far[1:]):

@@ -203,8 +203,9 @@ def _with_pretrained(
         torch.manual_seed(seed)
         model = _create(name, arguments)
         image = torch.randn(2, *_input_size(model, arguments))
+        others = torch.randn(6, *_input_size(model, arguments))
     with torch.no_grad(), quiet():
-        draw_weights(model, seed, lambda: model(image))
+        draw_weights(model, seed, lambda: model(image), lambda: model(others))
     text = f"random, seed {seed}"
     note = f"The weights of {name} are random (seed {seed}), not pretrained: {why}."
     return model, text, "" if not wanted else note

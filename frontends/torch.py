@@ -143,7 +143,7 @@ def from_module(
         input_names: names of a tuple's entries, instead of the parameters of `forward`.
         semantics: what inputs mean, by name.
         drawings: how to draw inputs, by name; from the example inputs' own values where not given.
-        examples: real feeds instead of drawn ones.
+        examples: real feeds instead of drawn ones; drawn ends come behind.
         example: an npz file of real feeds: the module is traced on its first, and drawn ends come behind.
         preprocessing: how raw data becomes an input, by input name.
         labels: class names.
@@ -197,12 +197,11 @@ def from_module(
 
     def reaching(path: Path) -> Samples:
         """Samples that reach as far as the exported file says that the inputs do."""
-        if examples is not None and example is None:
-            return near
         written = ir.load(path)
         inline(written)
         known = {**ranges_of(written, asked), **(drawings or {})}
-        return reaching_far(source, near, own, asked, known, example, samples, seed, limits)
+        real = spec if examples is not None else None
+        return reaching_far(source, near, own, asked, known, example or real, samples, seed, limits)
 
     outputs = list(references[0])
     exported = export(

@@ -27,6 +27,9 @@ _INDEX_INPUTS = {
 }
 """Where an op takes numbers of places."""
 
+_SIZE_INPUTS = {"AffineGrid": 1, "ConstantOfShape": 0, "Expand": 1, "Range": 1, "Reshape": 1, "Resize": 3}
+"""Where an op takes sizes of what it makes."""
+
 _COMPARISONS = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual"})
 
 _LINEAR = frozenset({"MatMul", "Gemm", "Conv", "Einsum", "STFT", "DFT"})
@@ -59,7 +62,8 @@ class Use:
     """One thing that a graph does with an input.
 
     Attributes:
-        kind: `index`, `angle`, `below`, `mask`, `bias`, `unit`, `power` or `sum`.
+        kind: `index`, `angle`, `below`, `mask`, `bias`, `unit`, `power`, `sum`, `size` where it says how
+            large something is to be, or `amount` where it scales what is computed.
         low: smallest value that makes sense there.
         high: largest value; None where nothing says.
         inverted: of a mask, whether ones hide.
@@ -125,17 +129,23 @@ def _found(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[Use
         place = 1 if op == "RotaryEmbedding" and node.domain == "com.microsoft" else _INDEX_INPUTS.get(op)
         if place == index:
             yield _index(at, node)
+        elif _SIZE_INPUTS.get(op) == index:
+            yield Use("size")
         elif op in MOVES - {"Concat"} and index > 0:
             yield Use("index")  # a shape, or places
         elif op in _COMPARISONS:
             other = fixed.of(node.inputs[1 - index])
             if other is not None and other.size > 1 and np.ptp(other.astype(np.float64)) == other.size - 1:
                 yield Use("below", high=float(other.max()))
+        elif op in ("Div", "Mul") and not fixed.holds(node.inputs[1 - index]):
+            yield Use("amount")
         elif op in ("Div", "Mul", "Sub") and at.scale == 1 and at.shift == 0:
             yield from _units(node, index, fixed)
         elif op == "Attention" and index == 3:
             bool_ = at.value.dtype == ir.DataType.BOOL
             yield Use("mask", inverted=at.hides) if bool_ else Use("bias")
+    elif at.state == "weighted" and _SIZE_INPUTS.get(op) == index:
+        yield Use("size")
     summed = at.state in ("plain", "weighted") and op in ("ReduceSum", "ReduceMean") and index == 0
     axes = _reduced(at, node, fixed) if summed and not _is_taken_off(at, node) else []
     if math.prod(size for axis in axes if isinstance(size := at.shape[axis], int)) >= _LONG:
@@ -241,6 +251,8 @@ def _onward(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[_A
             for value in node.outputs:
                 yield dataclasses.replace(at, value=value, shape=at.shape if op == "Cast" else _sizes(value))
         return
+    if at.state == "plain" and op == "Range" and index == 1:
+        yield dataclasses.replace(out, shift=at.shift - 1, shape=_sizes(node.outputs[0]))
     if at.state in ("plain", "mask"):
         yield from _masked(at, out, node, index, fixed)
     if at.state == "plain" and op in ("Add", "Sub", "Mul", "Div", "Neg"):

@@ -57,7 +57,8 @@ def load(
 ) -> Graph:
     """Load a model of the zoo as a graph.
 
-    Models with data of their own take their examples from the calibration data, in order.
+    Models with data of their own take their first examples from the calibration data, in order; drawn ends
+    of masks and ids come behind.
 
     Args:
         name: its name in the zoo.
@@ -140,8 +141,9 @@ def _drawn(timm_name: str, seed: int) -> tuple[torch.nn.Module, tuple[torch.Tens
         torch.manual_seed(seed)
         model: Any = timm.create_model(timm_name).eval()
         images = torch.randn(2, *model.pretrained_cfg["input_size"])
+        others = torch.randn(6, *model.pretrained_cfg["input_size"])
     with torch.no_grad():
-        draw_weights(model, seed, lambda: model(images))
+        draw_weights(model, seed, lambda: model(images), lambda: model(others))
     return model, (images[:1].clone(),)
 
 

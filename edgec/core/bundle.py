@@ -187,7 +187,7 @@ class Bundle:
             RequestError: one cannot be read.
         """
         folder = self.path / SAMPLES
-        feeds, references, exact, ties = [], [], [], []
+        feeds, references, exact, ties, moves = [], [], [], [], []
         count = self.manifest["samples"]
         if not 1 <= count <= limit("samples"):
             raise IntegrityError(
@@ -205,13 +205,15 @@ class Bundle:
                     exact.append(
                         {name: outputs[name].astype(np.float64) - array for name, array in lost.items()}
                     )
+                if (moved := folder / f"{index}.moves.npz").is_file():
+                    moves.append(read_arrays(moved))
                 if (decided := folder / f"{index}.ties.npz").is_file():
                     ties.append(Ties.from_arrays(read_arrays(decided)))
             except (TypeError, ValueError, LookupError) as error:
                 raise IntegrityError(
                     "does not fit the sample's outputs", where=str(rounding), fix=RECOMPILE
                 ) from error
-        return feeds, Expected(references, exact, ties)
+        return feeds, Expected(references, exact, ties, moves)
 
 
 @contextlib.contextmanager
@@ -442,7 +444,8 @@ def write_samples(folder: Path, feeds: list[Arrays], expected: Expected) -> None
     """Write sample inputs and what the source computed on them under `samples/`.
 
     `K.inputs.npz` and `K.outputs.npz` are the source's own; `K.rounding.npz` is what its outputs differ from
-    its float64, and `K.ties.npz` what its decisions rest on, where these are known.
+    its float64, `K.moves.npz` what they move by where its inputs are rounded, and `K.ties.npz` what its
+    decisions rest on, where these are known.
     """
     samples = folder / SAMPLES
     samples.mkdir()
@@ -452,6 +455,8 @@ def write_samples(folder: Path, feeds: list[Arrays], expected: Expected) -> None
         if expected.exact:
             lost = rounding_of(reference, expected.exact[index])
             write_arrays(samples / f"{index}.rounding.npz", lost)
+        if expected.moves:
+            write_arrays(samples / f"{index}.moves.npz", expected.moves[index])
         if any(expected.ties):
             write_arrays(samples / f"{index}.ties.npz", expected.ties[index].to_arrays())
 

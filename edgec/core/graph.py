@@ -199,12 +199,12 @@ class Graph:
         return Expected(self.references, roundings_only(self.references, exact), self.ties)
 
     def expected_of_rounded(self, precision: str) -> Expected | None:
-        """What the source computed, with what it computes on inputs as a precision knows them as its float64.
+        """What the source computed, and how far each number moves on inputs as a precision knows them.
 
         An engine in fp16 or bf16 cannot know its inputs better than that, nor what it makes of them. What a
         rounding of the inputs moves in the source itself (a file that quantises, a division by little) no
-        such engine is to blame for. The inputs are rounded, and moved by one rounding at random some times;
-        of what the source then computes, the number that is farthest from its own counts.
+        such engine is to blame for, at that very place. The inputs are rounded, and moved at random by up to
+        four roundings some times: as far as an engine's own roundings reach. The farthest move counts.
 
         Args:
             precision: `fp16` or `bf16`.
@@ -215,9 +215,12 @@ class Graph:
         floats = {spec.name for spec in self.inputs if spec.dtype == "float32"}
         if self.run_source is None or not floats:
             return None
-        farthest = [dict(reference) for reference in self.references]
+        moves = [
+            {name: np.zeros(array.shape, np.float32) for name, array in reference.items() if _is_real(array)}
+            for reference in self.references
+        ]
         for draw in range(ROUNDINGS):
-            for feeds, reference, far in zip(self.examples, self.references, farthest, strict=True):
+            for feeds, reference, far in zip(self.examples, self.references, moves, strict=True):
                 moved = {
                     name: _rounded(array, precision, draw) if name in floats else array
                     for name, array in feeds.items()
@@ -227,11 +230,12 @@ class Graph:
                 except Exception as error:  # whatever the source raises
                     _logger.debug("the source does not run on rounded inputs", exc_info=error)
                     return None
-                for name, array in reference.items():
-                    if array.dtype == np.float32 and found[name].shape == array.shape:
-                        farther = np.abs(found[name] - array) > np.abs(far[name] - array)
-                        far[name] = np.where(farther, found[name], far[name])
-        return Expected(self.references, farthest, self.ties)
+                for name, farthest in far.items():
+                    if found[name].shape == farthest.shape:
+                        with np.errstate(invalid="ignore"):
+                            apart = np.abs(found[name].astype(np.float32) - reference[name])
+                        far[name] = np.fmax(farthest, np.where(np.isfinite(apart), apart, 0.0))
+        return Expected(self.references, ties=self.ties, moves=moves)
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -253,17 +257,25 @@ class Graph:
         return self.with_model(self.model.clone())
 
 
-ROUNDINGS = 5
-"""Times that inputs are rounded, the first to the nearest: enough that what a rounding may flip does flip."""
+ROUNDINGS = 12
+"""Times that inputs are rounded, the first to the nearest: enough that what a rounding may flip does flip,
+and that no number that moves is taken for one that hardly does."""
+
+_REACH = 4.0
+"""Roundings by which inputs are moved: an engine rounds its weights and all that lies between as well."""
+
+
+def _is_real(array: np.ndarray) -> bool:
+    return np.issubdtype(array.dtype, np.floating)
 
 
 def _rounded(array: np.ndarray, precision: str, draw: int) -> np.ndarray:
-    """A float32 array rounded to a precision, or moved by one rounding; itself where it leaves the range."""
+    """A float32 array in a precision, or moved by some roundings of it; itself where it leaves the range."""
     import ml_dtypes
 
     kind = np.float16 if precision == "fp16" else ml_dtypes.bfloat16
     if draw:
-        unit = float(ml_dtypes.finfo(kind).eps)
+        unit = _REACH * float(ml_dtypes.finfo(kind).eps)
         array = array * (1 + unit * np.random.default_rng(draw).uniform(-1, 1, array.shape)).astype(
             np.float32
         )

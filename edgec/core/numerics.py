@@ -2,7 +2,8 @@
 
 The unit of a difference is the output's own spread, never an absolute number: an output of a regression that
 varies by a thousandth around one is held to a part of that thousandth. What the source itself cannot know is
-taken off first: the source also runs in float64, and what its own fp32 differs from that is its rounding.
+taken off first: the source also runs in float64, and what its own fp32 differs from that is its rounding. Of
+an engine in a lower precision it is what the source moves, number by number, where its inputs are rounded.
 
 This file and `ties.py` also ship with the programs that judge an engine on a device: they need numpy alone,
 and Python 3.8.
@@ -31,7 +32,13 @@ that transform or split them (Winograd, blocked softmax) up to twice that; and w
 draw of its rounding."""
 
 _LAST_ROUNDING = 2.0
-"""The output itself is rounded once by each side."""
+"""The output itself is rounded once by each side, to the type that it has in the source."""
+
+_ALONE = 8
+"""A rounding that fewer numbers of an output show is theirs, and excuses no other one."""
+
+_MOVED_BY_ALL = 0.1
+"""What nine of ten numbers move by at least is how an output moves, and not what one place of it does."""
 
 _LARGEST_ROUNDING = 0.1
 """In spreads. Where float64 is further away than this, it is no rounding (the source decides, or loses what
@@ -46,6 +53,18 @@ be larger still."""
 
 _NOISE = 4.0 * float(np.finfo(np.float32).eps)
 """Of an output's size. What varies by less than this is constant up to the last places of its numbers."""
+
+_EXACT = float(np.finfo(np.float32).tiny)
+"""The unit of an output that is 0 everywhere. Bounds count roundings, of which a number has as many as it is
+large: a constant is held to a part of its size. Nothing rounds in 0, and whatever is no 0 is wrong."""
+
+_BODY = 0.9
+"""The share of an output's numbers, those nearest its median, that are judged by their own spread as well: a
+few huge numbers beside them set the spread of all."""
+
+_LEAST_BODY = (1e-5, 1e-3)
+"""No body is taken for narrower than this part of the output's unit, where the source's own rounding is known
+and where it is not: what is computed beside larger numbers may be rounded as they are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +83,8 @@ class Difference:
         beyond_rms: `rms` less likewise.
         slice_rms: the same of the worst slice along an axis (a channel, a token), over that slice's own
             size: boxes in pixels do not hide scores between 0 and 1 beside them. Where an output has few
-            numbers, each of them is such a slice, over the samples.
+            numbers, each of them is such a slice, over the samples. The body of an output, without the tenth
+            that is farthest from its median, is a slice too.
         unequal: largest share of elements of an integer output that are not the source's, near-ties aside.
         near_ties: elements and rows that differ because the source decides between nearly equal scores.
     """
@@ -210,11 +230,14 @@ class Expected:
         references: its outputs, by name, a mapping a sample.
         exact: its outputs in float64, likewise; empty where they are not known.
         ties: where it decides, one a sample; empty where it decides nothing.
+        moves: what its outputs move by, number by number, where its inputs are rounded; in place of `exact`
+            for an engine that cannot know its inputs better.
     """
 
     references: Sequence[Arrays]
     exact: Sequence[Arrays] = ()
     ties: Sequence[Settles] = ()
+    moves: Sequence[Arrays] = ()
 
     def difference(self, actuals: Sequence[Arrays], gate: Gate) -> Difference:
         """How far outputs are from the source's, near-ties of the gate's precision aside.
@@ -223,17 +246,21 @@ class Expected:
             ValueError: a sample or an output is missing, or a shape differs.
         """
         if len(actuals) != len(self.references) or not self.ties:
-            return compare(self.references, actuals, self.exact)
+            return compare(self.references, actuals, self.exact, self.moves)
         settled, count = [], 0
         for reference, actual, ties in zip(self.references, actuals, self.ties):
             outputs, found = ties.settled(reference, actual, gate.scaled)
             settled.append(outputs)
             count += found
-        return dataclasses.replace(compare(self.references, settled, self.exact), near_ties=count)
+        difference = compare(self.references, settled, self.exact, self.moves)
+        return dataclasses.replace(difference, near_ties=count)
 
 
 def compare(
-    references: Sequence[Arrays], actuals: Sequence[Arrays], exact: Sequence[Arrays] = ()
+    references: Sequence[Arrays],
+    actuals: Sequence[Arrays],
+    exact: Sequence[Arrays] = (),
+    moves: Sequence[Arrays] = (),
 ) -> Difference:
     """Compare all outputs of all samples; the worst of them.
 
@@ -241,6 +268,8 @@ def compare(
         references: what the source computed, by output, a mapping a sample.
         actuals: what is judged, likewise.
         exact: what the source computes in float64, likewise; empty where that is not known.
+        moves: how far the source's outputs move where its inputs are rounded, likewise; empty where an engine
+            has no such excuse.
 
     Raises:
         ValueError: a sample or an output is missing, or a shape differs.
@@ -254,36 +283,47 @@ def compare(
             if name not in actual:
                 raise ValueError(f"output {name!r} is missing")
             true = exact[index].get(name) if exact else None
-            found = compare_arrays(expected, actual[name], name, spread=units[index][name], exact=true)
+            moved = moves[index].get(name) if moves else None
+            unit = units[index][name]
+            found = compare_arrays(expected, actual[name], name, spread=unit, exact=true, moves=moved)
             worst = worst.worst(found)
     for name in references[0]:
-        wanted, given, true = (_stacked(samples, name) for samples in (references, actuals, exact))
-        slice_rms = _worst_number(wanted, given, true, max(unit[name] for unit in units))
+        wanted, given, true, moved = (
+            _stacked(samples, name) for samples in (references, actuals, exact, moves)
+        )
+        slice_rms = _worst_number(wanted, given, true, moved, max(unit[name] for unit in units))
         worst = worst.worst(Difference(output=name, slice_rms=slice_rms))
     return worst
 
 
 def _stacked(samples: Sequence[Arrays], name: str) -> np.ndarray | None:
-    """An output of few numbers over samples, (samples, numbers), in float64; None where it is no such one."""
+    """An output of few numbers over samples, (samples, numbers), as it is; None where it is no such one."""
     arrays = [sample.get(name) for sample in samples]
-    known = [array for array in arrays if array is not None and array.dtype.kind == "f"]
+    known = [array for array in arrays if array is not None and _is_float(array.dtype)]
     if not known or len(known) < len(arrays) or len({array.shape for array in known}) > 1:
         return None
     if known[0].size >= _FEW:
         return None
-    return np.stack([array.astype(np.float64).ravel() for array in known])
+    return np.stack([array.ravel() for array in known])
 
 
 def _worst_number(
-    expected: np.ndarray | None, found: np.ndarray | None, exact: np.ndarray | None, unit: float
+    reference: np.ndarray | None,
+    found: np.ndarray | None,
+    exact: np.ndarray | None,
+    moves: np.ndarray | None,
+    unit: float,
 ) -> float:
     """`Difference.slice_rms` of an output of few numbers: each is a slice, over the samples."""
-    if expected is None or found is None or len(expected) < _FEWEST_SAMPLES:
+    if reference is None or found is None or len(reference) < _FEWEST_SAMPLES:
         return 0.0
+    expected, found = reference.astype(np.float64), found.astype(np.float64)
     finite = np.isfinite(expected) & np.isfinite(found) & ~is_fill(expected)
+    last = _last_places(reference, finite)
     expected = np.where(finite, expected, 0.0)
     error = np.abs(expected - np.where(finite, found, 0.0))
-    last = np.spacing(np.abs(expected).astype(np.float32)).astype(np.float64)
+    if moves is not None and moves.shape == error.shape:
+        error = np.maximum(error - _moved(moves, finite, unit), 0.0)
     own = _own_rounding(expected, exact, finite)
     return _worst_slice(expected, error, own, last, finite, unit, _FEWEST_SAMPLES, 1e-3)
 
@@ -295,6 +335,7 @@ def compare_arrays(
     *,
     spread: float | None = None,
     exact: np.ndarray | None = None,
+    moves: np.ndarray | None = None,
 ) -> Difference:
     """Compare one output, in float64.
 
@@ -306,6 +347,7 @@ def compare_arrays(
         name: the output's name.
         spread: the unit, as `spreads` tells it; the reference's own spread where not given.
         exact: what the source computes in float64.
+        moves: how far each number moves in the source where its inputs are rounded.
 
     Raises:
         ValueError: the shapes differ.
@@ -314,11 +356,11 @@ def compare_arrays(
         raise ValueError(f"output {name!r}: shape {actual.shape}, the source's is {reference.shape}")
     if reference.size == 0:
         return Difference(output=name)
-    if reference.dtype.kind not in "fc":
-        return Difference(output=name, unequal=float(np.mean(reference != actual)))
     if reference.dtype.kind == "c":
         known = None if exact is None else _pairs(exact)
         return compare_arrays(_pairs(reference), _pairs(actual), name, spread=spread, exact=known)
+    if not _is_float(reference.dtype):
+        return Difference(output=name, unequal=float(np.mean(reference != actual)))
     expected, found = reference.astype(np.float64), actual.astype(np.float64)
     finite = np.isfinite(expected)
     if not np.array_equal(finite, np.isfinite(found)):
@@ -330,47 +372,58 @@ def compare_arrays(
         return Difference(output=name)
     fill = is_fill(expected)
     if fill.any():
-        return _beside_fill(expected, found, fill, name, spread, exact)
+        return _beside_fill(reference, found, fill, name, spread, exact, moves)
     unit = _unit([expected], 0) if spread is None else spread
+    last = _last_places(reference, finite)
     expected, found = np.where(finite, expected, 0.0), np.where(finite, found, 0.0)
     error = np.abs(expected - found)
     own = _own_rounding(expected, exact, finite)
-    last = np.spacing(np.abs(expected).astype(np.float32)).astype(np.float64)
-    most = float(error.max())
-    rms = _rms(error, finite)
+    most, rms = float(error.max()), _rms(error, finite)
+    rounding = 0.0 if own is None else _rms(own, finite)
+    left = error
+    if moves is not None and moves.shape == error.shape:
+        left = np.maximum(error - _moved(moves, finite, unit), 0.0)
+        rounding = _rms(np.where(finite, moves, 0.0), finite)
     return Difference(
         max_abs=most,
         scaled=most / unit,
         rms=rms / unit,
         cosine=_cosine(expected, found, most),
         output=name,
-        rounding=0.0 if own is None else _rms(own, finite) / unit,
-        beyond=max(0.0, most - _most_explained(own, last, unit)) / unit,
-        beyond_rms=max(0.0, rms - _rms_explained(own, last, finite, unit)) / unit,
-        slice_rms=_worst_slice(expected, error, own, last, finite, unit),
+        rounding=rounding / unit,
+        beyond=max(0.0, float(np.max(left - _explained(own, last, unit)))) / unit,
+        beyond_rms=max(0.0, _rms(left, finite) - _rms_explained(own, last, finite, unit)) / unit,
+        slice_rms=max(
+            _worst_slice(expected, left, own, last, finite, unit),
+            _body(expected, left, own, last, finite, unit),
+        ),
     )
 
 
 def _beside_fill(
-    expected: np.ndarray,
+    reference: np.ndarray,
     found: np.ndarray,
     fill: np.ndarray,
     name: str,
     spread: float | None,
     exact: np.ndarray | None,
+    moves: np.ndarray | None,
 ) -> Difference:
     """A mask's fill is off relative to a tenth of itself: it is a constant, and hardly rounded.
 
     The rest is compared as if the fill were not finite.
     """
+    hidden = reference.copy()
+    hidden[fill] = -np.inf
     rest = compare_arrays(
-        np.where(fill, -np.inf, expected),
+        hidden,
         np.where(fill, -np.inf, found),
         name,
-        spread=_unit([expected], 0) if spread is None else spread,
+        spread=_unit([reference], 0) if spread is None else spread,
         exact=exact,
+        moves=moves,
     )
-    off = 10.0 * float(np.max(np.abs(found[fill] / expected[fill] - 1.0)))
+    off = 10.0 * float(np.max(np.abs(found[fill] / reference[fill].astype(np.float64) - 1.0)))
     return rest.worst(Difference(max_abs=0.0, scaled=off, output=name, beyond=max(0.0, off - 10.0 * _NOISE)))
 
 
@@ -395,6 +448,20 @@ def _pairs(array: np.ndarray) -> np.ndarray:
     return np.stack([array.real, array.imag], axis=-1)
 
 
+def _is_float(dtype: np.dtype) -> bool:
+    """Whether numbers of the type are quantities; numpy knows bfloat16 by its name alone."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def _last_places(reference: np.ndarray, finite: np.ndarray) -> np.ndarray:
+    """One last place of each number, in the type that the source gives it in; float32 for wider ones."""
+    sizes = np.abs(np.where(finite, reference.astype(np.float64), 0.0))
+    if reference.dtype == np.float16:
+        return np.spacing(sizes.astype(np.float16)).astype(np.float64)
+    places = np.spacing(sizes.astype(np.float32)).astype(np.float64)
+    return places * 2.0**16 if reference.dtype.name == "bfloat16" else places
+
+
 def rounding_of(reference: Arrays, exact: Arrays) -> dict[str, np.ndarray]:
     """What a sample's outputs lack to their float64, in float32; outputs of whole numbers lack nothing."""
     return {
@@ -402,7 +469,7 @@ def rounding_of(reference: Arrays, exact: Arrays) -> dict[str, np.ndarray]:
             np.float32
         )
         for name, array in reference.items()
-        if name in exact and array.dtype.kind == "f" and exact[name].shape == array.shape
+        if name in exact and _is_float(array.dtype) and exact[name].shape == array.shape
     }
 
 
@@ -421,7 +488,7 @@ def roundings_only(references: Sequence[Arrays], exact: Sequence[Arrays]) -> lis
         rounded = {}
         for name, array in reference.items():
             true = known.get(name)
-            if true is None or array.dtype.kind != "f" or true.shape != array.shape:
+            if true is None or not _is_float(array.dtype) or true.shape != array.shape:
                 continue
             finite = np.isfinite(array) & np.isfinite(true) & ~is_fill(array)
             if not finite.any():
@@ -438,7 +505,8 @@ def spreads(references: Sequence[Arrays]) -> list[dict[str, float]]:
     """The unit of each output's differences, a mapping a sample; always above 0.
 
     It is the standard deviation of the sample's own finite values. An output of few elements tells it over
-    the samples instead: the standard deviation of each element over them, together by their mean square.
+    the samples instead: the standard deviation of each element over them, together by their mean square. Of
+    what is constant it is its size, and of what is 0 on every sample the smallest number.
     """
     return [
         {
@@ -451,10 +519,10 @@ def spreads(references: Sequence[Arrays]) -> list[dict[str, float]]:
 
 def _unit(samples: Sequence[np.ndarray], index: int) -> float:
     own = samples[index] if index < len(samples) else samples[-1]
-    if own.dtype.kind not in "fc":
-        return 1.0
     if own.dtype.kind == "c":
         return _unit([_pairs(sample) for sample in samples], index)
+    if not _is_float(own.dtype):
+        return 1.0
     samples = [np.where(is_fill(sample), np.nan, sample) for sample in samples]
     own = samples[index] if index < len(samples) else samples[-1]
     values = own[np.isfinite(own)].astype(np.float64)
@@ -464,7 +532,7 @@ def _unit(samples: Sequence[np.ndarray], index: int) -> float:
     # A sample on which the output is nearly the same everywhere is not held to less than its rounding.
     candidates = [max(within, 1e-3 * over), over] if own.size >= _FEW else [over, within]
     size = float(np.sqrt(np.mean(values**2))) if values.size else 0.0
-    return next((value for value in [*candidates, size] if value > _NOISE * size), size or 1.0)
+    return next((value for value in [*candidates, size] if value > _NOISE * size), size or _EXACT)
 
 
 def _own_rounding(expected: np.ndarray, exact: np.ndarray | None, finite: np.ndarray) -> np.ndarray | None:
@@ -490,11 +558,55 @@ def _rms_explained(own: np.ndarray | None, last: np.ndarray, finite: np.ndarray,
     return float(np.hypot(inner, _LAST_ROUNDING * _rms(last, finite) / np.sqrt(12.0)))
 
 
-def _most_explained(own: np.ndarray | None, last: np.ndarray, unit: float) -> float:
-    inner = 0.0
-    if own is not None and _inner(own, last):
-        inner = min(_REORDERING * float(own.max()), 3.0 * _LARGEST_ROUNDING * unit)
-    return inner + _LAST_ROUNDING / 2.0 * float(last.max())
+def _explained(own: np.ndarray | None, last: np.ndarray, unit: float) -> np.ndarray:
+    """How far each number may be off by rounding: its own, and what at least `_ALONE` numbers show."""
+    explained = _LAST_ROUNDING / 2.0 * last
+    if own is None or not _inner(own, last):
+        return explained
+    shared = max(1, min(_ALONE, own.size // 4))
+    common = float(np.partition(own, own.size - shared, axis=None)[-shared])
+    inner = np.minimum(_REORDERING * np.maximum(own, common), 3.0 * _LARGEST_ROUNDING * unit)
+    return np.asarray(explained + inner)
+
+
+def _moved(moves: np.ndarray, finite: np.ndarray, unit: float) -> np.ndarray:
+    """What the source's own sensitivity to its inputs excuses, number by number.
+
+    Never more than three tenths of a unit at a place, nor a tenth on the whole: a source that moves more
+    decides something.
+    """
+    moved = np.where(finite & np.isfinite(moves), moves, 0.0).astype(np.float64)
+    by_all = 2.0 * float(np.quantile(moved[finite], _MOVED_BY_ALL)) if finite.any() else 0.0
+    excused = np.minimum(np.maximum(moved, by_all), 3.0 * _LARGEST_ROUNDING * unit)
+    whole = _rms(excused, finite) if finite.any() else 0.0
+    return np.asarray(excused * min(1.0, _LARGEST_ROUNDING * unit / whole) if whole else excused)
+
+
+def _body(
+    expected: np.ndarray,
+    error: np.ndarray,
+    own: np.ndarray | None,
+    last: np.ndarray,
+    finite: np.ndarray,
+    unit: float,
+) -> float:
+    """The root mean square error of an output's body, over the body's spread."""
+    values = expected[finite]
+    if values.size < _FEW:
+        return 0.0
+    apart = np.abs(values - np.median(values))
+    body = apart <= np.quantile(apart, _BODY)
+    spread, size = float(np.std(values[body])), float(np.sqrt(np.mean(values[body] ** 2)))
+    if spread <= _NOISE * size:
+        return 0.0
+    spread = max(spread, _LEAST_BODY[own is None] * unit)
+    places = last[finite][body]
+    before = 0.0 if own is None else _inner(own[finite][body], places)
+    inner = min(_REORDERING * float(np.sqrt(before)), _LARGEST_ROUNDING * spread)
+    # What was computed beside the largest numbers may be rounded as they are.
+    rounding = _LAST_ROUNDING * float(last.max()) / np.sqrt(12.0)
+    off = float(np.sqrt(np.mean(error[finite][body] ** 2))) - float(np.hypot(inner, rounding))
+    return max(0.0, off) / spread
 
 
 def _worst_slice(

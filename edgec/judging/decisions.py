@@ -29,6 +29,8 @@ _ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "Round": np.round,
 }
 _ROUNDS = tuple(_ROUNDED)
+_TRUNCATED = np.trunc
+"""What a Cast from floats to integers does."""
 
 
 def with_ties(graph: Graph) -> Graph:
@@ -46,24 +48,30 @@ def with_ties(graph: Graph) -> Graph:
         return graph
     with Evaluator(runnable(graph.model), outputs=sorted(inner)) as evaluator:
         found = [evaluator.run(feeds) for feeds in graph.examples]
-    ties = [
-        _ties(picked, rankings, {**feeds, **values, **reference})
+    known = [
+        {**feeds, **values, **reference}
         for feeds, values, reference in zip(graph.examples, found, graph.references, strict=True)
     ]
+    picked = {name: node for name, node in picked.items() if not _counts(node, known)}
+    ties = [_ties(picked, rankings, values) for values in known]
     return dataclasses.replace(graph, ties=ties) if any(ties) else graph
 
 
 def _ties(picked: Mapping[str, ir.Node], rankings: Mapping[str, list[ir.Node]], values: Arrays) -> Ties:
     margins, steps, runners_up = {}, {}, {}
     for name, node in picked.items():
-        margin = _margin(node, values)
-        if margin is not None and margin.size == values[name].size:
-            margins[name] = margin.reshape(values[name].shape).astype(np.float32)
-            if is_op(node, *_ROUNDS):
-                steps[name] = _steps(node, values, values[name])
-            second = _runner_up(node, values, values[name])
-            if second is not None:
-                runners_up[name] = second
+        margin, output = _margin(node, values), values[name]
+        second = _runner_up(node, values, output)
+        rounds = is_op(node, *_ROUNDS, "Cast")
+        if margin is None or margin.size != output.size:
+            continue
+        if output.dtype.kind == "f" and second is None and not rounds:
+            continue  # any number would do
+        margins[name] = margin.reshape(output.shape).astype(np.float32)
+        if rounds:
+            steps[name] = _steps(node, values, output)
+        if second is not None:
+            runners_up[name] = second
     # The kept scores themselves are in order whatever row each belongs to: they are compared as they are.
     axes: dict[ir.Node, dict[str, int]] = {}
     for name, nodes in rankings.items():
@@ -78,25 +86,43 @@ def _ties(picked: Mapping[str, ir.Node], rankings: Mapping[str, list[ir.Node]], 
 
 
 def _picking_node(output: ir.Value) -> ir.Node | None:
-    """The node that decides each element of a whole-numbered output, through ops that only map elements."""
-    if output.dtype is None or output.dtype.is_floating_point():
-        return None
+    """The node that decides each element of an output, through ops that only map elements.
+
+    A Cast of floats to integers decides where no other node before it does: `Cast(Floor(x))` is the Floor's.
+    """
     value: ir.Value | None = output
+    truncates = None
     while value is not None:
         node = value.producer()
         if node is None:
-            return None
+            return truncates
         if is_op(node, *_PICKS, *_COMPARES, *_ROUNDS):
             return node
         constants = all(other is not None and _constant(other) is not None for other in node.inputs[1:])
         if not is_op(node, *_CARRIES) and not (is_op(node, *_WITH_CONSTANT) and constants):
-            return None
+            return truncates
+        if is_op(node, "Cast") and ir.DataType(node.attributes["to"].as_int()).is_integer():
+            truncates = node
         value = node.inputs[0]
-    return None
+    return truncates
+
+
+def _counts(node: ir.Node, samples: list[Arrays]) -> bool:
+    """Whether what a node rounds is whole on every sample: a count, which nothing may change."""
+    if not is_op(node, *_ROUNDS, "Cast"):
+        return False
+    scores = [found for values in samples if (found := _array(node.inputs[0], values)) is not None]
+    return all(array.dtype.kind != "f" or np.array_equal(array, np.round(array)) for array in scores)
 
 
 def _runner_up(node: ir.Node, values: Arrays, output: np.ndarray) -> np.ndarray | None:
-    """The place that ArgMax or ArgMin nearly took, in an output's shape; None where the output is mapped."""
+    """What an element would nearly have been, in an output's shape; None where that is not known.
+
+    Of ArgMax and ArgMin the place that was nearly taken, where the output holds places; of a comparison the
+    other of the two numbers that an output holds.
+    """
+    if is_op(node, *_COMPARES) and (both := np.unique(output)).size == 2:
+        return np.where(output == both[0], both[1], both[0])
     scores = _array(node.inputs[0], values)
     picked = None if node.outputs[0].name is None else values.get(node.outputs[0].name)
     if not is_op(node, *_PICKS) or scores is None or picked is None:
@@ -128,17 +154,25 @@ def _margin(node: ir.Node, values: Arrays) -> np.ndarray | None:
             return None
         apart = scores - other
         return np.abs(apart) / _spread(apart)
-    # How far from the number where the next whole one begins.
+    # How far from the number where the next whole one begins; a truncation has none at 0.
     moved = scores - 0.5 if node.op_type == "Round" else scores
-    return np.abs(moved - np.round(moved)) / _spread(scores)
+    nearest = np.round(moved)
+    if node.op_type == "Cast":
+        nearest = np.where(nearest == 0, np.where(moved < 0, -1.0, 1.0), nearest)
+    return np.abs(moved - nearest) / _spread(scores)
 
 
 def _steps(node: ir.Node, values: Arrays, output: np.ndarray) -> tuple[float, float]:
     """What one whole number of a rounding is worth in the output, and the scores' spread in its numbers."""
     scores = _array(node.inputs[0], values)
     assert scores is not None
-    rounded = _ROUNDED[node.op_type](scores)
-    step = float(np.ptp(output.astype(np.float64))) / (float(np.ptp(rounded)) or 1.0)
+    rounded = _ROUNDED.get(node.op_type, _TRUNCATED)(scores)
+    apart, numbers = float(np.ptp(rounded)), output.astype(np.float64)
+    if apart:
+        step = float(np.ptp(numbers)) / apart
+    else:  # one number, or equal ones: what is mapped linearly has its step in its size
+        largest = float(np.max(np.abs(rounded)))
+        step = float(np.max(np.abs(numbers))) / largest if largest else 1.0
     return step, step * _spread(scores)
 
 
@@ -223,5 +257,10 @@ def _array(value: ir.Value | None, values: Arrays) -> np.ndarray | None:
 
 
 def _spread(scores: np.ndarray) -> float:
+    """The scores' spread; of one alone, or of equal ones, their size."""
     finite = scores[np.isfinite(scores) & ~is_fill(scores)]
-    return (float(np.std(finite)) if finite.size else 0.0) or 1.0
+    if not finite.size:
+        return 1.0
+    size = float(np.sqrt(np.mean(finite**2)))
+    spread = float(np.std(finite))
+    return (spread if spread > 1e-6 * size else size) or 1.0

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from edgec.core.dialect import IR_VERSION, ONNX_OPSET, SOURCE_KEY, source_layer
 from edgec.passes.editing import Editor
 from edgec.passes.infra import MatchLog, Pass, register
+from edgec.targets.jetson.affine_grid import affine_grid
 
 
 @register
@@ -47,7 +48,7 @@ class Definitions(Pass):
                 break
             for node in lacking:
                 tried.add(node)
-                body = _definition(node)
+                body = affine_grid(node) or _definition(node)
                 if body is None:
                     continue
                 splice(editor, node, body)
@@ -82,7 +83,7 @@ def _definition(node: ir.Node) -> ir.Graph | None:
     except Exception:
         # The inliner has no class of its own for a definition that needs more types than there are.
         return None
-    # One with branches (AffineGrid's) would leave it to the device which of them is meant.
+    # One with branches (AffineGrid's of an unknown size) would leave it to the device which of them is meant.
     if any(one.op_type in (node.op_type, "If") for one in inlined.graph.node):
         return None
     return ir.from_proto(inlined).graph

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import erf
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -158,7 +159,25 @@ def test_an_output_of_one_number_has_its_spread_over_the_samples() -> None:
     units = spreads([{"y": np.array([[value]])} for value in (1.0, 1.001, 0.999)])
     assert units[0]["y"] == pytest.approx(8.16e-4, rel=1e-2)
     assert spreads([{"y": np.array([[5.0]])}])[0]["y"] == 5.0
-    assert spreads([{"y": np.zeros((1, 1))}])[0]["y"] == 1.0
+    assert spreads([{"y": np.zeros((1, 1))}])[0]["y"] == np.finfo(np.float32).tiny
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 400)])
+def test_what_is_zero_in_the_source_must_be_zero(shape: tuple[int, ...]) -> None:
+    zeros = [{"y": np.zeros(shape, np.float32)}] * 3
+    for gate in GATES.values():
+        assert gate.accepts(compare(zeros, [{"y": -sample["y"]} for sample in zeros]))
+        assert not gate.accepts(compare(zeros, [{"y": sample["y"] + np.float32(1e-9)} for sample in zeros]))
+    # On one sample of several it has the others' spread.
+    mixed = [{"y": np.zeros(shape, np.float32)}, *rounded(drawn(shape, 1, 2))]
+    assert FP32.accepts(compare(mixed, [{"y": sample["y"] + np.float32(1e-9)} for sample in mixed]))
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_a_constant_is_held_to_a_part_of_its_size(size: float) -> None:
+    samples = [{"y": np.full((1, 400), size, np.float32)}] * 3
+    for off, allowed in ((5e-7, True), (1e-3, False)):
+        assert FP32.accepts(compare(samples, [{"y": samples[0]["y"] * (1 + off)}] * 3)) is allowed
 
 
 @pytest.mark.parametrize("output", ["a", "b"])
@@ -291,3 +310,91 @@ def test_a_single_large_number_is_no_fill() -> None:
     exact = [np.array([[20000.0 + place, 3.0 + place / 10]]) for place in range(3)]
     wrong = [array + np.array([[0.05, 0.0]]) for array in exact]
     assert not FP32.accepts(compare(rounded(exact), rounded(wrong)))
+
+
+def heavy(random: np.random.Generator, shape: tuple[int, ...], tail: str) -> np.ndarray:
+    """Numbers around 0, and beside them few huge ones or a long tail."""
+    body = random.standard_normal(shape)
+    if tail == "cauchy":
+        return random.standard_cauchy(shape)
+    flat = body.reshape(-1)
+    flat[:: 37 if tail == "many" else flat.size // 3] *= 1e4 if tail == "many" else 1e5
+    return body
+
+
+@pytest.mark.parametrize("tail", ["few", "many", "cauchy"])
+@pytest.mark.parametrize("shape", [(1, 40), (1, 1000), (1, 3, 64, 64)])
+@pytest.mark.parametrize("mean", [0.0, 3.0])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_few_huge_numbers_hide_nothing_in_the_body(
+    tail: str, shape: tuple[int, ...], mean: float, known: bool
+) -> None:
+    if tail == "few" and not known:
+        pytest.skip("the source's rounding is taken for that of the largest numbers")
+    random = np.random.default_rng(3)
+    exact = [mean + heavy(random, shape, tail) for _ in range(3)]
+    noise = drawn(shape, 6)
+    spread = 1.4826 * np.median(np.abs(exact[0] - np.median(exact[0])))
+    wrong = [array + 0.05 * spread * other for array, other in zip(exact, noise, strict=True)]
+    alike = [array * (1 + 1e-7 * other) for array, other in zip(exact, noise, strict=True)]
+    float64 = [{"y": array} for array in exact] if known else []
+    assert not FP32.accepts(compare(rounded(exact), rounded(wrong), float64))
+    assert FP32.accepts(compare(rounded(exact), rounded(alike), float64))
+
+
+def test_an_output_of_little_beside_much_may_round_as_the_much_does() -> None:
+    # Most of a detector's scores are nearly 0, and a sigmoid may be exact to a last place of 1.
+    random = np.random.default_rng(4)
+    scores = 1e-7 * random.random((1, 1, 60, 60))
+    scores[..., ::20, ::20] = 0.9
+    engine = scores + 3e-8 * random.uniform(-1, 1, scores.shape)
+    assert FP32.accepts(compare_arrays(scores.astype(np.float32), engine, exact=scores))
+
+
+def test_a_rounding_of_one_number_excuses_no_other() -> None:
+    exact = drawn((1, 400), 2)
+    source = [array.copy() for array in exact]
+    other = [array.copy() for array in exact]
+    for rounds, errs in zip(source, other, strict=True):
+        rounds[0, 7] += 0.05
+        errs[0, 50] += 0.05
+    known = [{"y": array} for array in exact]
+    assert FP32.accepts(compare(rounded(source), rounded(exact), known))
+    assert compare(rounded(source), rounded(other), known).beyond > FP32.scaled
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_an_output_is_judged_in_the_last_place_of_its_own_type(kind: str) -> None:
+    dtype = np.dtype(getattr(ml_dtypes, kind, kind))
+    eps = float(ml_dtypes.finfo(dtype).eps)
+    exact = drawn((1, 500), 4)
+    source = [{"y": array.astype(dtype)} for array in exact]
+    # An engine that is right in float32 rounds some numbers to the next.
+    engine = [{"y": (array * (1 + 1e-6)).astype(np.float32).astype(dtype)} for array in exact]
+    beside = [{"y": (array * (1 + 0.15 * eps)).astype(dtype)} for array in exact]
+    for found in (engine, beside):
+        assert FP32.accepts(compare(source, found))
+    wrong = [{"y": (array + 4 * eps * np.abs(array)).astype(dtype)} for array in exact]
+    assert not FP32.accepts(compare(source, wrong))
+
+
+def test_what_the_source_moves_at_one_place_excuses_no_other() -> None:
+    references = rounded(drawn((1, 400), 2))
+    moves = [{"y": np.full((1, 400), 1e-3, np.float32)} for _ in references]
+    for sample in moves:
+        sample["y"][0, :5] = 0.3
+    for place, excused in ((3, True), (50, False)):
+        engine = [{"y": sample["y"].copy()} for sample in references]
+        for sample in engine:
+            sample["y"][0, place] += 0.2
+        assert GATES["fp16"].accepts(compare(references, engine, moves=moves)) is excused
+        assert not GATES["fp16"].accepts(compare(references, engine))
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (1, 300), (1, 4, 20, 20)])
+def test_a_source_that_moves_everywhere_excuses_a_tenth_of_a_spread(shape: tuple[int, ...]) -> None:
+    exact = drawn(shape, 2)
+    moves = [{"y": np.full(shape, 2.0, np.float32)} for _ in exact]
+    for part, excused in ((0.1, True), (0.25, False)):
+        engine = rounded([array + part * np.std(exact) for array in exact])
+        assert GATES["fp16"].accepts(compare(rounded(exact), engine, moves=moves)) is excused

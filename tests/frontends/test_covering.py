@@ -49,6 +49,28 @@ LOOP = """ (float[4] x, int64 n) => (float[4] y)
   }>
 }"""
 
+SCAN = """ (float[4] start, float[%s] x) => (float[4] y, float[%s] z)
+<float half = {0.5}>
+{
+  y, z = Scan <num_scan_inputs = 1 %s, body =
+  b (float[4] state, float[4] slice) => (float[4] next, float[4] out) {
+    s = ReduceSum <keepdims = 0> (slice)
+    c = Greater (s, half)
+    next = If (c) <
+      then_branch = g1 () => (float[4] p) { p = Add (state, slice) },
+      else_branch = g2 () => (float[4] q) {
+        r = ReduceSum <keepdims = 0> (state)
+        d = Greater (r, half)
+        q = If (d) <
+          then_branch = g3 () => (float[4] t) { t = Neg (state) },
+          else_branch = g4 () => (float[4] u) { u = Identity (state) }
+        >
+      }
+    >
+    out = Mul (next, half)
+  }> (start, x)
+}"""
+
 NEVER = """ (float[2, 8] x) => (float[2, 8] y)
 <float zero = {0.0}>
 {
@@ -157,3 +179,49 @@ def test_the_report_times_each_way_and_says_its_share(tmp_path):
     assert times == sorted(times)
     assert 0 < sum(path["share"] for path in report["paths"]) <= 1 + 1e-9
     assert branch_report(graph, None, Silent())["paths"][0]["p50"] is None
+
+
+@pytest.mark.parametrize(
+    ("axis", "attributes"),
+    [
+        (0, ""),
+        (1, ", scan_input_axes = [1], scan_output_axes = [1]"),
+        (-1, ", scan_input_axes = [-1], scan_output_axes = [-1]"),
+        (0, ", scan_input_directions = [1], scan_output_directions = [1]"),
+    ],
+)
+def test_the_sides_within_a_scan_are_told_turn_by_turn(tmp_path, axis, attributes):
+    shape = "3, 4" if axis == 0 else "4, 3"
+    graph = loaded(tmp_path, SCAN % (shape, shape, attributes))
+    outer, inner = coverage(graph)
+    assert outer["taken"] == inner["taken"] == ["else", "then"]
+    rows = np.array([[0, 0, 0, 1], [1, 1, 1, 1], [-9, 0, 0, 0]], np.float32)
+    given = rows[::-1] if "directions" in attributes else rows
+    feed = {"start": np.zeros(4, np.float32), "x": np.ascontiguousarray(given if axis == 0 else given.T)}
+    assert graph.branches.follow(feed) == ((1, 1, 0), (1,))
+
+
+def test_what_follows_a_scan_reads_its_outputs(tmp_path):
+    # The condition comes of what the Scan stacked, backwards and along the last axis.
+    body = SCAN % (
+        "4, 3",
+        "4, 3",
+        ", scan_input_axes = [1], scan_output_axes = [1], scan_output_directions = [1]",
+    )
+    body = (
+        body.replace("float[4, 3] z)", "float[4] w)").rstrip("}")
+        + """
+      first = Constant <value = int64 {0}> ()
+      row = Gather <axis = 1> (z, first)
+      sum = ReduceSum <keepdims = 0> (row)
+      e = Greater (sum, half)
+      w = If (e) <
+        then_branch = g5 () => (float[4] m) { m = Identity (row) },
+        else_branch = g6 () => (float[4] n) { n = Neg (row) }
+      >
+    }"""
+    )
+    graph = loaded(tmp_path, body)
+    for feed, outputs in zip(graph.examples, graph.references, strict=True):
+        # The last turn's output stands first.
+        assert graph.branches.follow(feed)[-1] == (int(outputs["y"].sum() * 0.5 > 0.5),)

@@ -81,3 +81,35 @@ def test_activations_neither_vanish_nor_explode_in_depth():
         draw_weights(module, 0, lambda: module(torch.randn(2, 8, 6, 6)))
         spread = module(torch.randn(1, 8, 6, 6)).std()
     assert 1e-2 < spread < 1e2
+
+
+class Growing(torch.nn.Module):
+    """Blocks that grow as the square of what they are given, as attention sharpens: five of them run away."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(8) for _ in range(5))
+
+    def forward(self, x):
+        for norm in self.norms:
+            x = norm(x * x.square().mean().sqrt())
+        return x
+
+
+def test_statistics_that_hold_for_one_run_alone_are_taken_from_more():
+    generator = torch.Generator().manual_seed(0)
+    one, others, new = (torch.randn(count, 8, 4, 4, generator=generator) for count in (2, 64, 64))
+    one *= 0.7
+    module = Growing().eval()
+    with torch.no_grad():
+        draw_weights(module, 0, lambda: module(one))
+        assert module(new).std() > 1e3
+        again = Growing().eval()
+        draw_weights(again, 0, lambda: again(one), lambda: again(others))
+        assert again(new).std() < 10
+        # Where they hold, nothing is drawn anew.
+        kept = Growing().eval()
+        draw_weights(kept, 0, lambda: kept(others))
+        same = Growing().eval()
+        draw_weights(same, 0, lambda: same(others), lambda: same(others[:32]))
+        assert torch.equal(kept(new), same(new))

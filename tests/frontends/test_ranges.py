@@ -156,3 +156,51 @@ def test_a_mean_that_is_taken_off_is_a_normalisation():
 
 def test_of_an_input_that_only_weights_read_nothing_is_known():
     assert drawing("y = MatMul (x, w)", weights={"w": np.ones((8, 4), np.float32)}) is None
+
+
+def test_sizes_of_pictures_reach_over_what_detectors_take():
+    body = "f = Cast <to = 1> (orig_target_sizes) u = Unsqueeze (f, one) y = Mul (boxes, u)"
+    inputs = "float[1, 9, 2] boxes, int64[1, 2] orig_target_sizes"
+    found = drawing(body, inputs=inputs, name="orig_target_sizes", weights={"one": np.array([1])})
+    assert (found.kind, found.low, found.high) == ("values", 32, 1334)
+    assert drawing(body, inputs=inputs, name="boxes", weights={"one": np.array([1])}) is None
+
+
+def test_a_whole_number_that_scales_what_is_computed_is_an_amount():
+    body = "f = Cast <to = 1> (x) y = Div (a, f)"
+    found = drawing(body, inputs="float[2, 8] a, int64[1] x")
+    assert (found.kind, found.low, found.high) == ("values", 1, 101)
+    # A sequence of them may be a mask.
+    assert drawing(body, inputs="float[2, 8] a, int64[2, 8] x") is None
+
+
+def test_a_range_that_looks_up_a_table_is_as_long_as_that():
+    body = "r = Range (zero, x, one) y = Gather (table, r)"
+    weights = {**table(50), "zero": np.array(0), "one": np.array(1)}
+    found = drawing(body, inputs="int64 x", weights=weights)
+    assert (found.kind, found.low, found.high) == ("values", 1, 51)
+
+
+@pytest.mark.parametrize(
+    ("body", "inputs"),
+    [
+        ("r = Range (zero, x, one) f = Cast <to = 1> (r) y = Add (a, f)", "float[8] a, int64 x"),
+        ("u = Unsqueeze (x, first) s = Concat <axis = 0> (u, two) y = Reshape (a, s)", "float[6] a, int64 x"),
+        ("u = Mul (x, z) s = Unsqueeze (u, first) y = ConstantOfShape (s)", "int64 z, int64 x"),
+    ],
+)
+def test_what_says_how_large_something_is_to_be_is_a_length(body, inputs):
+    weights = {"zero": np.array(0), "one": np.array(1), "first": np.array([0]), "two": np.array([2])}
+    found = drawing(body, inputs=inputs, weights=weights)
+    assert (found.kind, found.low) == ("lengths", 1)
+
+
+def test_sizes_in_floats_are_whole_numbers():
+    body = "i = Cast <to = 7> (size) s = Concat <axis = 0> (ones, i) y = Resize (a, , , s)"
+    inputs = "float[1, 1, 8, 8] a, float[2] size"
+    found = drawing(body, inputs=inputs, name="size", weights={"ones": np.array([1, 1])})
+    assert (found.low, found.high, found.uniform) == (32, 320, True)
+    found = drawing(
+        "y = Mul (a, scale_factor)", inputs="float[4, 2] a, float[1, 2] scale_factor", name="scale_factor"
+    )
+    assert (found.low, found.high, found.uniform) == (0.5, 2.0, True)

@@ -347,3 +347,34 @@ def test_what_a_library_prints_past_python_is_not_said(capfd):
     load(Function(speak).eval(), torch.randn(2, 8))
     print("after")
     assert capfd.readouterr().out == "after\n"
+
+
+def test_real_examples_have_drawn_ends_behind_them():
+    class Masked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Embedding(50, 8)
+
+        def forward(self, input_ids, attention_mask):
+            states = self.table(input_ids)
+            scores = states @ states.transpose(1, 2)
+            hidden = (1.0 - attention_mask[:, None, :].float()) * -1e4
+            return (scores + hidden).softmax(-1) @ states
+
+    def feed(seed):
+        ids = np.random.default_rng(seed).integers(1, 9, (1, 12))
+        return {"input_ids": ids, "attention_mask": np.ones((1, 12), np.int64)}
+
+    examples = [feed(seed) for seed in range(2)]
+    own = {name: torch.from_numpy(array) for name, array in examples[0].items()}
+    graph = from_module(Masked().eval(), own, spec="zoo:masked", name="masked", examples=examples)
+    for found, given in zip(graph.examples, examples, strict=False):
+        assert all(np.array_equal(found[name], array) for name, array in given.items())
+    ends = graph.examples[2:]
+    assert max(int(feeds["input_ids"].max()) for feeds in ends) == 49
+    masks = [feeds["attention_mask"][0] for feeds in ends]
+    assert any(mask[0] == 1 and mask[-1] == 0 for mask in masks)
+    assert any(mask[0] == 0 and mask[-1] == 1 for mask in masks)
+    assert any(not mask.any() for mask in masks)
+    said = {item.name: item.what for item in graph.drawn}
+    assert said["attention_mask"] == "from zoo:masked and a mask with padding and holes, rows hidden whole"

@@ -170,3 +170,78 @@ def test_a_topk_that_orders_no_rows_of_the_output_is_no_ranking():
     }"""
     graph = graph_of(body, gate=drawn(1, 64, 8), w=drawn(1, 64, 2, seed=1))
     assert not with_ties(graph).ties
+
+
+NEAR_WHOLE = np.array([[3.0, 2.9999998, 7.0000005, -4.0000005, 0.4, 0.0000001, -0.2, 12.6]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("y = Cast<to = 7>(x)", "int64"),
+        ("c = Cast<to = 6>(x)  f = Cast<to = 7>(c)  y = Mul(f, five)", "int64"),
+        ("f = Floor(x)  y = Cast<to = 7>(f)", "int64"),
+        ("h = Add(x, half)  r = Round(h)  y = Cast<to = 7>(r)", "int64"),
+        ("f = Floor(x)  y = Mul(f, quarter)", "float"),
+        ("c = Ceil(x)  y = Identity(c)", "float"),
+    ],
+)
+def test_a_number_nearly_whole_may_be_rounded_the_other_way(body: str, kind: str) -> None:
+    constants = """five = Constant<value = int64 {5}>()  half = Constant<value = float {0.5}>()
+        quarter = Constant<value = float {0.25}>()"""
+    text = f"(float[1,8] x) => ({kind}[1,8] y) {{ {constants} {body} }}"
+    graph = with_ties(graph_of(text, x=NEAR_WHOLE))
+    gate = GATES["fp32"]
+    with Evaluator(graph.model) as evaluator:
+        for moved, allowed in ((4e-7, True), (-4e-7, True), (0.5, False)):
+            found = evaluator.run({"x": NEAR_WHOLE + np.float32(moved)})
+            difference = graph.expected.difference([found], gate)
+            assert gate.accepts(difference) is allowed
+            if allowed:
+                assert difference.near_ties
+        clear = {"y": graph.references[0]["y"].copy()}
+        clear["y"][0, 7] += clear["y"].dtype.type(np.ptp(clear["y"]) / 16)
+        assert not gate.accepts(graph.expected.difference([clear], gate))
+        two = {"y": graph.references[0]["y"].copy()}
+        two["y"][0, 0] = two["y"][0, 7]
+        assert not gate.accepts(graph.expected.difference([two], gate))
+
+
+def test_a_truncation_has_no_edge_at_zero() -> None:
+    x = np.array([[1e-7, -1e-7, 0.9999999, -0.9999999, 0.5]], np.float32)
+    margins = with_ties(graph_of("(float[1,5] x) => (int64[1,5] y) { y = Cast<to = 7>(x) }", x=x)).ties[0]
+    near = margins.margins["y"] * np.std(x) < 1e-6
+    np.testing.assert_array_equal(near, [[False, False, True, True, False]])
+
+
+def test_what_is_counted_is_no_near_tie() -> None:
+    text = """(float[1,6] x) => (int64[1,1] y) {
+        zero = Constant<value = float {0.0}>()  axis = Constant<value = int64[1] {1}>()
+        b = Greater(x, zero)  f = Cast<to = 1>(b)  s = ReduceSum(f, axis)  y = Cast<to = 7>(s)
+    }"""
+    graph = with_ties(graph_of(text, x=drawn(1, 6)))
+    gate = GATES["fp32"]
+    off = {"y": graph.references[0]["y"] + 1}
+    assert not gate.accepts(graph.expected.difference([off], gate))
+
+
+def test_one_number_that_is_rounded_is_near_whole_by_its_own_size() -> None:
+    x = np.full((1, 1), 99999.992, np.float32)
+    graph = with_ties(graph_of("(float[1,1] x) => (int64[1,1] y) { y = Cast<to = 7>(x) }", x=x))
+    gate = GATES["fp32"]
+    for value, allowed in ((100000, True), (99900, False)):
+        assert gate.accepts(graph.expected.difference([{"y": np.array([[value]])}], gate)) is allowed
+
+
+def test_a_comparison_given_in_floats_is_the_other_number_or_none() -> None:
+    x = drawn(1, 40)
+    x[0, 0] = 1e-6
+    text = """(float[1,40] x) => (float[1,40] y) {
+        zero = Constant<value = float {0.0}>()  b = Greater(x, zero)  y = Cast<to = 1>(b)
+    }"""
+    graph = with_ties(graph_of(text, x=x))
+    gate = GATES["fp32"]
+    for value, allowed in ((0.0, True), (0.7, False)):
+        found = {"y": graph.references[0]["y"].copy()}
+        found["y"][0, 0] = value
+        assert gate.accepts(graph.expected.difference([found], gate)) is allowed

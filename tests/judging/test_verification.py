@@ -120,3 +120,39 @@ def test_a_source_that_rounding_hardly_moves_excuses_nothing(graph):
     result = check(graph, off_by(0.06), stage="engine", precision="fp16")
     assert not result.passed
     assert not result.rounded_inputs
+
+
+def dividing(feeds):
+    """A source that is sensitive in its first eight numbers: it takes two apart that are nearly the same."""
+    x = feeds["x"].astype(np.float64)
+    y = np.tanh(x)
+    y[:, :8] = np.tanh(100 * (x[:, :8] - 1.0))
+    return {"y": y.astype(np.float32)}
+
+
+def test_what_one_place_is_sensitive_to_hides_no_error_at_another(graph):
+    examples = [{"x": row["x"].copy()} for row in graph.examples]
+    for feeds in examples:
+        feeds["x"][:, :8] = 1.0 + np.linspace(0, 4e-3, 8)
+    references = [dividing(feeds) for feeds in examples]
+    own = dataclasses.replace(graph, examples=examples, references=references, run_source=dividing)
+
+    def off_at(places, part):
+        def run(feeds):
+            y = dividing(feeds)["y"]
+            y[:, places] += np.float32(part) * y.std()
+            return {"y": y}
+
+        return run
+
+    assert check(own, off_at(slice(0, 8), 0.15), stage="engine", precision="fp16").rounded_inputs
+    assert not check(own, off_at(slice(40, 41), 0.15), stage="engine", precision="fp16").passed
+
+
+def test_an_output_in_fp16_may_be_moved_by_its_inputs_too(graph):
+    def half(feeds):
+        return {"y": quantised(feeds)["y"].astype(np.float16)}
+
+    own = dataclasses.replace(graph, references=[half(feeds) for feeds in graph.examples], run_source=half)
+    rounded = own.expected_of_rounded("fp16")
+    assert rounded.moves[0]["y"].max() == pytest.approx(0.06, rel=1e-2)

@@ -227,11 +227,26 @@ def test_an_op_that_a_plugin_runs_is_judged_by_its_body(version):
             assert np.abs(one.run(feed)["y"] - other.run(feed)["y"]).max() < 2e-3
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("corners", ["", "<align_corners = 0>", "<align_corners = 1>"])
+@pytest.mark.parametrize("sides", [(3, 4), (2, 3, 4)])
+def test_the_places_of_an_affine_grid_are_a_product(version, corners, sides):
+    n = len(sides)
+    shape = ", ".join(map(str, (2, *sides, n)))
+    text = f"a (float[2, {n}, {n + 1}] t) => (float[{shape}] y) {{ y = AffineGrid {corners} (t, size) }}"
+    built = model(text, {"size": np.asarray([2, 5, *sides])})
+    difference, found = lowered_difference(graph(built, {"t": drawn(2, n, n + 1)}), version)
+    assert difference.scaled < 1e-5
+    assert ops(found) <= dialects()[version].ops
+    assert {node.metadata_props["edgec.source"] for node in found.graph} == {"layers.y"}
+
+
 def test_a_node_is_refused_once_and_a_definition_with_branches_is_not_written_out():
-    text = """r (float[1, 4, 4] c, float[1, 2, 3] t) => (float[1, 1, 4, 4] y, float[1, 3, 3, 2] g) {
+    text = """r (float[1, 4, 4] c, float[1, 2, 3] t, int64[4] size)
+        => (float[1, 1, 4, 4] y, float[1, 3, 3, 2] g) {
         y = Col2Im (c, im, bl) g = AffineGrid (t, size)
     }"""
-    constants = {"im": np.asarray([4, 4]), "bl": np.asarray([2, 2]), "size": np.asarray([1, 1, 3, 3])}
+    constants = {"im": np.asarray([4, 4]), "bl": np.asarray([2, 2])}
     with pytest.raises(UnsupportedError) as refused:
         lower(model(text, constants), dialects()["8.5"], native_attention=False)
     assert [reason.partition(" (layer ")[0] for reason in refused.value.reasons] == [

@@ -140,7 +140,7 @@ class Plan:
 
     def samples(self, count: int) -> tuple[list[dict[str, np.ndarray]], Expected]:
         """The first samples' inputs, and what the source computed on them."""
-        feeds, references, exact, ties = [], [], [], []
+        feeds, references, exact, ties, moves = [], [], [], [], []
         for index in range(count):
             feeds.append(self._arrays(index, "inputs"))
             outputs = self._arrays(index, "outputs")
@@ -148,9 +148,11 @@ class Plan:
             if self._sample_file(index, "rounding").is_file():
                 lost = self._arrays(index, "rounding")
                 exact.append({name: outputs[name].astype(np.float64) - lost[name] for name in lost})
+            if self._sample_file(index, "moves").is_file():
+                moves.append(self._arrays(index, "moves"))
             if self._sample_file(index, "ties").is_file():
                 ties.append(Ties.from_arrays(self._arrays(index, "ties")))
-        return feeds, Expected(references, exact, ties)
+        return feeds, Expected(references, exact, ties, moves)
 
     def _sample_file(self, index: int, role: str) -> Path:
         return self.bundle / "samples" / f"{index}.{role}.npz"
