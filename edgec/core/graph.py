@@ -162,6 +162,7 @@ class Graph:
         run_source: runs the untouched source on feeds; used for accuracy and for benchmarks.
         run_exact: runs it in float64; None where it cannot, or where the references are not its own.
         exported: path of the exporter's own, untouched ONNX file; the baseline of benchmarks.
+        is_reduced: whether something was taken away, so that `exported` computes more and is no form of it.
         preprocessing: how raw data becomes an input, per input name (`mean`, `std`, `size`, …).
         labels: class names where the source has them.
         calibration: feeds as the model will meet them, for the ranges of a lower precision; empty where
@@ -183,6 +184,7 @@ class Graph:
     run_source: Callable[[Mapping[str, np.ndarray]], Arrays] | None = None
     run_exact: ExactSource | None = None
     exported: str | None = None
+    is_reduced: bool = False
     preprocessing: dict[str, dict[str, object]] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     calibration: tuple[Arrays, ...] = ()

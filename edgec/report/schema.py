@@ -283,6 +283,7 @@ class Slim(TypedDict):
     units: list[SlimUnit]
     refused: list[dict[str, Any]]
     kinds: NotRequired[list[dict[str, Any]]]
+    latency_table: NotRequired[str | None]
     baseline: dict[str, Any] | None
     frontier: list[Point]
     searched_on: dict[str, Any] | None

@@ -17,7 +17,7 @@ from edgec.search.axes.axis import Axis
 from edgec.search.bench import Bench
 from edgec.search.plan import Plan
 from edgec.search.trials import Trial
-from edgec.targets.base import Candidate
+from edgec.targets.base import Candidate, Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,8 @@ def apply(neutral: Graph, axes: Sequence[Axis], plan: Plan) -> Reduced:
         if setting is not None:
             graph, done = axis.apply(graph, setting)
             reports += done
+    if plan:
+        graph = dataclasses.replace(graph, is_reduced=True)
     return Reduced(graph, plan, tuple(reports))
 
 
@@ -136,6 +138,11 @@ class PlanTrials:
         assert self.baseline.latency is not None
         self.baseline.ratio = self.baseline.work = 1.0
         self.baseline.milliseconds = self.baseline.latency.p50 * scale
+
+    @property
+    def target(self) -> Target:
+        """What builds."""
+        return self._bench.target
 
     def probe(self, plan: Plan) -> Trial:
         """A trial without a score."""

@@ -90,8 +90,7 @@ def forms(graph: Graph, engine: str, precision: str) -> list[str]:
         found.append(PACKED)
     # OpenVINO has no switch for its integer kernels, and in those a quantised file gives other answers.
     fuses = engine == "openvino" and has_pairs(graph.model)
-    # The exporter's graph computes with all tokens: it is no form of a graph that has fewer.
-    if graph.exported is not None and not kernel_ops(graph.model) and not fuses:
+    if graph.exported is not None and not graph.is_reduced and not fuses:
         found.append(EXPORTED)
     return found
 

@@ -10,7 +10,7 @@ from edgec.targets.base import Candidate
 from edgec.targets.x86 import quantize_openvino, quantize_ort
 from edgec.targets.x86.accepts import ENGINES
 from edgec.targets.x86.cpu import lacking, sums_in_16_bits
-from edgec.targets.x86.forms import EXPORTED, PACKED, forms, kernel_ops
+from edgec.targets.x86.forms import EXPORTED, PACKED, forms
 
 _SCHEMES = {"openvino": quantize_openvino.SCHEMES, "ort": quantize_ort.SCHEMES}
 
@@ -122,8 +122,8 @@ def missing_plain(graph: Graph, engine: str) -> str:
         return ""
     if graph.exported is None:
         return "the source left no ONNX file of its own"
-    if kernel_ops(graph.model):
-        return "the exporter's graph computes with all tokens"
+    if graph.is_reduced:
+        return "the exporter's graph computes what was taken away"
     return "the file is quantised, and this engine gives other answers in its integer kernels"
 
 

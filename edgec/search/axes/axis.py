@@ -14,10 +14,15 @@ from edgec.search.allocation import Prediction
 from edgec.search.deadline import Deadline
 from edgec.search.plan import Plan, Setting
 from edgec.search.trials import Trial
+from edgec.targets.base import Target
 
 
 class Probing(Protocol):
     """What an axis may try its settings with."""
+
+    @property
+    def target(self) -> Target:
+        """What builds its engines."""
 
     @property
     def baseline(self) -> Trial:

@@ -1,9 +1,10 @@
 """The axis slim: which units of a network become narrower, or leave.
 
-Every unit is a place, the members that stay its levels. What a level saves is in proportion to the
-multiply-accumulates that it spares, what it degrades is what it loses of the residual stream behind it, after
-healing; both are scaled, kind by kind, to what engines with that kind cut everywhere really came to. A whole
-branch that leaves is another level of the same place as its width.
+Every unit is a place, the members that stay its levels. What a level saves is told by a latency table of the
+network's parts, corrected by what engines with one kind of unit cut everywhere really took, or by its share
+of the multiply-accumulates where there is no table. What it degrades is what it loses of the residual stream
+behind it, after healing, scaled kind by kind to what those engines lost. A whole branch that leaves is
+another level of the same place as its width.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from edgec.core.errors import EdgecError, JobError, RequestError
 from edgec.core.graph import Arrays, Graph
 from edgec.core.progress import Progress
+from edgec.devices.latency_tables import LatencyTable
 from edgec.passes.inspection import inspect_model
 from edgec.passes.manager import PassReport, Pipeline
 from edgec.passes.slim.cut import CutUnits
@@ -27,6 +29,8 @@ from edgec.search.axes.axis import Probing
 from edgec.search.deadline import Deadline
 from edgec.search.plan import Plan, Setting
 from edgec.search.trials import Trial
+from edgec.targets.timers import timer_for
+from edgec.targets.unit_latency import latency_table
 
 WIDTHS = ("mlp", "heads", "channels")
 """Kinds of units that a search narrows."""
@@ -39,6 +43,9 @@ SHARES = (0.75, 0.5, 0.375, 0.25, 0.125)
 
 PROBED = (0.5, 0.25)
 """Shares that are kept of every unit of a kind where the kind is tried."""
+
+TIMING = 0.4
+"""Share of the axis' time after which no latency table is begun."""
 
 ROUND = 16
 """Widths are multiples of this where a unit has several times as many: engines pad to their vectors."""
@@ -87,6 +94,7 @@ class Slim:
         self._macs = max(1, inspect_model(neutral.model).macs)
         self._saved: dict[str, float] = {}
         self._scales: dict[str, _Scale] = {}
+        self._table: LatencyTable | None = None
         self.probes: list[Trial] = []
 
     def read(self, text: str) -> SlimPlan:
@@ -98,7 +106,7 @@ class Slim:
         return SlimPlan.parse(text, self.units)
 
     def probe(self, bench: Probing, deadline: Deadline) -> None:
-        """Try each kind of unit, cut everywhere alike.
+        """Try each kind of unit, cut everywhere alike, and time the network's parts at several sizes.
 
         Raises:
             JobError: no unit is of a kind that a search narrows.
@@ -109,6 +117,8 @@ class Slim:
                 if kind in self._scales and deadline.past():
                     return
                 self._probe_kind(kind, share, bench)
+            if self._table is None and self.probes and not deadline.past(TIMING):
+                self._time_parts(bench)
         if not self._scales:
             raise JobError("no unit of the network can be cut and healed", fix="leave --slim off")
 
@@ -121,14 +131,39 @@ class Slim:
             self._progress.note(f"slim: {kind}: {error}")
             return
         self.probes.append(trial)
-        spared = max(LEAST, 1.0 - trial.work)
         local = sum(self._local(self._by_name[name], kept) for name, kept in setting.kept.items())
         degradation = max(LEAST, trial.degradation - bench.baseline.degradation)
-        found = _Scale(max(0.0, 1.0 - trial.ratio) / spared, degradation / max(LEAST, local))
+        found = _Scale(
+            max(0.0, 1.0 - trial.ratio) / max(LEAST, 1.0 - trial.work), degradation / max(LEAST, local)
+        )
         known = self._scales.get(kind)
         if known is not None:
             found = _Scale((known.gain + found.gain) / 2, math.sqrt(known.degradation * found.degradation))
         self._scales[kind] = found
+        self._learn(trial)
+
+    def _time_parts(self, bench: Probing) -> None:
+        """Make the latency table in the engine that the probes were built in."""
+        timed = [unit for unit in self.units if unit.kind in (*WIDTHS, *WHOLES)]
+        candidate = self.probes[-1].candidate
+        try:
+            timer = timer_for(bench.target, candidate)
+            self._table = latency_table(self._neutral, timed, timer, progress=self._progress)
+        except EdgecError as error:
+            self._progress.note(f"slim: no latency table, savings are told by work: {error}")
+            return
+        for trial in self.probes:
+            self._learn(trial)
+
+    def _learn(self, trial: Trial) -> None:
+        """Let the table know what a cut network really took."""
+        setting = trial.plan.on(self.name)
+        if self._table is not None and isinstance(setting, SlimPlan) and self._is_timed(setting.kept):
+            self._table.correct(setting.kept, trial.ratio, 1.0)
+
+    def _is_timed(self, kept: Mapping[str, int]) -> bool:
+        table = self._table
+        return table is not None and all(name in table.sizes and name not in table.misses for name in kept)
 
     def predictions(self) -> list[Prediction]:
         """The greedy settings, from one unit's first level to all at their last, and the uniform ones."""
@@ -140,7 +175,7 @@ class Slim:
                 continue
             place = f"{kind}:{unit.layer}"
             for kept in self._levels(unit):
-                gain = scale.gain * self._spared(unit, kept)
+                gain = 1.0 - self._ratio({unit.name: kept})
                 cost = scale.degradation * self._local(unit, kept)
                 places.setdefault(place, []).append(Level((unit.name, kept), gain, max(LEAST, cost)))
         return [self._predicted(setting) for setting in self._settings(places)]
@@ -149,7 +184,7 @@ class Slim:
         seen: set[str] = set()
         found = [SlimPlan(dict(setting.values())) for setting in greedy(places)]
         for share in SHARES:
-            for kinds in (("mlp",), ("heads",), ("channels",), WIDTHS):
+            for kinds in (*((kind,) for kind in WIDTHS), WIDTHS):
                 units = [unit for unit in self.units if unit.kind in kinds and unit.kind in self._scales]
                 found.append(SlimPlan({unit.name: self._rounded(unit, share) for unit in units}))
         for setting in found:
@@ -158,20 +193,33 @@ class Slim:
                 yield setting
 
     def _predicted(self, setting: SlimPlan) -> Prediction:
-        saved = degradation = 0.0
+        degradation = 0.0
         for name, kept in setting.kept.items():
             unit = self._by_name[name]
             scale = self._scales[WHOLES.get(unit.kind, unit.kind)]
-            saved += scale.gain * self._spared(unit, kept)
             degradation += scale.degradation * self._local(unit, kept)
         places = frozenset(("slim", name, kept) for name, kept in setting.kept.items())
-        return Prediction(Plan.of(slim=setting), max(0.02, 1.0 - saved), degradation, places)
+        return Prediction(Plan.of(slim=setting), self._ratio(setting.kept), degradation, places)
+
+    def _ratio(self, kept: Mapping[str, int]) -> float:
+        """The latency with so many members kept over that of the whole network."""
+        if self._table is not None and self._is_timed(kept):
+            return self._table.predict(kept) / self._table.base
+        saved = 0.0
+        for name, count in kept.items():
+            unit = self._by_name[name]
+            saved += self._scales[WHOLES.get(unit.kind, unit.kind)].gain * self._spared(unit, count)
+        return max(0.02, 1.0 - saved)
 
     def _levels(self, unit: Unit) -> list[int]:
-        """How many members a search may keep of a unit."""
+        """How many members a search may keep of a unit: sizes that the engine runs badly are left out."""
         if unit.kind in WHOLES:
             return [0]
-        return sorted({self._rounded(unit, share) for share in SHARES} - {unit.size})
+        levels = {self._rounded(unit, share) for share in SHARES}
+        if self._table is not None and self._is_timed({unit.name: unit.size}):
+            least = unit.step if unit.kind == "heads" else 1
+            levels = {kept for kept in self._table.levels(unit.name) if kept >= least}
+        return sorted(levels - {unit.size})
 
     def _rounded(self, unit: Unit, share: float) -> int:
         step = math.lcm(unit.step, ROUND)
@@ -231,6 +279,7 @@ class Slim:
                 if unit.kind in (*WIDTHS, *WHOLES) or unit.name in kept
             ],
             "refused": [dataclasses.asdict(miss) for miss in self._slimmer.log.misses],
+            "latency_table": None if self._table is None else self._table.kind,
             "kinds": [
                 {"setting": probe.plan.name, "ratio": probe.ratio, "degradation": probe.degradation}
                 for probe in self.probes
