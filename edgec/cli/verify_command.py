@@ -12,27 +12,16 @@ from edgec.cli import options
 def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None:
     """Prove a bundle from the bundle alone."""
     from edgec.core.bundle import ENGINE, Bundle
-    from edgec.core.errors import IntegrityError, JobError, NumericsError
-    from edgec.core.numerics import Gate
+    from edgec.core.errors import JobError, NumericsError
     from edgec.runtime.engines import ELSEWHERE, kind_of, what_runs
     from edgec.runtime.session import Session
+    from edgec.runtime.verification import verify
     from edgec.targets import open_for_checking
 
     opened = Bundle.open(bundle)
     with Session(opened, open_for_checking(opened.engine_folder)) as session:
-        feeds, expected = opened.samples()
-        results = [session.run(feed) for feed in feeds]
-        try:
-            # The bounds that the engine was shipped under: a quantised one has its own.
-            gate = Gate(**opened.manifest["numerics"]["gates"][-1]["gate"])
-            difference = expected.difference(results, gate)
-            broken = gate.broken(difference)
-        except (TypeError, ValueError, LookupError, AttributeError) as error:
-            raise IntegrityError(
-                "its gate or its samples do not fit its engine",
-                where=str(opened.path),
-                fix="compile the model again",
-            ) from error
+        found = verify(session)
+    difference, gate, broken = found.difference, found.gate, found.broken
     precision, engine = opened.manifest["precision"], opened.manifest["engine"]
     elsewhere = ELSEWHERE.get(engine)
     # An engine that nothing ran is not proved by a graph that agrees.
@@ -41,7 +30,7 @@ def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None
     fields = {
         "bundle": str(opened.path),
         "files": len(opened.manifest["files"]),
-        "samples": len(feeds),
+        "samples": found.samples,
         "precision": precision,
         "kind": kind_of(engine),
         "ran": what_runs(engine),
@@ -76,7 +65,7 @@ def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None
         print(f"files     {fields['files']} as recorded")
         print(f"ran       {fields['ran']}")
         print(
-            f"numerics  {len(feeds)} samples, off by {difference.max_abs:.1e} at most, "
+            f"numerics  {found.samples} samples, off by {difference.max_abs:.1e} at most, "
             f"{difference.scaled:.1e} of the output's spread: within the {precision} gate, {fields['kind']}"
         )
         if elsewhere:

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from edgec.core.bundle import Bundle
-from edgec.core.errors import RequestError
 from edgec.core.graph import Arrays, TensorSpec
 from edgec.runtime import forks
 from edgec.runtime.engine import Engine, LayerTime
 from edgec.runtime.engines import open_engine
+from edgec.runtime.feeds import fitted, wrong_names
 
 
 class Session:
@@ -47,7 +47,6 @@ class Session:
             (spec.name, np.dtype(spec.dtype), spec.shape if spec.is_fixed else None)
             for spec in bundle.io.inputs
         )
-        self._specs = {spec.name: spec for spec in bundle.io.inputs}
         forks.remember(self)
 
     @property
@@ -79,11 +78,11 @@ class Session:
                 closed, or another process opened it.
         """
         if len(feeds) != len(self._expected):
-            raise self._wrong_names(feeds)
+            raise wrong_names(feeds, self.inputs)
         for name, dtype, shape in self._expected:
             array = feeds.get(name)
             if type(array) is not np.ndarray or array.dtype != dtype or array.shape != shape:
-                return self.engine.run(self._fitted(feeds))
+                return self.engine.run(fitted(feeds, self.inputs))
         return self.engine.run(feeds)
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
@@ -93,9 +92,7 @@ class Session:
             feeds: as for `run`.
             runs: runs that count.
         """
-        if len(feeds) != len(self._expected):
-            raise self._wrong_names(feeds)
-        return self.engine.profile(self._fitted(feeds), runs)
+        return self.engine.profile(fitted(feeds, self.inputs), runs)
 
     def close(self) -> None:
         """Free the engine; a closed session runs no more."""
@@ -112,35 +109,6 @@ class Session:
     ) -> None:
         self.close()
 
-    def _fitted(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
-        """The feeds as the engine takes them, or the error that says what is wrong with them."""
-        if set(feeds) != set(self._specs):
-            raise self._wrong_names(feeds)
-        fitted = {name: _fit(feeds[name], spec) for name, spec in self._specs.items()}
-        bound: dict[str, tuple[int, str]] = {}
-        for name, spec in self._specs.items():
-            for axis, (size, expected) in enumerate(zip(fitted[name].shape, spec.shape, strict=True)):
-                if isinstance(expected, int):
-                    continue
-                known, first = bound.setdefault(expected, (size, name))
-                if known != size:
-                    raise RequestError(
-                        f"input {name!r} has size {size} on axis {axis} ({expected}), "
-                        f"input {first!r} has {known}",
-                        fix=f"feed arrays that agree on {expected}",
-                    )
-        return fitted
-
-    def _wrong_names(self, feeds: Mapping[str, np.ndarray]) -> RequestError:
-        missing = [name for name in self._specs if name not in feeds]
-        unknown = [name for name in feeds if name not in self._specs]
-        said = []
-        if missing:
-            said.append(f"no array for input {', '.join(map(repr, missing))}")
-        if unknown:
-            said.append(f"the model has no input {', '.join(map(repr, unknown))}")
-        return RequestError(" and ".join(said), fix="feed " + ", ".join(map(_described, self.inputs)))
-
 
 def load(path: str | Path, *, check: bool = True) -> Session:
     """Open a bundle for running.
@@ -156,39 +124,3 @@ def load(path: str | Path, *, check: bool = True) -> Session:
     """
     bundle = Bundle.open(path, check=check)
     return Session(bundle, open_engine(bundle.engine_folder))
-
-
-def _fit(value: Any, spec: TensorSpec) -> np.ndarray:
-    array = np.asarray(value)
-    expected = np.dtype(spec.dtype)
-    if array.ndim != len(spec.shape) or any(
-        isinstance(size, int) and size != given for given, size in zip(array.shape, spec.shape, strict=True)
-    ):
-        raise RequestError(
-            f"input {spec.name!r} has shape {_shape(array.shape)}, the model takes {_shape(spec.shape)}",
-            fix=f"feed {_described(spec)}",
-        )
-    if array.dtype == expected:
-        return array
-    both_float = array.dtype.kind == "f" and expected.kind == "f"
-    both_integer = array.dtype.kind in "iu" and expected.kind in "iu"
-    if not both_float and not both_integer:
-        raise RequestError(
-            f"input {spec.name!r} is {array.dtype}, the model takes {expected}",
-            fix=f"convert it with .astype({expected.name!r}) if that is what you mean",
-        )
-    converted = array.astype(expected)
-    if both_integer and not np.array_equal(converted, array):
-        raise RequestError(
-            f"input {spec.name!r} is {array.dtype} with values that {expected} cannot hold",
-            fix=f"feed {_described(spec)}",
-        )
-    return converted
-
-
-def _described(spec: TensorSpec) -> str:
-    return f"{spec.name}: {spec.dtype} {_shape(spec.shape)}"
-
-
-def _shape(shape: tuple[int | str, ...]) -> str:
-    return "[" + ", ".join(map(str, shape)) + "]"
