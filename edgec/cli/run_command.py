@@ -19,6 +19,7 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", help="write the outputs to this .npz file")
     ] = None,
+    key: options.Key = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Run a bundle on given inputs, or on its own sample."""
@@ -29,7 +30,7 @@ def command(
 
     if output is not None:
         check_writable_file(output)
-    with load(bundle) as session:
+    with load(bundle, key=key) as session:
         feeds = read_arrays(inputs) if inputs else session.bundle.samples()[0][0]
         results = session.run(feeds)
     if output is not None:

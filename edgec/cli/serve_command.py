@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from edgec.cli import options
 from edgec.core.errors import MissingExtraError, RequestError
 
 
@@ -30,6 +31,7 @@ def command(
     batching: Annotated[
         bool, typer.Option("--batching/--no-batching", help="let requests share a run where rows allow it")
     ] = True,
+    key: options.Key = None,
     log_requests: Annotated[
         bool, typer.Option("--log-requests", help="log each request, and not failures alone")
     ] = False,
@@ -42,10 +44,10 @@ def command(
     from edgec.serving.bundles import opened
     from edgec.version import __version__
 
-    options = Options(host, port, waiting, seconds, delay / 1e3, log_requests)
-    with opened(bundles, batching) as models:
+    settings = Options(host, port, waiting, seconds, delay / 1e3, log_requests)
+    with opened(bundles, batching, key) as models:
         try:
-            serve(models, __version__, options)
+            serve(models, __version__, settings)
         except OSError as error:
             raise RequestError(
                 f"cannot listen on {host}:{port} ({error.strerror})", fix="give another --host or --port"

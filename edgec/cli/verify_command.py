@@ -9,7 +9,7 @@ import typer
 from edgec.cli import options
 
 
-def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None:
+def command(bundle: options.BundlePath, key: options.Key = None, as_json: options.AsJson = False) -> None:
     """Prove a bundle from the bundle alone."""
     from edgec.core.bundle import ENGINE, Bundle
     from edgec.core.errors import JobError, NumericsError
@@ -18,7 +18,7 @@ def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None
     from edgec.runtime.verification import verify
     from edgec.targets import open_for_checking
 
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, key=key)
     with Session(opened, open_for_checking(opened.engine_folder)) as session:
         found = verify(session)
     difference, gate, broken = found.difference, found.gate, found.broken
@@ -30,6 +30,7 @@ def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None
     fields = {
         "bundle": str(opened.path),
         "files": len(opened.manifest["files"]),
+        "signed": key is not None,
         "samples": found.samples,
         "precision": precision,
         "kind": kind_of(engine),
@@ -62,7 +63,7 @@ def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None
         told = {"what": refusal.what, "where": refusal.where, "fix": refusal.fix}
         print_json(fields if passed else {**fields, "error": told, "exit_status": refusal.exit_status})
     else:
-        print(f"files     {fields['files']} as recorded")
+        print(f"files     {fields['files']} as recorded{' and signed' if key else ''}")
         print(f"ran       {fields['ran']}")
         print(
             f"numerics  {found.samples} samples, off by {difference.max_abs:.1e} at most, "

@@ -84,6 +84,7 @@ def _write_x86(bundle: Bundle, folder: Path) -> None:
     requirements = [
         wheel.engine_requirement(bundle, kind),
         requirement("numpy", numpy) if numpy else "numpy>=2.0",
+        *wheel.EXTRAS["serve"],
     ]
     (folder / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
     _render(

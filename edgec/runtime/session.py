@@ -15,7 +15,7 @@ import numpy as np
 
 from edgec.core.bundle import Bundle
 from edgec.core.graph import Arrays, TensorSpec
-from edgec.runtime import forks
+from edgec.runtime import forks, machine
 from edgec.runtime.engine import Engine, LayerTime
 from edgec.runtime.engines import open_engine
 from edgec.runtime.feeds import fitted, wrong_names
@@ -110,17 +110,20 @@ class Session:
         self.close()
 
 
-def load(path: str | Path, *, check: bool = True) -> Session:
-    """Open a bundle for running.
+def load(path: str | Path, *, check: bool = True, key: str | Path | None = None) -> Session:
+    """Open a bundle for running, once all that can be seen without its engine is as it must be.
 
     Args:
         path: the bundle's folder or its zip file.
         check: compare every file with its recorded sha256 first.
+        key: a public key in PEM, by whose owner the bundle must be signed.
 
     Raises:
-        RequestError: there is no bundle at the path.
-        IntegrityError: a file of it is missing, was added or differs from its record.
+        RequestError: there is no bundle at the path, or the key is none.
+        IntegrityError: a file of it is missing, was added or differs from its record or from what was signed.
         MissingExtraError: its engine's package is not installed.
+        JobError: that is older than the bundle's, or this processor lacks what its numbers rest on.
     """
-    bundle = Bundle.open(path, check=check)
+    bundle = Bundle.open(path, check=check, key=key)
+    machine.check(bundle)
     return Session(bundle, open_engine(bundle.engine_folder))

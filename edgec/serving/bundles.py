@@ -15,7 +15,7 @@ from edgec.core.numerics import compare
 from edgec.runtime.feeds import fitted
 from edgec.runtime.session import Session, load
 from edgec.runtime.verification import gate_of
-from edgec.serving.model import Model, Tensor
+from edgec.serving.model import Model, Tensor, address_name
 from edgec.serving.protocol import datatype
 from edgec.serving.rows import planned
 
@@ -23,12 +23,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
 
 @contextlib.contextmanager
-def opened(bundles: Sequence[str], batching: bool = True) -> Iterator[list[Model]]:
+def opened(bundles: Sequence[str], batching: bool = True, key: Path | None = None) -> Iterator[list[Model]]:
     """Open bundles for serving, each tried once on its own sample.
 
     Args:
-        bundles: paths, or `NAME=PATH`; without a name a model has its folder's, up to the target.
+        bundles: paths, or `NAME=PATH`; without a name a model has its own.
         batching: whether requests may share a run where their rows allow it.
+        key: a public key in PEM, by whose owner all must be signed.
 
     Raises:
         RequestError: a name is none or is taken, or there is no bundle; as `load` does.
@@ -38,8 +39,8 @@ def opened(bundles: Sequence[str], batching: bool = True) -> Iterator[list[Model
         models: list[Model] = []
         for text in bundles:
             name, path = _named(text)
-            session = stack.enter_context(load(path))
-            name = name or _name_of(session)
+            session = stack.enter_context(load(path, key=key))
+            name = name or address_name(session.manifest["model"]["name"])
             if not _NAME.fullmatch(name):
                 raise RequestError(
                     f"{name!r} does not make a part of an address", where=path, fix=f"serve NAME={path}"
@@ -142,8 +143,3 @@ def _named(text: str) -> tuple[str, str]:
     """Name and path of `NAME=PATH`; a path that is there as it stands has no name."""
     name, equals, path = text.partition("=")
     return (name, path) if equals and not Path(text).exists() else ("", text)
-
-
-def _name_of(session: Session) -> str:
-    name = session.bundle.path.name.removesuffix(".edgec")
-    return name.removesuffix(f".{session.manifest.get('target', 'x86')}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, Callable, Mapping
 
 import numpy as np
@@ -30,6 +31,11 @@ class Tensor:
     def to_json(self) -> dict[str, Any]:
         """As the protocol's metadata have it."""
         return {"name": self.name, "datatype": datatype(self.dtype), "shape": list(self.shape)}
+
+
+def address_name(name: str) -> str:
+    """A model's name as a part of an address: an underscore for what needs an escape there."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") or "model"
 
 
 @dataclasses.dataclass(frozen=True)

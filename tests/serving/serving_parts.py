@@ -55,7 +55,14 @@ def write_bundle(path: Path, rows: int | str = 1, mixing: bool = False) -> Path:
         bundles.write_json(scratch / bundles.IO, io.to_json())
         bundles.write_samples(scratch, feeds, Expected([{"y": feed["x"] @ WEIGHT} for feed in feeds]))
         numerics = {"gates": [{"gate": dataclasses.asdict(GATES["fp32"])}]}
-        fields = {"target": "x86", "engine": "ort", "precision": "fp32", "numerics": numerics}
+        name = path.name.partition(".")[0]
+        fields = {
+            "model": {"name": name},
+            "target": "x86",
+            "engine": "ort",
+            "precision": "fp32",
+            "numerics": numerics,
+        }
         bundles.seal(scratch, {**fields, "samples": len(feeds)})
     return path
 
