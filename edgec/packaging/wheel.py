@@ -48,6 +48,7 @@ EXTRAS = {
         "prometheus-client>=0.21",
     ),
     "sign": ("cryptography>=44",),
+    "pictures": ("pillow>=11",),
 }
 _MODULE = '''{doc}
 

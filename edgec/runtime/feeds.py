@@ -52,7 +52,7 @@ def wrong_names(feeds: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) ->
         said.append(f"no array for input {', '.join(map(repr, missing))}")
     if unknown:
         said.append(f"the model has no input {', '.join(map(repr, unknown))}")
-    return RequestError(" and ".join(said), fix="feed " + ", ".join(map(_described, specs)))
+    return RequestError(" and ".join(said), fix="feed " + ", ".join(map(described, specs)))
 
 
 def _fit(value: Any, spec: TensorSpec) -> np.ndarray:
@@ -62,8 +62,8 @@ def _fit(value: Any, spec: TensorSpec) -> np.ndarray:
         isinstance(size, int) and size != given for given, size in zip(array.shape, spec.shape, strict=True)
     ):
         raise RequestError(
-            f"input {spec.name!r} has shape {_shape(array.shape)}, the model takes {_shape(spec.shape)}",
-            fix=f"feed {_described(spec)}",
+            f"input {spec.name!r} has shape {shown(array.shape)}, the model takes {shown(spec.shape)}",
+            fix=f"feed {described(spec)}",
         )
     if array.dtype == expected:
         return array
@@ -78,14 +78,16 @@ def _fit(value: Any, spec: TensorSpec) -> np.ndarray:
     if both_integer and not np.array_equal(converted, array):
         raise RequestError(
             f"input {spec.name!r} is {array.dtype} with values that {expected} cannot hold",
-            fix=f"feed {_described(spec)}",
+            fix=f"feed {described(spec)}",
         )
     return converted
 
 
-def _described(spec: TensorSpec) -> str:
-    return f"{spec.name}: {spec.dtype} {_shape(spec.shape)}"
+def described(spec: TensorSpec) -> str:
+    """`x: float32 [1, 3]`."""
+    return f"{spec.name}: {spec.dtype} {shown(spec.shape)}"
 
 
-def _shape(shape: tuple[int | str, ...]) -> str:
+def shown(shape: tuple[int | str, ...]) -> str:
+    """`[batch, 3]`."""
     return "[" + ", ".join(map(str, shape)) + "]"

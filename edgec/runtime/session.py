@@ -6,7 +6,10 @@ with edgec.load("deit.x86.edgec") as session:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import concurrent.futures
+import html
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from edgec.core.bundle import Bundle
+from edgec.core.errors import RequestError
 from edgec.core.graph import Arrays, TensorSpec
 from edgec.runtime import forks, machine
 from edgec.runtime.engine import Engine, LayerTime
 from edgec.runtime.engines import open_engine
-from edgec.runtime.feeds import fitted, wrong_names
+from edgec.runtime.feeds import described, fitted, shown, wrong_names
 
 
 class Session:
@@ -84,6 +88,63 @@ class Session:
             if type(array) is not np.ndarray or array.dtype != dtype or array.shape != shape:
                 return self.engine.run(fitted(feeds, self.inputs))
         return self.engine.run(feeds)
+
+    def __call__(self, *arrays: np.ndarray, **named: np.ndarray) -> Any:
+        """Run once on arrays in the model's order, or by name: `session(image)`, `session(ids=…, mask=…)`.
+
+        Returns:
+            the output, or the outputs by name where there are several.
+
+        Raises:
+            RequestError: as for `run`.
+        """
+        if len(arrays) > len(self.inputs):
+            raise RequestError(
+                f"{len(arrays)} arrays are more than the model's {len(self.inputs)} inputs",
+                fix="feed " + ", ".join(spec.name for spec in self.inputs),
+            )
+        placed = {spec.name: array for spec, array in zip(self.inputs, arrays, strict=False)}
+        if twice := sorted(set(placed) & set(named)):
+            raise RequestError(f"input {twice[0]!r} is given twice", fix="give it by place or by name")
+        outputs = self.run({**placed, **named})
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    async def run_async(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """`run` in a thread of the event loop's, which goes on meanwhile."""
+        return await asyncio.to_thread(self.run, feeds)
+
+    def map(self, batches: Iterable[Mapping[str, np.ndarray]]) -> Iterator[Arrays]:
+        """Run on one set of feeds after another, as `run` does; the outputs come in the same order.
+
+        While one runs the next is made: feeds are drawn from `batches` one ahead, and no further.
+        """
+        with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
+            under_way: concurrent.futures.Future[Arrays] | None = None
+            for feeds in batches:
+                before, under_way = under_way, thread.submit(self.run, feeds)
+                if before is not None:
+                    yield before.result()
+            if under_way is not None:
+                yield under_way.result()
+
+    def __repr__(self) -> str:
+        engine = self.engine.description
+        sides = [", ".join(map(described, side)) for side in (self.inputs, self.outputs)]
+        return (
+            f"Session({self.bundle.path.name!r}, {engine.kind} {engine.precision}: {sides[0]} -> {sides[1]})"
+        )
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        rows = [("input", spec) for spec in self.inputs] + [("output", spec) for spec in self.outputs]
+        engine = self.engine.description
+        title = html.escape(f"{self.bundle.path.name}: {engine.kind} {engine.precision}")
+        cells = "".join(
+            f"<tr><td>{side}</td><td>{html.escape(spec.name)}</td><td>{html.escape(spec.dtype)}</td>"
+            f"<td>{html.escape(shown(spec.shape))}</td></tr>"
+            for side, spec in rows
+        )
+        return f"<table><caption>{title}</caption>{cells}</table>"
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
         """Time every layer with the engine's own timers, under the user's layer names.

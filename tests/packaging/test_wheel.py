@@ -105,7 +105,7 @@ def test_the_runtime_is_small_and_whole(tmp_path: Path) -> None:
 def test_the_runtime_asks_for_the_servers_packages_as_edgec_does(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for extra in ("serve", "sign"):
+    for extra in ("serve", "sign", "pictures"):
         assert sorted(EXTRAS[extra]) == sorted(extras[extra])
 
 
