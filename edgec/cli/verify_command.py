@@ -13,12 +13,14 @@ def command(bundle: options.BundlePath, key: options.Key = None, as_json: option
     """Prove a bundle from the bundle alone."""
     from edgec.core.bundle import ENGINE, Bundle
     from edgec.core.errors import JobError, NumericsError
+    from edgec.runtime import machine
     from edgec.runtime.engines import ELSEWHERE, kind_of, what_runs
     from edgec.runtime.session import Session
     from edgec.runtime.verification import verify
     from edgec.targets import open_for_checking
 
     opened = Bundle.open(bundle, key=key)
+    machine.check(opened)
     with Session(opened, open_for_checking(opened.engine_folder)) as session:
         found = verify(session)
     difference, gate, broken = found.difference, found.gate, found.broken

@@ -59,7 +59,8 @@ def check(bundle: Bundle) -> None:
     description = EngineDescription.read(bundle.engine_folder)
     if description.kind not in PACKAGES:
         return  # told by `open_engine`, which knows where it runs
-    check_processor(bundle, description.precision)
+    for precision in (description.precision, description.rest):
+        check_processor(bundle, precision)
     for name in description.extensions:
         _check_plugin(bundle, name)
     _check_package(bundle, PACKAGES[description.kind], description)

@@ -138,7 +138,7 @@ class Queue:
             self._changed.notify()
         try:
             return await asyncio.wait_for(future, seconds)
-        except TimeoutError:
+        except asyncio.TimeoutError:
             raise RefusalError(504, f"{self.model.name} did not answer within {seconds:g} s") from None
 
     def close(self) -> None:

@@ -54,7 +54,7 @@ class Bodies:
             await asyncio.wait_for(self._collect(request, most, pieces), seconds)
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             unpacked = _unpacked(body, request.headers.get("content-encoding", "identity"), most)
-        except TimeoutError:
+        except asyncio.TimeoutError:
             self.release(sum(map(len, pieces)))
             raise RefusalError(408, f"the body did not come within {seconds:g} s") from None
         except BaseException:

@@ -16,7 +16,7 @@ def write(event: str, **fields: Any) -> None:
         event: what happened, one word or two.
         fields: more about it, as JSON has it.
     """
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
     line = json.dumps({"time": now, "event": event, **fields}, ensure_ascii=True, default=str)
     print(line, file=sys.stderr, flush=True)
 

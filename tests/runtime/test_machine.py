@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_bundle
+from small_bundles import write_bundle
 
 from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle

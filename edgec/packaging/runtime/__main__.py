@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from edgec.core.bundle import check_writable_file, read_arrays, write_arrays, writing_file
-from edgec.core.errors import EdgecError, MissingExtraError, NumericsError, RequestError
+from edgec.core.errors import EdgecError, MissingExtraError, NumericsError, RequestError, Terminated
 from edgec.core.quoting import printable
 from edgec.runtime.session import load
 from edgec.runtime.verification import verify
@@ -24,13 +26,21 @@ _NAME = "edgec-runtime"
 def main() -> None:
     """Run a command line; the exit status is 1 where the job failed, 2 where the request was wrong."""
     options = _parser().parse_args()
+    # A container's first process is not ended by a SIGTERM that it does not handle.
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         options.function(options)
     except EdgecError as error:
         print(f"{_NAME}: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
+    except Terminated:
+        sys.exit(128 + signal.SIGTERM)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def _verify(options: argparse.Namespace) -> None:
