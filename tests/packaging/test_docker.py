@@ -117,7 +117,8 @@ def test_the_x86_context_is_sound(x86_bundle: Path, tmp_path: Path) -> None:
     lint(context / "Dockerfile")
     check_structure(context)
     requirements = (context / "requirements.txt").read_text()
-    assert re.search(r"^onnxruntime==\d", requirements, re.MULTILINE)
+    for package in ("onnxruntime", "numpy", "starlette", "uvicorn"):
+        assert re.search(rf"^{package}==\d", requirements, re.MULTILINE), package
     assert len(list((context / "wheels").glob("edgec_runtime-*.whl"))) == 1
 
 

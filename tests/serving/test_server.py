@@ -14,7 +14,10 @@ from serving_parts import WEIGHT, asked, client, python_model, serving, write_bu
 from tritonclient.utils import InferenceServerException
 
 from edgec.serving.bundles import opened
+from edgec.serving.model import Model, Tensor
 from edgec.serving.server import Server
+
+NAMES = ("file", "args", "allow_pickle", "a/b", "ü", '"')
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     eight = write_bundle(folder / "eight.x86.edgec", 8)
     with opened([str(one), f"second={eight}"]) as models:
         infinite = python_model(lambda feeds: {"y": feeds["x"] * np.float32("inf")}, "infinite")
-        with serving([*models, infinite]) as made:
+        named = Model(
+            "named",
+            "1",
+            "python",
+            (Tensor("x", (1, 4), "float32"),),
+            tuple(Tensor(name, (1, 4), "float32") for name in NAMES),
+            fit=lambda feeds: feeds,
+            run=lambda feeds: dict.fromkeys(NAMES, 2 * feeds["x"]),
+        )
+        with serving([*models, infinite, named]) as made:
             yield made
 
 
@@ -62,6 +74,16 @@ def test_answers_are_the_models(
     np.testing.assert_allclose(answer.as_numpy("y"), x @ WEIGHT, rtol=1e-5, atol=1e-6)
     assert answer.get_response()["id"] == "mine"
     assert answer.get_response()["model_version"] == caller.get_model_metadata(model)["versions"][0]
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_outputs_may_be_called_anything(
+    caller: triton.InferenceServerClient, x: np.ndarray, binary: bool
+) -> None:
+    wanted = [triton.InferRequestedOutput(name, binary_data=binary) for name in NAMES]
+    answer = caller.infer("named", asked(x), outputs=wanted)
+    for name in NAMES:
+        np.testing.assert_array_equal(answer.as_numpy(name), 2 * x)
 
 
 @pytest.mark.parametrize("packed", ["gzip", "deflate"])
