@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from edgec.cli import options
 from edgec.core.quoting import printable
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from edgec.core.graph import Arrays
-    from edgec.runtime.session import Session
-
-_PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 def command(
@@ -38,12 +29,13 @@ def command(
     import numpy as np
 
     from edgec.core.bundle import check_writable_file, write_arrays, writing_file
+    from edgec.runtime.pictures import label_of, read_feeds
     from edgec.runtime.session import load
 
     if output is not None:
         check_writable_file(output)
     with load(bundle, key=key) as session:
-        feeds = _feeds(session, inputs)
+        feeds = read_feeds(inputs, session.bundle.io) if inputs else session.bundle.samples()[0][0]
         results = session.run(feeds)
     if output is not None:
         with writing_file(output) as scratch:
@@ -54,7 +46,7 @@ def command(
             "dtype": str(array.dtype),
             "first": array.ravel()[:5].tolist(),
             "argmax": int(np.argmax(array)) if array.size else None,
-            **_labelled(array, session.bundle.io.labels),
+            "label": label_of(array, session.bundle.io.labels),
         }
         for name, array in results.items()
     }
@@ -66,23 +58,5 @@ def command(
     for name, fields in described.items():
         shape = "×".join(map(str, fields["shape"]))
         first = ", ".join(f"{value:.4g}" for value in fields["first"])
-        label = f" ({printable(fields['label'])})" if "label" in fields else ""
+        label = f" ({printable(fields['label'])})" if fields["label"] else ""
         print(f"{name}  {fields['dtype']} {shape}  [{first}, …]  argmax {fields['argmax']}{label}")
-
-
-def _feeds(session: Session, path: Path | None) -> Arrays:
-    from edgec.core.bundle import read_arrays
-    from edgec.runtime.pictures import read_picture
-
-    if path is None:
-        return session.bundle.samples()[0][0]
-    if path.is_file() and path.suffix.lower() in _PICTURES:
-        return read_picture(path, session.inputs, session.bundle.io.preprocessing)
-    return read_arrays(path)
-
-
-def _labelled(array: np.ndarray, labels: Sequence[str]) -> dict[str, str]:
-    """The name of the class with the largest score, where the output has a score for each."""
-    if not labels or array.size != len(labels):
-        return {}
-    return {"label": labels[int(array.argmax())]}

@@ -13,12 +13,34 @@ from typing import Any
 
 import numpy as np
 
+from edgec.core.bundle import InputsOutputs, read_arrays
 from edgec.core.errors import MissingExtraError, RequestError
 from edgec.core.graph import Arrays, TensorSpec
 
 _BYTE = 1 / 255
 _MODES = {1: "L", 3: "RGB"}
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+"""Endings of files that are read as pictures."""
+
+
+def read_feeds(path: Path, io: InputsOutputs) -> Arrays:
+    """The feeds that a file holds: a picture's by its ending, else an npz file's.
+
+    Raises:
+        RequestError: there is no such file, or it is none of both; or the model takes no picture.
+        MissingExtraError: Pillow is not installed.
+    """
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return read_picture(path, io.inputs, io.preprocessing)
+    return read_arrays(path)
+
+
+def label_of(scores: np.ndarray, labels: Sequence[str]) -> str | None:
+    """The name of the class with the largest score; None where there is not one score for each."""
+    return labels[int(scores.argmax())] if labels and scores.size == len(labels) else None
 
 
 def read_picture(

@@ -6,7 +6,6 @@ with edgec.load("deit.x86.edgec") as session:
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import html
 from collections.abc import Iterable, Iterator, Mapping
@@ -111,6 +110,8 @@ class Session:
 
     async def run_async(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """`run` in a thread of the event loop's, which goes on meanwhile."""
+        import asyncio
+
         return await asyncio.to_thread(self.run, feeds)
 
     def map(self, batches: Iterable[Mapping[str, np.ndarray]]) -> Iterator[Arrays]:

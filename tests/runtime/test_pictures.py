@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgec.core.bundle import InputsOutputs
 from edgec.core.errors import RequestError
 from edgec.core.graph import TensorSpec
-from edgec.runtime.pictures import read_picture
+from edgec.runtime.pictures import label_of, read_feeds, read_picture
 
 
 def drawn(path: Path, height: int, width: int) -> Path:
@@ -76,3 +77,19 @@ def test_a_file_that_is_no_picture_is_said(tmp_path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RequestError, match="no picture that Pillow reads"):
         read_picture(path, [spec], {})
+
+
+def test_a_file_is_read_by_its_ending(tmp_path: Path) -> None:
+    io = InputsOutputs((TensorSpec("x", (1, 3, 8, 8), "float32"),), (), {}, ())
+    path = drawn(tmp_path / "a.PNG", 8, 8)
+    np.testing.assert_array_equal(read_feeds(path, io)["x"], read_picture(path, io.inputs, {})["x"])
+    np.savez(tmp_path / "a.npz", x=np.arange(3))
+    np.testing.assert_array_equal(read_feeds(tmp_path / "a.npz", io)["x"], np.arange(3))
+    with pytest.raises(RequestError, match="no such file"):
+        read_feeds(tmp_path / "none.png", io)
+
+
+def test_a_label_needs_a_score_for_each() -> None:
+    assert label_of(np.asarray([[1.0, 3.0]]), ("cat", "dog")) == "dog"
+    assert label_of(np.asarray([[1.0, 3.0]]), ("cat",)) is None
+    assert label_of(np.asarray([[1.0, 3.0]]), ()) is None

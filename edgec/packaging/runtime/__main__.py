@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from edgec.core.bundle import check_writable_file, read_arrays, write_arrays, writing_file
+from edgec.core.bundle import check_writable_file, write_arrays, writing_file
 from edgec.core.errors import EdgecError, MissingExtraError, NumericsError, RequestError, Terminated
 from edgec.core.quoting import printable
+from edgec.runtime.pictures import label_of, read_feeds
 from edgec.runtime.session import load
 from edgec.runtime.verification import verify
 from edgec.version import __version__
@@ -62,14 +63,17 @@ def _run(options: argparse.Namespace) -> None:
     if options.output is not None:
         check_writable_file(options.output)
     with load(options.bundle, key=options.key) as session:
-        feeds = read_arrays(options.input) if options.input else session.bundle.samples()[0][0]
+        io = session.bundle.io
+        feeds = read_feeds(options.input, io) if options.input else session.bundle.samples()[0][0]
         outputs = session.run(feeds)
     if options.output is not None:
         with writing_file(options.output) as scratch:
             write_arrays(scratch, outputs)
     for name, array in outputs.items():
         first = ", ".join(f"{value:.4g}" for value in array.ravel()[:5].tolist())
-        print(f"{printable(name)}  {array.dtype} {list(array.shape)}  [{first}, …]")
+        label = label_of(array, io.labels)
+        said = f"  {printable(label)}" if label else ""
+        print(f"{printable(name)}  {array.dtype} {list(array.shape)}  [{first}, …]{said}")
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -127,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     measuring = command("bench", _bench, "measure a bundle's latency")
     for one in (verifying, running, measuring):
         one.add_argument("bundle", type=Path, metavar="BUNDLE", help="its folder or its zip file")
-    running.add_argument("--input", type=Path, metavar="F.npz", help="the inputs by name")
+    running.add_argument("--input", type=Path, metavar="F", help="an .npz file of the inputs, or a picture")
     running.add_argument("--output", type=Path, metavar="F.npz", help="where the outputs go")
     measuring.add_argument("--seconds", type=float, default=3.0, help="how long to measure")
     measuring.add_argument("--json", action="store_true", help="print one JSON object")
