@@ -63,9 +63,8 @@ def _rewritten(text: str, names: Mapping[str, str]) -> str:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and _is_edgec(node.module):
             line = lines[node.lineno - 1]
-            lines[node.lineno - 1] = re.sub(
-                rf"\bfrom {re.escape(str(node.module))}\b", f"from {_renamed(str(node.module), names)}", line
-            )
+            found, put = re.escape(str(node.module)), _renamed(str(node.module), names)
+            lines[node.lineno - 1] = re.sub(rf"\bfrom {found}\b", f"from {put}", line, count=1)
         elif isinstance(node, ast.Import) and any(_is_edgec(alias.name) for alias in node.names):
             raise ValueError(f"{ast.unparse(node)!r} cannot be rewritten: import from it instead")
     return "".join(lines)

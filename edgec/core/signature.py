@@ -196,8 +196,10 @@ def _loaded(path: Path, load: Any, kind: str) -> Any:
     try:
         return load(data)
     except (ValueError, TypeError) as error:
-        # TypeError: a password for a key that has none, or none for one that has.
-        what = "needs another password" if isinstance(error, TypeError) else f"is no {kind} key in PEM"
+        # cryptography: TypeError for a password too many or too few, ValueError for a wrong one or no key.
+        what = "needs a password, or has none" if isinstance(error, TypeError) else f"is no {kind} key in PEM"
+        if "password" in str(error).lower() and isinstance(error, ValueError):
+            what = "has another password"
         raise RequestError(what, where=str(path), fix=_MAKE_KEY) from error
     except Exception as error:
         raise RequestError(f"is no {kind} key that is known", where=str(path), fix=_MAKE_KEY) from error

@@ -53,6 +53,7 @@ def write_bundle(path: Path, rows: int | str = 1, mixing: bool = False) -> Path:
             (TensorSpec("x", (rows, 4), "float32"),), (TensorSpec("y", (rows, 3), "float32"),), {}, ()
         )
         bundles.write_json(scratch / bundles.IO, io.to_json())
+        bundles.write_json(scratch / bundles.REPORT_JSON, {"schema": 1, "model": {"name": "small"}})
         bundles.write_samples(scratch, feeds, Expected([{"y": feed["x"] @ WEIGHT} for feed in feeds]))
         numerics = {"gates": [{"gate": dataclasses.asdict(GATES["fp32"])}]}
         name = path.name.partition(".")[0]
