@@ -4,6 +4,9 @@ On the device everything lies under `~/.edgec/NAME/`: `bundle/` as it left here,
 is made of it there. A deployment works in `~/.edgec/NAME.staging/` and takes the old one's place when the
 engine is verified; whatever fails before leaves the old one as it was. A staging folder stays only where
 the copy was cut, and the next deployment goes on from it.
+
+The one before stays as `~/.edgec/NAME.previous/`, with its engine. The new one is verified once more where it
+now lies; should that fail, the one before comes back. `roll_back` changes the two by hand.
 """
 
 from __future__ import annotations
@@ -64,8 +67,7 @@ def deploy(bundle: Bundle, connection: Connection, progress: Progress) -> Deploy
             where=str(bundle.path),
             fix="copy the bundle and run it, or pack it with edgec package",
         )
-    home = _said(connection, 'printf %s "$HOME"')
-    final = posixpath.join(home, ".edgec", bundle.path.name.removesuffix(".edgec"))
+    final = _final(bundle, connection)
     device = _Device(connection, progress, f"{final}.staging")
     with device.kept_only_if_cut():
         device.start_from(final)
@@ -81,12 +83,51 @@ def deploy(bundle: Bundle, connection: Connection, progress: Progress) -> Deploy
         engine = device.engine("build")
         measured = device.engine(_BENCH)
         progress.step("putting it in its place")
-        new, now, old = (_quoted(path) for path in (device.root, final, f"{final}.old"))
-        _said(
-            connection,
-            f"rm -rf {old} && if [ -e {now} ]; then mv {now} {old}; fi && mv {new} {now} && rm -rf {old}",
-        )
+        new, now, before = (_quoted(path) for path in (device.root, final, f"{final}.previous"))
+        _said(connection, f"rm -rf {before} && if [ -e {now} ]; then mv {now} {before}; fi && mv {new} {now}")
+    placed = _Device(connection, progress, final)
+    try:
+        placed.engine("verify")
+    except JobError as error:
+        placed.remove()
+        there = _said(connection, f"if [ -e {before} ]; then mv {before} {now} && echo back; fi")
+        what = "the engine before it is back" if there.strip() else "there was none before it"
+        raise JobError(f"{error.what}; {what}", where=connection.name, fix=error.fix) from error
     return Deployment(connection.name, f"{final}/bundle", report["checks"], engine, measured)
+
+
+def roll_back(bundle: Bundle, connection: Connection, progress: Progress) -> str:
+    """Let the last deployment and the one before it change places; returns the folder.
+
+    The one before is verified first.
+
+    Args:
+        bundle: the bundle, for its name.
+        connection: the device.
+        progress: told each step.
+
+    Raises:
+        JobError: there is none before, or it does not verify any more; nothing has changed then.
+    """
+    final = _final(bundle, connection)
+    device = _Device(connection, progress, f"{final}.previous")
+    if not _said(connection, f"if [ -d {_quoted(device.bundle)} ]; then echo there; fi").strip():
+        raise JobError(
+            "the device keeps no deployment before the last one", where=connection.name, fix="deploy again"
+        )
+    device.engine("verify")
+    now, before, aside = (_quoted(path) for path in (final, device.root, f"{final}.aside"))
+    _said(
+        connection,
+        f"rm -rf {aside} && if [ -e {now} ]; then mv {now} {aside}; fi && mv {before} {now} && "
+        f"if [ -e {aside} ]; then mv {aside} {before}; fi",
+    )
+    return f"{final}/bundle"
+
+
+def _final(bundle: Bundle, connection: Connection) -> str:
+    home = _said(connection, 'printf %s "$HOME"')
+    return posixpath.join(home, ".edgec", bundle.path.name.removesuffix(".edgec"))
 
 
 class _Device:

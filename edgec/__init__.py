@@ -34,15 +34,4 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'edgec' has no attribute {name!r}")
     import importlib
 
-    try:
-        module = importlib.import_module(_LAZY[name])
-    except ModuleNotFoundError as error:
-        if error.name != _LAZY[name]:
-            raise
-        from edgec.core.errors import RequestError
-
-        raise RequestError(
-            f"edgec.{name} is part of the compiler, and this is the runtime alone",
-            fix="run: pip install edgec",
-        ) from error
-    return getattr(module, name)
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -18,6 +18,7 @@ ROOMS = ("edgec", "plugins", "passes", "frontends", "devices", "targets", "zoo")
 MAY_IMPORT = {
     "edgec.core": set(),
     "edgec.runtime": {"edgec.core"},
+    "edgec.serving": {"edgec.core", "edgec.runtime"},
     "edgec.plugins": {"edgec.core"},
     "edgec.passes": {"edgec.core", "edgec.plugins"},
     "edgec.frontends": {"edgec.core"},

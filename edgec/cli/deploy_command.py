@@ -12,17 +12,24 @@ from edgec.cli import options
 def command(
     bundle: options.BundlePath,
     device: Annotated[str, typer.Argument(metavar="DEVICE", help="ssh://USER@HOST[:PORT], or local")],
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="go back to the deployment before the last one")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Build a bundle's engine on its device, verify it, and bring its latency home."""
     from edgec.core.bundle import Bundle
     from edgec.core.progress import progress
     from edgec.devices.connections import connect
-    from edgec.devices.deployment import deploy
+    from edgec.devices.deployment import deploy, roll_back
     from edgec.judging.runtime_warnings import texts
     from edgec.report.measured import merge
 
     opened = Bundle.open(bundle)
+    if rollback:
+        with progress() as steps, connect(device) as connection:
+            _say_back(str(bundle), connection.name, roll_back(opened, connection, steps), as_json)
+        return
     known_wrong = texts(opened.report())
     with progress() as steps:
         for text in known_wrong:
@@ -48,6 +55,15 @@ def command(
         print_json(fields)
     else:
         _print(fields)
+
+
+def _say_back(bundle: str, device: str, folder: str, as_json: bool) -> None:
+    if as_json:
+        from edgec.cli.output import print_json
+
+        print_json({"bundle": bundle, "device": device, "folder": folder, "rolled_back": True})
+    else:
+        print(f"back      {folder} is the deployment before the last one, verified ({device})")
 
 
 def _print(fields: dict[str, Any]) -> None:

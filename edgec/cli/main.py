@@ -32,7 +32,7 @@ app = typer.Typer(
 
 COMMANDS = (
     *("compile", "run", "bench", "verify", "inspect", "report"),
-    *("package", "deploy", "zoo", "devices", "doctor"),
+    *("package", "deploy", "sign", "serve", "zoo", "devices", "doctor"),
 )
 
 

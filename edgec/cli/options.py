@@ -49,6 +49,9 @@ Passes = Annotated[
     str, typer.Option("--passes", metavar="±NAME,…", help="take passes out (-NAME) or put them in (+NAME)")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="seed of everything that is drawn")]
+Key = Annotated[
+    Path | None, typer.Option("--key", metavar="PUB.pem", help="demand a signature by this public key")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
 
 

@@ -9,30 +9,21 @@ import typer
 from edgec.cli import options
 
 
-def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None:
+def command(bundle: options.BundlePath, key: options.Key = None, as_json: options.AsJson = False) -> None:
     """Prove a bundle from the bundle alone."""
     from edgec.core.bundle import ENGINE, Bundle
-    from edgec.core.errors import IntegrityError, JobError, NumericsError
-    from edgec.core.numerics import Gate
+    from edgec.core.errors import JobError, NumericsError
+    from edgec.runtime import machine
     from edgec.runtime.engines import ELSEWHERE, kind_of, what_runs
     from edgec.runtime.session import Session
+    from edgec.runtime.verification import verify
     from edgec.targets import open_for_checking
 
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, key=key)
+    machine.check(opened)
     with Session(opened, open_for_checking(opened.engine_folder)) as session:
-        feeds, expected = opened.samples()
-        results = [session.run(feed) for feed in feeds]
-        try:
-            # The bounds that the engine was shipped under: a quantised one has its own.
-            gate = Gate(**opened.manifest["numerics"]["gates"][-1]["gate"])
-            difference = expected.difference(results, gate)
-            broken = gate.broken(difference)
-        except (TypeError, ValueError, LookupError, AttributeError) as error:
-            raise IntegrityError(
-                "its gate or its samples do not fit its engine",
-                where=str(opened.path),
-                fix="compile the model again",
-            ) from error
+        found = verify(session)
+    difference, gate, broken = found.difference, found.gate, found.broken
     precision, engine = opened.manifest["precision"], opened.manifest["engine"]
     elsewhere = ELSEWHERE.get(engine)
     # An engine that nothing ran is not proved by a graph that agrees.
@@ -41,7 +32,8 @@ def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None
     fields = {
         "bundle": str(opened.path),
         "files": len(opened.manifest["files"]),
-        "samples": len(feeds),
+        "signed": key is not None,
+        "samples": found.samples,
         "precision": precision,
         "kind": kind_of(engine),
         "ran": what_runs(engine),
@@ -73,10 +65,10 @@ def command(bundle: options.BundlePath, as_json: options.AsJson = False) -> None
         told = {"what": refusal.what, "where": refusal.where, "fix": refusal.fix}
         print_json(fields if passed else {**fields, "error": told, "exit_status": refusal.exit_status})
     else:
-        print(f"files     {fields['files']} as recorded")
+        print(f"files     {fields['files']} as recorded{' and signed' if key else ''}")
         print(f"ran       {fields['ran']}")
         print(
-            f"numerics  {len(feeds)} samples, off by {difference.max_abs:.1e} at most, "
+            f"numerics  {found.samples} samples, off by {difference.max_abs:.1e} at most, "
             f"{difference.scaled:.1e} of the output's spread: within the {precision} gate, {fields['kind']}"
         )
         if elsewhere:

@@ -2,6 +2,7 @@
 
 MODEL.TARGET.edgec/
     manifest.json   what was built from what, with the sha256 of every other file and of itself
+    model.sig       where the bundle is signed, the signature of all other files
     io.json         inputs and outputs: names, shapes, dtypes, semantics, pre-processing, labels
     engine/         the engine and its engine.json
     plugins/        what the engine loads besides
@@ -28,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from edgec.core import appearing, archive, npz
+from edgec.core import appearing, archive, npz, signature
 from edgec.core.errors import IntegrityError, JobError, RequestError
 from edgec.core.graph import Arrays, TensorSpec
 from edgec.core.json_file import Record, read_object, to_bytes
@@ -39,6 +40,7 @@ from edgec.core.ties import Ties
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "model.sig"
 IO = "io.json"
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
@@ -125,16 +127,18 @@ class Bundle:
     _unpacked: tempfile.TemporaryDirectory[str] | None = dataclasses.field(default=None, repr=False)
 
     @classmethod
-    def open(cls, path: str | Path, *, check: bool = True) -> Bundle:
+    def open(cls, path: str | Path, *, check: bool = True, key: str | Path | None = None) -> Bundle:
         """Open a bundle's folder, or its zip file, which is unpacked for as long as the bundle lives.
 
         Args:
             path: the folder or the zip file.
             check: compare every file with its recorded sha256.
+            key: a public key in PEM, by whose owner the bundle must be signed; every file is compared then.
 
         Raises:
-            RequestError: there is no bundle at the path, or its schema is newer than this edgec.
-            IntegrityError: a file is missing, was added or differs from its record.
+            RequestError: there is no bundle at the path, its schema is newer than this edgec, or the key is
+                none.
+            IntegrityError: a file is missing, was added or differs from its record, or from what was signed.
         """
         path = Path(path)
         unpacked = None
@@ -156,8 +160,10 @@ class Bundle:
                 where=str(path),
                 fix="update edgec",
             )
-        if check:
+        if check or key is not None:
             check_integrity(path, manifest)
+        if key is not None:
+            signature.check(path / SIGNATURE, signed_files(path, manifest), Path(key))
         _check_manifest(manifest)
         try:
             description = InputsOutputs.from_json(_read_json(path / IO))
@@ -366,6 +372,8 @@ def _check_parent(target: Path, what: str) -> None:
 
 def seal(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Write `manifest.json` over the folder's files, with their hashes and its own."""
+    # A signature holds for the files as they were.
+    (folder / SIGNATURE).unlink(missing_ok=True)
     files = {name: file_sha256(folder / name) for name in plain_files(folder) if name != MANIFEST}
     sealed = {**manifest, "schema": SCHEMA, "files": files}
     sealed["sha256"] = _manifest_sha256(sealed)
@@ -379,7 +387,7 @@ def check_integrity(path: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
         IntegrityError: names the first file that is missing, was added, is none or differs.
     """
-    present = set(plain_files(path)) - {MANIFEST}
+    present = set(plain_files(path)) - {MANIFEST, SIGNATURE}
     if manifest.get("sha256") != _manifest_sha256(manifest):
         raise IntegrityError("changed after it was written", where=str(path / MANIFEST), fix=RECOMPILE)
     recorded = manifest["files"]
@@ -412,8 +420,39 @@ def _check_manifest(manifest: Record) -> None:
 
 def recorded_files(bundle: Bundle) -> dict[str, str]:
     """Every file of a bundle with the sha256 that it was opened with, the manifest among them, in order."""
-    manifest = bundle.path / MANIFEST
-    return {MANIFEST: file_sha256(manifest), **dict(sorted(bundle.manifest["files"].items()))}
+    signed = bundle.path / SIGNATURE
+    more = {SIGNATURE: file_sha256(signed)} if signed.is_file() else {}
+    return {**signed_files(bundle.path, bundle.manifest), **more}
+
+
+def signed_files(path: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What a signature is of: every file of a bundle but the signature itself, with its sha256, in order."""
+    return {MANIFEST: file_sha256(path / MANIFEST), **dict(sorted(manifest["files"].items()))}
+
+
+def sign(bundle: Bundle, key: Path, password: bytes | None = None) -> Path:
+    """Sign a bundle's files as they are, over a signature that was there; returns the signature's path.
+
+    Args:
+        bundle: a bundle in a folder, opened with its files compared.
+        key: a private key in PEM, of the curve P-256, P-384 or P-521.
+        password: what the key is encrypted with.
+
+    Raises:
+        RequestError: the key is none, or the bundle is in a zip file.
+    """
+    if bundle.is_unpacked:
+        raise RequestError(
+            "a bundle in a zip file is not signed in place",
+            where=str(bundle.path),
+            fix="unpack it, sign the folder, and pack that",
+        )
+    name = bundle.path.resolve().name
+    content = signature.sign(signed_files(bundle.path, bundle.manifest), name, key, password)
+    path = bundle.path / SIGNATURE
+    with writing_file(path) as scratch:
+        scratch.write_bytes(content)
+    return path
 
 
 def copy_bundle(bundle: Bundle, folder: Path) -> None:

@@ -7,7 +7,6 @@ numerics gate, a budget out of reach), 2 when the request was wrong (no such fil
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 
@@ -88,11 +87,11 @@ class MissingExtraError(JobError):
     def __init__(self, package: str, extra: str) -> None:
         self.package = package
         self.extra = extra
-        # Where only the runtime is installed, its own wheel has the extra.
-        alone = not (Path(__file__).parent.parent / "compiler.py").is_file()
+        # `edgec` or, in the runtime's own wheel, `edgec-runtime`.
+        distribution = __name__.partition(".")[0].replace("_", "-")
         super().__init__(
             f"this needs the package {package}, which is not installed",
-            fix=f"run: pip install '{'edgec-runtime' if alone else 'edgec'}[{extra}]'",
+            fix=f"run: pip install '{distribution}[{extra}]'",
         )
 
 

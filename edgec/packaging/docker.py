@@ -8,6 +8,7 @@ requirements.txt  wheels/     (x86 only: the runtime, and the engine's version)
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import re
 import shutil
 import sys
@@ -84,6 +85,7 @@ def _write_x86(bundle: Bundle, folder: Path) -> None:
     requirements = [
         wheel.engine_requirement(bundle, kind),
         requirement("numpy", numpy) if numpy else "numpy>=2.0",
+        *map(_pinned, wheel.EXTRAS["serve"]),
     ]
     (folder / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
     _render(
@@ -96,6 +98,17 @@ def _write_x86(bundle: Bundle, folder: Path) -> None:
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
     )
     shutil.copyfile(_TEMPLATES / "x86.entrypoint.sh", folder / "entrypoint.sh")
+
+
+def _pinned(text: str) -> str:
+    """A requirement in the version that is installed here; as it is where none is."""
+    package, _, marker = text.partition("; ")
+    name = package.partition(">")[0]
+    try:
+        pinned = requirement(name, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return text
+    return f"{pinned}; {marker}" if marker else pinned
 
 
 def _render(template: Path, folder: Path, **fields: Any) -> None:

@@ -18,31 +18,44 @@ import keyword
 import re
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import edgec
 from edgec.core.bundle import Bundle, recorded_files, writing_file
 from edgec.core.errors import JobError, RequestError
 from edgec.core.plain_files import read_plain
 from edgec.core.quoting import one_line, python_string, requirement
+from edgec.core.relocation import modules_of, needed, relocated
+from edgec.runtime.machine import PACKAGES
 from edgec.version import __version__
 
 RUNTIME = "edgec_runtime"
-ENGINES = {"ort": "onnxruntime", "openvino": "openvino"}
-"""The package that runs an engine of each kind."""
-
-_TAKEN = frozenset({"numpy", *ENGINES.values(), *sys.stdlib_module_names})
+_TAKEN = frozenset({"numpy", *PACKAGES.values(), *sys.stdlib_module_names})
 """Packages that a bundle of this name would write over, or hide."""
 
-_TOP = ("__init__.py", "version.py", "py.typed")
-_ROOMS = ("core", "runtime")
+_TOP = "edgec.packaging.runtime"
+_ROOMS = ("edgec.runtime", "edgec.serving")
+_NAMES = {"edgec": RUNTIME, _TOP: RUNTIME}
+_COMMAND = f"[console_scripts]\nedgec-runtime = {RUNTIME}.__main__:main\n"
+EXTRAS = {
+    **{kind: (package,) for kind, package in PACKAGES.items()},
+    # As in pyproject.toml.
+    "serve": (
+        "starlette>=0.44",
+        "uvicorn>=0.33",
+        "httptools>=0.6",
+        "uvloop>=0.19",
+        "prometheus-client>=0.21",
+    ),
+    "sign": ("cryptography>=44",),
+    "pictures": ("pillow>=11",),
+}
 _MODULE = '''{doc}
 
 from pathlib import Path
 
-from edgec.runtime.session import Session
-from edgec.runtime.session import load as _load
+from edgec_runtime import Session
+from edgec_runtime import load as _load
 
 BUNDLE = Path(__file__).parent / "bundle"
 
@@ -69,7 +82,7 @@ def check_runs_here(bundle: Bundle) -> None:
     Raises:
         JobError: it is for a device of another kind.
     """
-    if bundle.manifest["engine"] not in ENGINES:
+    if bundle.manifest["engine"] not in PACKAGES:
         raise JobError(
             f"an engine of the kind {bundle.manifest['engine']} is not run by edgec's own runtime",
             where=str(bundle.path),
@@ -78,19 +91,19 @@ def check_runs_here(bundle: Bundle) -> None:
 
 
 def write_runtime_wheel(folder: Path) -> Path:
-    """Write `edgec.runtime` and `edgec.core` as a wheel of their own."""
-    root = Path(edgec.__file__).parent
-    files = {f"edgec/{name}": (root / name).read_bytes() for name in _TOP}
-    for room in _ROOMS:
-        for path in sorted((root / room).rglob("*.py")):
-            files[f"edgec/{path.relative_to(root).as_posix()}"] = path.read_bytes()
+    """Write the runtime and the server, with what they need of edgec, as the wheel of `edgec_runtime`."""
+    top = modules_of(_TOP)
+    modules = needed([*top, *(module for room in _ROOMS for module in modules_of(room))])
+    # The room that the top lies in is edgec's own.
+    shipped = [module for module in modules if module != _TOP.rpartition(".")[0]]
     return _write(
         folder,
         RUNTIME,
-        files,
-        summary="Runs what edgec compiled.",
+        {**relocated(shipped, _NAMES), f"{RUNTIME}/py.typed": b""},
+        summary="Runs and serves what edgec compiled.",
         requires=["numpy>=2.0"],
-        extras={kind: [package] for kind, package in ENGINES.items()},
+        extras=EXTRAS,
+        entry_points=_COMMAND,
     )
 
 
@@ -113,13 +126,14 @@ def write_bundle_wheel(bundle: Bundle, folder: Path) -> Path:
         summary=f"{model}, compiled by edgec for {bundle.manifest['target']}.",
         requires=[f"edgec_runtime=={__version__}", engine_requirement(bundle, kind)],
         extras={},
+        entry_points="",
         platform="linux_x86_64" if native else "any",
     )
 
 
 def engine_requirement(bundle: Bundle, kind: str) -> str:
     """The engine's package in the version that the bundle was compiled and verified with."""
-    package = ENGINES[kind]
+    package = PACKAGES[kind]
     return requirement(package, bundle.manifest.get("tools", {}).get(package))
 
 
@@ -147,7 +161,8 @@ def _write(
     *,
     summary: str,
     requires: Iterable[str],
-    extras: dict[str, list[str]],
+    extras: Mapping[str, Iterable[str]],
+    entry_points: str,
     platform: str = "any",
 ) -> Path:
     info = f"{name}-{__version__}.dist-info"
@@ -161,7 +176,7 @@ def _write(
     ]
     for extra, packages in extras.items():
         metadata.append(f"Provides-Extra: {extra}")
-        metadata += [f'Requires-Dist: {package}; extra == "{extra}"' for package in packages]
+        metadata += [f"Requires-Dist: {_with_marker(package, extra)}" for package in packages]
     tag = f"py3-none-{platform}"
     pure = "true" if platform == "any" else "false"
     wheel = f"Wheel-Version: 1.0\nGenerator: edgec {__version__}\nRoot-Is-Purelib: {pure}\nTag: {tag}\n"
@@ -170,6 +185,8 @@ def _write(
         f"{info}/METADATA": ("\n".join(metadata) + "\n").encode(),
         f"{info}/WHEEL": wheel.encode(),
     }
+    if entry_points:
+        members[f"{info}/entry_points.txt"] = entry_points.encode()
     record = io.StringIO(newline="")
     rows = csv.writer(record, lineterminator="\n")
     rows.writerows((path, _digest(data), len(data)) for path, data in members.items())
@@ -186,6 +203,12 @@ def _write(
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, data)
     return path
+
+
+def _with_marker(package: str, extra: str) -> str:
+    """A requirement that holds for an extra, besides what it says itself."""
+    name, _, marker = package.partition("; ")
+    return f'{name}; {marker} and extra == "{extra}"' if marker else f'{name}; extra == "{extra}"'
 
 
 def _digest(data: bytes) -> str:

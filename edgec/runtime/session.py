@@ -6,7 +6,9 @@ with edgec.load("deit.x86.edgec") as session:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import concurrent.futures
+import html
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,9 +18,10 @@ import numpy as np
 from edgec.core.bundle import Bundle
 from edgec.core.errors import RequestError
 from edgec.core.graph import Arrays, TensorSpec
-from edgec.runtime import forks
+from edgec.runtime import forks, machine
 from edgec.runtime.engine import Engine, LayerTime
 from edgec.runtime.engines import open_engine
+from edgec.runtime.feeds import described, fitted, shown, wrong_names
 
 
 class Session:
@@ -47,7 +50,6 @@ class Session:
             (spec.name, np.dtype(spec.dtype), spec.shape if spec.is_fixed else None)
             for spec in bundle.io.inputs
         )
-        self._specs = {spec.name: spec for spec in bundle.io.inputs}
         forks.remember(self)
 
     @property
@@ -79,12 +81,71 @@ class Session:
                 closed, or another process opened it.
         """
         if len(feeds) != len(self._expected):
-            raise self._wrong_names(feeds)
+            raise wrong_names(feeds, self.inputs)
         for name, dtype, shape in self._expected:
             array = feeds.get(name)
             if type(array) is not np.ndarray or array.dtype != dtype or array.shape != shape:
-                return self.engine.run(self._fitted(feeds))
+                return self.engine.run(fitted(feeds, self.inputs))
         return self.engine.run(feeds)
+
+    def __call__(self, *arrays: np.ndarray, **named: np.ndarray) -> Any:
+        """Run once on arrays in the model's order, or by name: `session(image)`, `session(ids=…, mask=…)`.
+
+        Returns:
+            the output, or the outputs by name where there are several.
+
+        Raises:
+            RequestError: as for `run`.
+        """
+        if len(arrays) > len(self.inputs):
+            raise RequestError(
+                f"{len(arrays)} arrays are more than the model's {len(self.inputs)} inputs",
+                fix="feed " + ", ".join(spec.name for spec in self.inputs),
+            )
+        placed = {spec.name: array for spec, array in zip(self.inputs, arrays, strict=False)}
+        if twice := sorted(set(placed) & set(named)):
+            raise RequestError(f"input {twice[0]!r} is given twice", fix="give it by place or by name")
+        outputs = self.run({**placed, **named})
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    async def run_async(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """`run` in a thread of the event loop's, which goes on meanwhile."""
+        import asyncio
+
+        return await asyncio.to_thread(self.run, feeds)
+
+    def map(self, batches: Iterable[Mapping[str, np.ndarray]]) -> Iterator[Arrays]:
+        """Run on one set of feeds after another, as `run` does; the outputs come in the same order.
+
+        While one runs the next is made: feeds are drawn from `batches` one ahead, and no further.
+        """
+        with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
+            under_way: concurrent.futures.Future[Arrays] | None = None
+            for feeds in batches:
+                before, under_way = under_way, thread.submit(self.run, feeds)
+                if before is not None:
+                    yield before.result()
+            if under_way is not None:
+                yield under_way.result()
+
+    def __repr__(self) -> str:
+        engine = self.engine.description
+        sides = [", ".join(map(described, side)) for side in (self.inputs, self.outputs)]
+        return (
+            f"Session({self.bundle.path.name!r}, {engine.kind} {engine.precision}: {sides[0]} -> {sides[1]})"
+        )
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        rows = [("input", spec) for spec in self.inputs] + [("output", spec) for spec in self.outputs]
+        engine = self.engine.description
+        title = html.escape(f"{self.bundle.path.name}: {engine.kind} {engine.precision}")
+        cells = "".join(
+            f"<tr><td>{side}</td><td>{html.escape(spec.name)}</td><td>{html.escape(spec.dtype)}</td>"
+            f"<td>{html.escape(shown(spec.shape))}</td></tr>"
+            for side, spec in rows
+        )
+        return f"<table><caption>{title}</caption>{cells}</table>"
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
         """Time every layer with the engine's own timers, under the user's layer names.
@@ -93,9 +154,7 @@ class Session:
             feeds: as for `run`.
             runs: runs that count.
         """
-        if len(feeds) != len(self._expected):
-            raise self._wrong_names(feeds)
-        return self.engine.profile(self._fitted(feeds), runs)
+        return self.engine.profile(fitted(feeds, self.inputs), runs)
 
     def close(self) -> None:
         """Free the engine; a closed session runs no more."""
@@ -112,83 +171,21 @@ class Session:
     ) -> None:
         self.close()
 
-    def _fitted(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
-        """The feeds as the engine takes them, or the error that says what is wrong with them."""
-        if set(feeds) != set(self._specs):
-            raise self._wrong_names(feeds)
-        fitted = {name: _fit(feeds[name], spec) for name, spec in self._specs.items()}
-        bound: dict[str, tuple[int, str]] = {}
-        for name, spec in self._specs.items():
-            for axis, (size, expected) in enumerate(zip(fitted[name].shape, spec.shape, strict=True)):
-                if isinstance(expected, int):
-                    continue
-                known, first = bound.setdefault(expected, (size, name))
-                if known != size:
-                    raise RequestError(
-                        f"input {name!r} has size {size} on axis {axis} ({expected}), "
-                        f"input {first!r} has {known}",
-                        fix=f"feed arrays that agree on {expected}",
-                    )
-        return fitted
 
-    def _wrong_names(self, feeds: Mapping[str, np.ndarray]) -> RequestError:
-        missing = [name for name in self._specs if name not in feeds]
-        unknown = [name for name in feeds if name not in self._specs]
-        said = []
-        if missing:
-            said.append(f"no array for input {', '.join(map(repr, missing))}")
-        if unknown:
-            said.append(f"the model has no input {', '.join(map(repr, unknown))}")
-        return RequestError(" and ".join(said), fix="feed " + ", ".join(map(_described, self.inputs)))
-
-
-def load(path: str | Path, *, check: bool = True) -> Session:
-    """Open a bundle for running.
+def load(path: str | Path, *, check: bool = True, key: str | Path | None = None) -> Session:
+    """Open a bundle for running, once all that can be seen without its engine is as it must be.
 
     Args:
         path: the bundle's folder or its zip file.
         check: compare every file with its recorded sha256 first.
+        key: a public key in PEM, by whose owner the bundle must be signed.
 
     Raises:
-        RequestError: there is no bundle at the path.
-        IntegrityError: a file of it is missing, was added or differs from its record.
+        RequestError: there is no bundle at the path, or the key is none.
+        IntegrityError: a file of it is missing, was added or differs from its record or from what was signed.
         MissingExtraError: its engine's package is not installed.
+        JobError: that is older than the bundle's, or this processor lacks what its numbers rest on.
     """
-    bundle = Bundle.open(path, check=check)
+    bundle = Bundle.open(path, check=check, key=key)
+    machine.check(bundle)
     return Session(bundle, open_engine(bundle.engine_folder))
-
-
-def _fit(value: Any, spec: TensorSpec) -> np.ndarray:
-    array = np.asarray(value)
-    expected = np.dtype(spec.dtype)
-    if array.ndim != len(spec.shape) or any(
-        isinstance(size, int) and size != given for given, size in zip(array.shape, spec.shape, strict=True)
-    ):
-        raise RequestError(
-            f"input {spec.name!r} has shape {_shape(array.shape)}, the model takes {_shape(spec.shape)}",
-            fix=f"feed {_described(spec)}",
-        )
-    if array.dtype == expected:
-        return array
-    both_float = array.dtype.kind == "f" and expected.kind == "f"
-    both_integer = array.dtype.kind in "iu" and expected.kind in "iu"
-    if not both_float and not both_integer:
-        raise RequestError(
-            f"input {spec.name!r} is {array.dtype}, the model takes {expected}",
-            fix=f"convert it with .astype({expected.name!r}) if that is what you mean",
-        )
-    converted = array.astype(expected)
-    if both_integer and not np.array_equal(converted, array):
-        raise RequestError(
-            f"input {spec.name!r} is {array.dtype} with values that {expected} cannot hold",
-            fix=f"feed {_described(spec)}",
-        )
-    return converted
-
-
-def _described(spec: TensorSpec) -> str:
-    return f"{spec.name}: {spec.dtype} {_shape(spec.shape)}"
-
-
-def _shape(shape: tuple[int | str, ...]) -> str:
-    return "[" + ", ".join(map(str, shape)) + "]"

@@ -6,7 +6,6 @@ its entrypoint run there, on a simulated device for a Jetson.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -15,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.http as triton
 from jetson_bundle import SIMULATION, cuda_folder, write_bundle
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from edgec.cli.main import run
 from edgec.core.bundle import Bundle
@@ -117,7 +117,8 @@ def test_the_x86_context_is_sound(x86_bundle: Path, tmp_path: Path) -> None:
     lint(context / "Dockerfile")
     check_structure(context)
     requirements = (context / "requirements.txt").read_text()
-    assert re.search(r"^onnxruntime==\d", requirements, re.MULTILINE)
+    for package in ("onnxruntime", "numpy", "starlette", "uvicorn"):
+        assert re.search(rf"^{package}==\d", requirements, re.MULTILINE), package
     assert len(list((context / "wheels").glob("edgec_runtime-*.whl"))) == 1
 
 
@@ -153,25 +154,24 @@ def served(context: Path, port: int, environment: dict[str, str]) -> Iterator[st
 
 
 def post(address: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    body = io.BytesIO()
-    np.savez(body, **arrays)  # type: ignore[arg-type]
-    with urllib.request.urlopen(f"{address}/run", body.getvalue(), timeout=30) as answer:
-        return dict(np.load(io.BytesIO(answer.read())))
+    with triton.InferenceServerClient(address.removeprefix("http://"), network_timeout=30) as client:
+        asked = []
+        for name, array in arrays.items():
+            asked.append(triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
+            asked[-1].set_data_from_numpy(array)
+        answer = client.infer("small", asked)
+        return {entry["name"]: answer.as_numpy(entry["name"]) for entry in answer.get_response()["outputs"]}
 
 
 def check_service(address: str, bundle: Bundle) -> None:
     feeds, expected = bundle.samples()
     for feed, reference in zip(feeds, expected.references, strict=True):
         np.testing.assert_allclose(post(address, feed)["y"], reference["y"], rtol=1e-4, atol=1e-4)
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        post(address, {"wrong": np.zeros(3)})
-    assert refused.value.code == 400
-    assert "x" in json.loads(refused.value.read())["error"]
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"{address}/run", b"no npz", timeout=30)
-    assert refused.value.code == 400
-    with urllib.request.urlopen(f"{address}/health", timeout=30) as answer:
-        assert json.loads(answer.read())["runs"] == len(feeds)
+    with pytest.raises(InferenceServerException, match="x") as refused:
+        post(address, {"wrong": np.zeros(3, np.float32)})
+    assert refused.value.status() == "400"
+    with urllib.request.urlopen(f"{address}/metrics", timeout=30) as answer:
+        assert f'edgec_run_seconds_count{{model="small"}} {float(len(feeds))}' in answer.read().decode()
 
 
 def test_a_jetson_image_builds_its_engine_once_and_serves(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_an_x86_image_serves_with_the_runtime_alone(x86_bundle: Path, tmp_path: 
         "EDGEC_BUNDLE": str(context / "bundle"),
         "EDGEC_PORT": str(port),
     }
-    code = "import edgec.runtime.session as s, sys; print(s.__file__); assert 'onnx_ir' not in sys.modules"
+    code = "import edgec_runtime as e, sys; print(e.__file__); assert 'onnx_ir' not in sys.modules"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -2,41 +2,111 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jetson_bundle import write_bundle
 
 from edgec.core.bundle import Bundle
 from edgec.core.errors import JobError
-from edgec.packaging.wheel import package_name, write_wheels
+from edgec.packaging.wheel import EXTRAS, package_name, write_runtime_wheel, write_wheels
 
 
-def test_the_wheels_install_and_the_model_runs_without_the_compiler(x86_bundle: Path, tmp_path: Path) -> None:
-    runtime, model = write_wheels(Bundle.open(x86_bundle), tmp_path)
-    assert runtime.name.startswith("edgec_runtime-")
-    assert model.name.startswith("small_x86-")
-    site = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(site)]
-    subprocess.run([*install, str(runtime), str(model)], check=True)
+@pytest.fixture(scope="module")
+def bare(x86_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts of a fresh environment: both wheels, numpy, ONNX Runtime, and nothing of the compiler."""
+    folder = tmp_path_factory.mktemp("bare")
+    wheels = write_wheels(Bundle.open(x86_bundle), folder)
+    return environment(folder / "env", wheels, list(PACKAGES))
+
+
+PACKAGES = ("numpy", "onnxruntime")
+
+
+def environment(folder: Path, wheels: list[Path], packages: list[str]) -> Path:
+    """A virtual environment that has wheels, and links to packages that are installed here; its scripts."""
+    venv.create(folder, symlinks=True)
+    scripts = folder / "bin"
+    site = next(folder.glob("lib/python*/site-packages"))
+    pip = [sys.executable, "-m", "pip", "--python", str(scripts / "python"), "install", "-q", "--no-deps"]
+    subprocess.run([*pip, "--no-index", *map(str, wheels)], check=True)
+    for package in packages:
+        for entry in importlib.metadata.files(package) or ():
+            top = entry.parts[0]
+            if not (site / top).exists() and top not in ("..", "__pycache__"):
+                (site / top).symlink_to(Path(str(entry.locate())).parents[len(entry.parts) - 1] / top)
+    return scripts
+
+
+def output_of(command: list[str], status: int = 0) -> str:
+    # Another site's packages would hide what is missing here.
+    without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, env=without)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+def test_the_wheels_install_and_the_model_runs_without_the_compiler(bare: Path) -> None:
     code = """
 import sys, numpy, small_x86
 with small_x86.load() as session:
     feeds, expected = session.bundle.samples()
     [y] = expected.references[0].values()
     numpy.testing.assert_allclose(session.run(feeds[0])["y"], y, rtol=1e-4, atol=1e-4)
-import edgec
-print(edgec.__file__, sorted({'onnx', 'onnx_ir', 'torch', 'typer'} & set(sys.modules)))
+print(sorted({'edgec', 'onnx', 'onnx_ir', 'torch', 'typer', 'starlette'} & set(sys.modules)))
 """
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(site / "edgec" / "__init__.py"), "[]"]
+    assert output_of([str(bare / "python"), "-c", code]) == "[]\n"
+
+
+def test_the_runtimes_own_command_verifies_runs_and_measures(bare: Path, x86_bundle: Path) -> None:
+    command = str(bare / "edgec-runtime")
+    assert "within the gate" in output_of([command, "verify", str(x86_bundle)])
+    output = bare / "y.npz"
+    assert output_of([command, "run", str(x86_bundle), "--output", str(output)]).startswith(
+        "y  float32 [1, 8]"
+    )
+    assert np.load(output)["y"].shape == (1, 8)
+    told = json.loads(output_of([command, "bench", str(x86_bundle), "--seconds", "0.1", "--json"]))
+    assert 0 < told["p50"] <= told["p90"] <= told["p99"]
+    assert "no such bundle" in output_of([command, "verify", "nothing"], status=2)
+    said = output_of([command, "serve", str(x86_bundle)], status=2)
+    assert "pip install 'edgec-runtime[serve]'" in said
+
+
+def test_a_missing_engine_is_said_with_its_package(x86_bundle: Path, tmp_path: Path) -> None:
+    runtime = write_runtime_wheel(tmp_path)
+    scripts = environment(tmp_path / "env", [runtime], ["numpy"])
+    said = output_of([str(scripts / "edgec-runtime"), "run", str(x86_bundle)], status=2)
+    assert "needs the package onnxruntime" in said
+    assert "pip install 'edgec-runtime[ort]'" in said
+
+
+def test_the_runtime_is_small_and_whole(tmp_path: Path) -> None:
+    path = write_runtime_wheel(tmp_path)
+    assert path.stat().st_size <= 100_000
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".py"):
+                text = archive.read(name).decode()
+                assert not re.search(r"^\s*(from|import) edgec\b(?!_)", text, re.MULTILINE), name
+
+
+def test_the_runtime_asks_for_the_servers_packages_as_edgec_does(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra in ("serve", "sign", "pictures"):
+        assert sorted(EXTRAS[extra]) == sorted(extras[extra])
 
 
 def test_the_same_bundle_gives_the_same_bytes(x86_bundle: Path, tmp_path: Path) -> None:

@@ -168,3 +168,46 @@ def test_the_runtime_needs_neither_torch_nor_the_compiler():
         " if m in sys.modules]; sys.exit(str(found) if found else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_session_is_called_mapped_and_awaited(bundle):
+    import asyncio
+
+    path, _ = bundle
+    rng = np.random.default_rng(5)
+    batches = [{"x": rng.standard_normal((2, 4), np.float32), "ids": rng.integers(0, 9, 2)} for _ in range(5)]
+    with load(path) as session:
+        expected = [session.run(feeds) for feeds in batches]
+        called = session(batches[0]["x"], ids=batches[0]["ids"])
+        mapped = list(session.map(iter(batches)))
+
+        async def together():
+            return await asyncio.gather(*map(session.run_async, batches))
+
+        for found in ([called, *expected[1:]], mapped, asyncio.run(together())):
+            for outputs, reference in zip(found, expected, strict=True):
+                for name in reference:
+                    np.testing.assert_array_equal(outputs[name], reference[name])
+        with pytest.raises(RequestError, match="more than the model's 2 inputs"):
+            session(1, 2, 3)
+        with pytest.raises(RequestError, match="'x' is given twice"):
+            session(batches[0]["x"], x=batches[0]["x"])
+        text = repr(session)
+        assert "small.x86.edgec" in text
+        assert "x: float32 [2, 4], ids: int64 [2] -> y: float32 [2, 3], n: int64 [2]" in text
+        assert "<td>int64</td>" in session._repr_html_()
+
+
+def test_a_map_that_is_left_draws_no_further(bundle):
+    path, _ = bundle
+    drawn = []
+
+    def batches():
+        for index in range(100):
+            drawn.append(index)
+            yield {"x": np.zeros((2, 4), np.float32), "ids": np.arange(2)}
+
+    with load(path) as session:
+        for _ in session.map(batches()):
+            break
+    assert len(drawn) == 2

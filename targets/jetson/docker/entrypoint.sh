@@ -12,7 +12,7 @@ serve)
     exec python3 -B -m edgec_engine serve "$bundle" --host 0.0.0.0 --port "$port" "$@"
     ;;
 health)
-    exec python3 -B -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$port/health', timeout=4)"
+    exec python3 -B -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$port/v2/health/ready', timeout=4)"
     ;;
 check | build | verify | bench | run | info)
     exec python3 -B -m edgec_engine "$command" "$bundle" "$@"

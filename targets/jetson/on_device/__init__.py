@@ -5,10 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from edgec.core.relocation import needed, relocated
+
 FOLDER = "device"
 """Where it lies in a bundle."""
 
 _HERE = Path(__file__).parent
+
+_SERVER = "edgec.serving.server"
+_NAMES = {"edgec.core": "edgec_engine", "edgec.serving": "edgec_engine.serving"}
 
 
 def copy_to(bundle: Path) -> Path:
@@ -17,13 +22,13 @@ def copy_to(bundle: Path) -> Path:
     The HTTP server, the reader of npz files and the comparison with the samples are edgec's own, which are
     written for Python 3.8.
     """
-    from edgec.core import npz, numerics, ties
-    from edgec.runtime import server
-
     target = bundle / FOLDER
     for name in ("edgec_engine", "cpp"):
         shutil.copytree(_HERE / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "build"))
-    for module in (npz, numerics, server, ties):
-        path = Path(str(module.__file__))
-        shutil.copyfile(path, target / "edgec_engine" / path.name)
+    server = needed([_SERVER])
+    copied = relocated(["edgec.core.npz", "edgec.core.numerics", "edgec.core.ties", *server], _NAMES)
+    for name, content in copied.items():
+        path = target / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
     return target

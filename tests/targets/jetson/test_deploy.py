@@ -21,6 +21,7 @@ from ssh_devices import SshDevice, ssh_device  # noqa: E402
 
 from edgec.cli.main import run  # noqa: E402
 from edgec.core.bundle import Bundle, seal  # noqa: E402
+from edgec.core.errors import JobError  # noqa: E402
 from edgec.devices import deployment  # noqa: E402
 
 
@@ -154,6 +155,50 @@ def test_what_was_there_stays_when_the_build_fails(
     assert status == 1
     assert "Could not find any implementation" in fields["error"]["what"]
     assert {name: (device.home / name).read_bytes() for name in device.files()} == before
+
+
+def is_second(device: SshDevice, folder: str = "small.jetson") -> bool:
+    """Whether the deployment in a folder has what `with_weights` added, and an engine."""
+    placed = device.home / ".edgec" / folder
+    assert (placed / "bundle.device" / "model.engine").is_file()
+    return (placed / "bundle" / "engine" / "model.onnx.data").is_file()
+
+
+def test_the_deployment_before_is_kept_and_comes_back_by_hand(
+    bundle: Path, device: SshDevice, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert run(["deploy", str(bundle), device.address, "--rollback"], debug=False) == 1
+    assert "keeps no deployment before" in capsys.readouterr().err
+    assert deploy(bundle, device, capsys)[0] == 0
+    with_weights(bundle, 1)
+    assert deploy(bundle, device, capsys)[0] == 0
+    assert is_second(device)
+    for second in (False, True):
+        assert run(["deploy", str(bundle), device.address, "--rollback", "--json"], debug=False) == 0
+        assert json.loads(capsys.readouterr().out)["rolled_back"]
+        assert is_second(device) == second
+        assert is_second(device, "small.jetson.previous") != second
+
+
+def test_an_engine_that_fails_in_its_place_makes_room_for_the_one_before(
+    bundle: Path, device: SshDevice, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert deploy(bundle, device, capsys)[0] == 0
+    with_weights(bundle, 1)
+    runs = deployment._Device.engine
+
+    def fails_in_place(self: deployment._Device, command: str) -> dict:
+        if command == "verify":
+            raise JobError("output 'y' is off", where=self.root, fix="build it again")
+        return runs(self, command)
+
+    monkeypatch.setattr(deployment._Device, "engine", fails_in_place)
+    status, fields = deploy(bundle, device, capsys)
+    assert status == 1
+    assert fields["error"]["what"] == "output 'y' is off; the engine before it is back"
+    assert not is_second(device)
+    assert not [name for name in device.files() if ".previous" in name or ".staging" in name]
 
 
 def test_a_full_disk_is_said_before_and_during_the_copy(

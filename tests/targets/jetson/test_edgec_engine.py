@@ -22,6 +22,7 @@ import pytest
 from device_bundles import cuda_folder, device_environment, edgec_engine, write_bundle
 
 from edgec.core.numerics import GATES
+from edgec.targets.jetson.on_device import copy_to
 
 ON_DEVICE = Path(__file__).resolve().parents[3] / "targets" / "jetson" / "on_device" / "edgec_engine"
 QUICK = ("--blocks", "2", "--seconds", "0.01")
@@ -55,6 +56,18 @@ def test_the_package_is_python_3_8_with_numpy_and_tensorrt_only(path: Path) -> N
     assert roots <= {*sys.stdlib_module_names, "numpy", "edgec_engine"}
     # `X | Y` and `list[X]` are for annotations only, which 3.8 does not evaluate.
     assert "from __future__ import annotations" in path.read_text() or path.stem in ("__init__", "__main__")
+
+
+def test_all_that_is_copied_to_a_device_runs_on_python_3_8(tmp_path: Path) -> None:
+    """By vermin's table of what each release of the standard library and the language has."""
+    tool = shutil.which("vermin", path=str(Path(sys.executable).parent))
+    assert tool is not None
+    copied = copy_to(tmp_path) / "edgec_engine"
+    assert (copied / "serving" / "server.py").is_file()
+    done = subprocess.run(
+        [tool, "-t=3.8-", "--no-tips", "--violations", str(copied)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(

@@ -129,14 +129,28 @@ def _info(options: argparse.Namespace) -> Result:
 
 
 def _serve(options: argparse.Namespace) -> Result:
-    from edgec_engine.server import serve
-
+    try:
+        from edgec_engine.service import model_of
+        from edgec_engine.serving.server import Options, serve
+    except ImportError as error:
+        raise DeviceError(
+            f"serving needs the package {error.name}, which is not installed",
+            "run: python3 -m pip install starlette uvicorn prometheus-client",
+            2,
+        ) from error
     plan = Plan.read(options.bundle, options.state)
     checks.require(checks.check(plan))
     build(plan, _say)
     with Runner(plan) as runner:
         verification.require(verification.verify(plan, runner))
-        serve(runner.run, options.host, options.port, _say)
+        try:
+            serve([model_of(plan, runner)], "device", Options(options.host, options.port))
+        except OSError as error:
+            raise DeviceError(
+                f"cannot listen on {options.host}:{options.port} ({error.strerror})",
+                "give another --host or --port",
+                2,
+            ) from error
     return {}, []
 
 
