@@ -162,7 +162,8 @@ def measure(spec: str) -> dict[str, Any]:
         normalized = [unit for unit in found if unit.normalized]
         changes["normalized"] = change(bare, found, drawn(normalized, generator), feeds)
         changes["all widths"] = change(bare, found, drawn(found, generator), feeds)
-    reasons = collections.Counter(re.sub(r" ?\(?`[^`]*`\)?", "", miss.reason) for miss in log.misses)
+    without_layers = (re.sub(r" \(`[^`]*`\)", "", miss.reason) for miss in log.misses)
+    reasons = collections.Counter(re.sub(r"`[^`]*`", "…", reason) for reason in without_layers)
     return {
         "units": dict(collections.Counter(unit.kind for unit in units)),
         "refused": dict(reasons),
