@@ -212,7 +212,8 @@ _MAKE_KEY = (
 
 
 def _check_kind(key: Any, path: Path, kind: type) -> None:
-    if not isinstance(key, kind) or key.curve.name not in _HASHES:
+    curve = getattr(key, "curve", None) if isinstance(key, kind) else None
+    if curve is None or curve.name not in _HASHES:
         raise RequestError(
             "the format takes keys of the curves P-256, P-384 and P-521", where=str(path), fix=_MAKE_KEY
         )

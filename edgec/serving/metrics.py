@@ -28,29 +28,39 @@ class Metrics:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        more = {"registry": self._registry}
         self._requests = Counter(
-            "edgec_requests", "Inference requests by model and HTTP status.", ("model", "status"), **more
+            "edgec_requests",
+            "Inference requests by model and HTTP status.",
+            ("model", "status"),
+            registry=self._registry,
         )
         self._seconds = Histogram(
             "edgec_request_seconds",
             "From head to answer.",
             ("model",),
             buckets=_SECONDS,
-            **more,
+            registry=self._registry,
         )
         self._run_seconds = Histogram(
-            "edgec_run_seconds", "One run of the engine.", ("model",), buckets=_SECONDS, **more
+            "edgec_run_seconds",
+            "One run of the engine.",
+            ("model",),
+            buckets=_SECONDS,
+            registry=self._registry,
         )
         self._wait_seconds = Histogram(
             "edgec_wait_seconds",
             "The first of a run in the queue.",
             ("model",),
             buckets=_SECONDS,
-            **more,
+            registry=self._registry,
         )
-        self._rows = Histogram("edgec_run_rows", "Rows of one run.", ("model",), buckets=_ROWS, **more)
-        self._waiting = Gauge("edgec_waiting", "Requests that wait for a run.", ("model",), **more)
+        self._rows = Histogram(
+            "edgec_run_rows", "Rows of one run.", ("model",), buckets=_ROWS, registry=self._registry
+        )
+        self._waiting = Gauge(
+            "edgec_waiting", "Requests that wait for a run.", ("model",), registry=self._registry
+        )
 
     def watch(self, queue: Queue) -> None:
         """Show a queue's length from now on."""

@@ -96,11 +96,11 @@ def independent(
             if not agree(first, {name: array[:half] for name, array in outputs.items()}):
                 return False
         return True
-    first, last = samples[0], samples[-1]
-    if any(first[name].shape[1:] != last[name].shape[1:] for name in first):
-        last = first
-    counts = [rows_of(last), rows_of(first)]
-    both = Rows(sum(counts), is_fixed=False).together([last, first])
+    one, last = samples[0], samples[-1]
+    if any(one[name].shape[1:] != last[name].shape[1:] for name in one):
+        last = one
+    counts = [rows_of(last), rows_of(one)]
+    both = Rows(sum(counts), is_fixed=False).together([last, one])
     in_company = taken_apart(run(both), counts)
     return agree(in_company[1], alone[0]) and agree(in_company[0], run(last))
 
