@@ -24,7 +24,7 @@ SYMMETRIC = "static symmetric"
 WEIGHTED = "static, weighted layers"
 """As `STATIC`, with products of two computed tensors left alone. One range for all scores, or for what is
 divided by its sum, is too coarse in linear attention: on efficientvit_b0 the mean cosine to the source is
-0.61 with these products in int8 and 0.996 without, in the same time."""
+0.61 with these products in int8 and 0.996 without."""
 
 PLAIN = "nncf default"
 """NNCF's own recipe for transformers, with nothing left out: what a user would run."""

@@ -171,7 +171,8 @@ def check_service(address: str, bundle: Bundle) -> None:
         post(address, {"wrong": np.zeros(3, np.float32)})
     assert refused.value.status() == "400"
     with urllib.request.urlopen(f"{address}/metrics", timeout=30) as answer:
-        assert f'edgec_run_seconds_count{{model="small"}} {float(len(feeds))}' in answer.read().decode()
+        counted = f'edgec_requests_total{{model="small",status="200"}} {float(len(feeds))}'
+        assert counted in answer.read().decode()
 
 
 def test_a_jetson_image_builds_its_engine_once_and_serves(tmp_path: Path) -> None:

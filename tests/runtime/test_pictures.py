@@ -11,6 +11,7 @@ from PIL import Image
 from edgec.core.bundle import InputsOutputs
 from edgec.core.errors import RequestError
 from edgec.core.graph import TensorSpec
+from edgec.frontends.torchvision_guard import prepare_torchvision
 from edgec.runtime.pictures import label_of, read_feeds, read_picture
 
 
@@ -27,6 +28,7 @@ def drawn(path: Path, height: int, width: int) -> Path:
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 61), (40, 40)])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_it_is_timms_own(tmp_path: Path, mode: str, height: int, width: int, interpolation: str) -> None:
+    prepare_torchvision()
     data = pytest.importorskip("timm.data")
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     transform = data.create_transform(
