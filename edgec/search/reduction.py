@@ -274,7 +274,7 @@ class _Shipping:
             wanted = sorted(wanted, key=self._expected)
         for point in wanted:
             failed = [(check, self._found.named(check.name)) for check in self.checks if not check.kept]
-            hopeless = any(
+            hopeless = bool(point.plan) and any(
                 (
                     self._goal.max_drop is not None
                     and check.drop > self._goal.max_drop
