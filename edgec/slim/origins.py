@@ -60,8 +60,7 @@ def new_tensors(
         if origin is None:
             if changed:
                 raise JobError(
-                    f"layer {layer} cannot be slimmed in the module: its constant of shape "
-                    f"{'x'.join(map(str, before.shape))} is none of the module's tensors, but computed",
+                    f"layer {layer} cannot be slimmed in the module: {_reason(before, layer, tensors)}",
                     where=where,
                     fix="leave this layer out of the plan, or slim the graph with edgec compile --slim",
                 )
@@ -103,6 +102,22 @@ def _origin(array: np.ndarray, layer: str, tensors: Mapping[str, np.ndarray]) ->
             if start >= 0:
                 return Origin(name, transposed, start)
     return None
+
+
+def _reason(array: np.ndarray, layer: str, tensors: Mapping[str, np.ndarray]) -> str:
+    """Why a constant is no tensor of the module."""
+    shape = "x".join(map(str, array.shape))
+    for name in sorted(tensors, key=lambda name: -_shared(name, layer)):
+        for tensor in (tensors[name], tensors[name].T):
+            if array.ndim < 2 or tensor.shape != array.shape:
+                continue
+            with np.errstate(divide="ignore", invalid="ignore"):
+                scale = array / tensor
+            for axis in range(array.ndim):
+                rows = np.moveaxis(scale, axis, 0).reshape(array.shape[axis], -1)
+                if np.allclose(rows, rows[:, :1], rtol=1e-4):
+                    return f"its {shape} weight is {name} with a scale folded in, as of a BatchNorm behind it"
+    return f"its constant of shape {shape} is none of the module's tensors, but computed"
 
 
 def _shared(name: str, layer: str) -> int:

@@ -72,13 +72,15 @@ def _set_sizes(layer: nn.Module) -> None:
 def set_heads(module: nn.Module, unit: Unit, kept: int) -> None:
     """Let an attention have so many heads, by its attributes; `nn.MultiheadAttention` is replaced.
 
+    An attention without such attributes takes the number from its weights, or fails when it runs.
+
     Args:
         module: the whole module; changed.
         unit: heads.
         kept: how many of them stay.
 
     Raises:
-        JobError: the attention keeps its number of heads where it is not found.
+        JobError: it is an `nn.MultiheadAttention` of a form that has no narrow one.
     """
     top = _submodule(module, unit.layer)
     if isinstance(top, nn.MultiheadAttention):
@@ -90,24 +92,15 @@ def set_heads(module: nn.Module, unit: Unit, kept: int) -> None:
             )
         _replace(module, unit.layer, NarrowAttention(top, kept))
         return
-    found = False
     for layer in () if top is None else top.modules():
         counts = {name: value for name in HEAD_COUNTS if isinstance(value := getattr(layer, name, None), int)}
-        heads = max(counts.values(), default=0)
         for name, count in counts.items():
             if count % unit.size == 0:
                 setattr(layer, name, count * kept // unit.size)
-                found = True
-        for name in HEAD_WIDTHS:
+        for name in HEAD_WIDTHS if counts else ():
             width = getattr(layer, name, None)
-            if isinstance(width, int) and heads and width % heads == 0:
-                setattr(layer, name, width // unit.size * kept)
-    if not found:
-        raise JobError(
-            f"layer {unit.layer} has no attribute that holds its {unit.size} heads "
-            f"({', '.join(HEAD_COUNTS[:4])}, ...)",
-            fix=f"leave {unit.name} out of the plan, or let forward read the number from such an attribute",
-        )
+            if isinstance(width, int) and width % unit.size == 0:
+                setattr(layer, name, width * kept // unit.size)
 
 
 def leave_out(
