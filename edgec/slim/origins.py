@@ -65,10 +65,9 @@ def new_tensors(
                     fix="leave this layer out of the plan, or slim the graph with edgec compile --slim",
                 )
             continue
-        shape = (len(after), *tensors[origin.name].shape[1:])
         array = after.T if origin.transposed else after
-        if origin.start < 0 and array.ndim != tensors[origin.name].ndim:
-            array = after.reshape(shape) if after.size == np.prod(shape) else after
+        if array.size == tensors[origin.name].size:
+            array = array.reshape(tensors[origin.name].shape)
         pieces.setdefault(origin.name, []).append(_Piece(origin, array, changed, layer))
     return {
         name: _joined(found, tensors[name], where)
@@ -163,7 +162,6 @@ def _joined(pieces: Sequence[_Piece], tensor: np.ndarray, where: str) -> np.ndar
         )
     if -1 in parts:
         return parts[-1]
-    # A bias of zeros is in no graph: such rows stay zeros, as many as the part beside them has.
     return np.concatenate([parts[start] for start in sorted(parts)]).astype(tensor.dtype)
 
 

@@ -61,7 +61,8 @@ def _set_sizes(layer: nn.Module) -> None:
     elif isinstance(layer, nn.LayerNorm):
         layer.normalized_shape = tuple(weight.shape)
     elif type(layer).__name__ == "Conv1D" and hasattr(layer, "nf"):  # of transformers: inputs by outputs
-        outputs = layer.nf = weight.shape[1]
+        outputs = weight.shape[1]
+        setattr(layer, "nf", outputs)  # noqa: B010
     else:
         return
     bias = getattr(layer, "bias", None)

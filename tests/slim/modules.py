@@ -66,3 +66,16 @@ class Computed(nn.Module):
         hidden = torch.relu(self.first(data))
         weight = self.weight * self.gain if self.scaled else self.weight.tanh()
         return self.head(data + nn.functional.linear(hidden, weight))
+
+
+class Scaled(nn.Module):
+    """An MLP beside a residual that a scalar parameter scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.5))
+        self.mlp = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32))
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, data: torch.Tensor) -> torch.Tensor:
+        return self.head(data + self.gain * self.mlp(data))

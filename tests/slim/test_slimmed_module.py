@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from modules import Computed, FixedSizes, drawn, encoder, images, tokens, vit
+from modules import Computed, FixedSizes, Scaled, drawn, encoder, images, tokens, vit
 from torch import nn
 
 import edgec
@@ -136,6 +136,12 @@ def test_a_batch_norm_that_the_exporter_folds_is_told() -> None:
     )
     with pytest.raises(JobError, match=r"0\.weight with a scale folded in, as of a BatchNorm"):
         slimmed(drawn(module), images(1), "channels=0.5", images(16))
+
+
+def test_a_scalar_parameter_stays() -> None:
+    slim = slimmed(drawn(Scaled()), tokens(1), "mlp=0.5", tokens(48))
+    assert slim.get_parameter("gain").shape == ()
+    assert slim.get_submodule("mlp.0").out_features == 32
 
 
 def test_channels_become_fewer() -> None:
