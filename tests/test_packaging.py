@@ -29,6 +29,7 @@ MAY_IMPORT = {
         *("edgec.core", "edgec.runtime", "edgec.plugins", "edgec.passes"),
         *("edgec.devices", "edgec.targets", "edgec.zoo"),
     },
+    "edgec.slim": {"edgec.core", "edgec.frontends", "edgec.passes"},
     "edgec.search": {
         *("edgec.core", "edgec.runtime", "edgec.plugins", "edgec.passes"),
         *("edgec.devices", "edgec.targets", "edgec.judging"),

@@ -63,11 +63,13 @@ class Attention(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Map tokens [batch, length, width] to the same shape."""
-        batch, length, width = tokens.shape
-        packed = self.qkv(tokens).reshape(batch, length, 3, self.heads, width // self.heads)
+        batch, length, _ = tokens.shape
+        # Sizes from the weights: an attention that lost heads is narrower than its tokens.
+        size = self.qkv.out_features // (3 * self.heads)
+        packed = self.qkv(tokens).reshape(batch, length, 3, self.heads, size)
         q, k, v = packed.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = functional.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        return self.proj(mixed.transpose(1, 2).reshape(batch, length, self.proj.in_features))
 
 
 class Block(nn.Module):
