@@ -17,9 +17,11 @@ def affine_grid(node: ir.Node) -> ir.Graph | None:
 
     ONNX defines the op by branches between two and three axes, which would be left to the device.
     """
+    if node.op_type != "AffineGrid":
+        return None
     theta, held = node.inputs[0], node.inputs[1]
     tensor = None if held is None else ir.convenience.get_const_tensor(held)
-    if node.op_type != "AffineGrid" or theta is None or held is None or tensor is None:
+    if theta is None or held is None or tensor is None:
         return None
     size = [int(one) for one in tensor.numpy()]
     corners = node.attributes.get_int("align_corners", 0) == 1

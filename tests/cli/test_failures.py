@@ -82,9 +82,10 @@ def test_a_file_name_that_is_code_stays_a_name(edgec: Command, tmp_path: Path) -
     assert Bundle.open("m.edgec.zip").manifest["model"]["name"] == name.removesuffix(".onnx")
     for command in ("package --docker -o c", "package --wheel -o w", "report -o r"):
         assert edgec(*command.split(), "m.edgec").status == 0
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import m"
-    wheel = next((tmp_path / "w").glob("m-*.whl"))
-    subprocess.run([sys.executable, "-c", code, str(wheel)], check=True, timeout=60)
+    code = "import sys; sys.path[:0] = sys.argv[1:]; import m"
+    wheels = [str(wheel) for wheel in (tmp_path / "w").glob("*.whl")]
+    assert len(wheels) == 2
+    subprocess.run([sys.executable, "-c", code, *wheels], check=True, timeout=60)
     assert not (tmp_path / "PWNED").exists()
     dockerfile = (tmp_path / "c" / "Dockerfile").read_text().splitlines()
     assert dockerfile[0].startswith("# Written by edgec.")

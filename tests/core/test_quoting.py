@@ -152,7 +152,7 @@ def test_every_writer_keeps_a_hostile_name_a_name(
     assert kinds == [ast.Expr, ast.ImportFrom, ast.ImportFrom, ast.ImportFrom, ast.Assign, ast.FunctionDef]
 
     files = {"m/__init__.py": b"", f'm/{quoting.one_line(name) or "x"},".bin': b""}
-    path = wheel._write(folder, "m", files, summary=name, requires=["numpy"], extras={})
+    path = wheel._write(folder, "m", files, summary=name, requires=["numpy"], extras={}, entry_points="")
     with zipfile.ZipFile(path) as archive:
         information = next(entry for entry in archive.namelist() if entry.endswith("METADATA"))
         record = archive.read(information.replace("METADATA", "RECORD")).decode()

@@ -145,16 +145,12 @@ def twice(monkeypatch):
     """A plugin that doubles its input and adds one."""
     monkeypatch.setattr(infra, "_PLUGINS", {})
 
-    def function():
-        x = ir.Value(name="x")
-        two = ir.node("Add", [x, x], name="double")
-        one = ir.node("Constant", [], attributes={"value": ir.tensor(np.float32(1))}, name="one")
-        y = ir.node("Add", [two.outputs[0], one.outputs[0]], name="plus")
-        graph = ir.Graph([x], [y.outputs[0]], nodes=[two, one, y], opset_imports={"": 23})
-        return ir.Function(EDGEC_DOMAIN, "Twice", graph=graph, attributes=[])
-
     plugin = infra.Plugin(
-        "Twice", function, lambda node: [(node.inputs[0].shape, node.inputs[0].dtype)], "2x + 1."
+        "Twice",
+        "2x + 1.",
+        (infra.Port("x", "length"),),
+        (infra.Port("y", "length"),),
+        "double = Add(x, x) one = Constant<value_float = 1.0>() y = Add(double, one)",
     )
     infra.register(plugin)
 
