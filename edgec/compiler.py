@@ -32,7 +32,8 @@ from edgec.search.choice import choose
 from edgec.search.deadline import Deadline
 from edgec.search.goal import Goal
 from edgec.search.held_out import HeldOut
-from edgec.search.reduction import Choose, Reduction, agreement, reduce_as_named, reduce_by_search
+from edgec.search.reduction import agreement, reduce_as_named, reduce_by_search
+from edgec.search.shipping import Choose, Reduction
 from edgec.search.trials import Choice
 from edgec.targets.base import Annotates, PreparesGraphs, Ships, Target
 

@@ -23,7 +23,7 @@ from edgec.report.schema import LATENCY_FIGURES
 from edgec.request import Request
 from edgec.runtime.engines import kind_of, what_runs
 from edgec.search.axes.table import AXES
-from edgec.search.reduction import Reduction
+from edgec.search.shipping import Reduction
 from edgec.search.trials import Choice
 from edgec.targets.base import FallsBack
 from edgec.version import __version__

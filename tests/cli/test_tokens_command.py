@@ -18,7 +18,7 @@ from encoders import CHANNELS, Encoder
 
 from edgec.core.bundle import Bundle
 from edgec.core.timing import Latency
-from edgec.search import reduction
+from edgec.search import shipping
 
 PATCHES = 48
 
@@ -75,7 +75,7 @@ def test_a_person_is_told_that_a_schedule_is_slower_and_it_ships(
     edgec: Command, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = {"unreduced": Latency((2.0,) * 5, (2.0,) * 5), "reduced": Latency((4.0,) * 5, (4.0,) * 5)}
-    monkeypatch.setattr(reduction, "measure", lambda calls: {name: times[name] for name in calls})
+    monkeypatch.setattr(shipping, "measure", lambda calls: {name: times[name] for name in calls})
     bundle = tmp_path / "o.edgec"
     done = edgec("compile", encoder, "--target", "x86:ort", "--tokens", "r=4", "-o", bundle)
     assert done.status == 0, done.err

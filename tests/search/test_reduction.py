@@ -30,7 +30,7 @@ from edgec.judging.gates import check
 from edgec.judging.padding import filled, typical_first
 from edgec.passes.inspection import inspect_model
 from edgec.passes.tokens.schedule import Schedule
-from edgec.search import bench, reduction
+from edgec.search import bench, shipping
 from edgec.search import deadline as deadlines
 from edgec.search.axes.token_methods import METHODS, TokenPlan, check_words, read_plan
 from edgec.search.axes.tokens import Tokens, sites_of
@@ -39,7 +39,8 @@ from edgec.search.goal import Goal
 from edgec.search.held_out import HeldOut
 from edgec.search.plan import Plan
 from edgec.search.plans import apply, coarse_gates, with_references
-from edgec.search.reduction import Reduction, reduce_as_named, reduce_by_search
+from edgec.search.reduction import reduce_as_named, reduce_by_search
+from edgec.search.shipping import Reduction
 from edgec.search.trials import Choice, Trial
 from edgec.targets.base import Candidate
 
@@ -301,7 +302,7 @@ def by_work(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Iterator[ByWork]:
     with Evaluator(graph.model) as evaluator:
         target = ByWork(evaluator.run, inspect_model(graph.model).macs)
         monkeypatch.setattr(bench, "measure", target.measure)
-        monkeypatch.setattr(reduction, "measure", target.measure_last)
+        monkeypatch.setattr(shipping, "measure", target.measure_last)
         yield target
 
 
@@ -391,7 +392,7 @@ def test_once_the_time_is_over_no_other_schedule_is_measured_last(
         clock.now += 2 * SECONDS
         return by_work.measure_last(calls)
 
-    monkeypatch.setattr(reduction, "measure", measure_last)
+    monkeypatch.setattr(shipping, "measure", measure_last)
     by_work.last = [2.0, 0.5]
     report = _searched(by_work, graph, tmp_path, Notes()).sections["tokens"]
     looks = report["held_out"]["looks"]
