@@ -26,7 +26,8 @@ class Sum:
         Raises:
             ValueError: the text is no sum.
         """
-        rest, terms = text.strip(), []
+        rest = text.strip()
+        terms: list[tuple[int, str]] = []
         while rest:
             found = _TERM.match(rest)
             if found is None or (terms and not found[1]):
