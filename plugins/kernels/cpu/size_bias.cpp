@@ -11,6 +11,7 @@ EDGEC_CPU_KERNEL(SizeBias) {
     const float floor = static_cast<float>(attribute(*call, "floor").number);
     const float* sizes = static_cast<const float*>(given.data);
     float* bias = static_cast<float*>(call->outputs[0].data);
+    if (length == 0) return EDGEC_DONE;  // however many heads have a row of it
     for (int64_t sample = 0; sample < batch; ++sample, sizes += length, bias += heads * length) {
         for (int64_t n = 0; n < length; ++n) bias[n] = logf(sizes[n] < floor ? floor : sizes[n]);
         for (int64_t head = 1; head < heads; ++head)

@@ -173,6 +173,9 @@ inline Int pull(Vec cosine, float margin) {
     return __builtin_convertvector((units + MAGIC) - MAGIC, Int);
 }
 
+// A sum that wraps, as the definition's does: a margin that is no number has pulls of any size.
+inline Int wrapped(Int a, Int b) { return reinterpret_cast<Int>(reinterpret_cast<Bits>(a) + reinterpret_cast<Bits>(b)); }
+
 // Dot products of V vectors of seekers with J hosts at a time.
 template <int V, int J>
 inline void products(const float* column, int64_t width, const float* const* host, int64_t depth,
@@ -208,7 +211,7 @@ inline void hosts_step(const Job& job, const Scratch& x, int64_t c, int64_t j0, 
                 best[v] = better ? alike : best[v];
                 partner[v] = better ? splat(x.hosts[j0 + j]) : partner[v];
             } else {
-                partner[v] += pull(rounded(alike * load(x.scale + c + v * W)), job.margin);
+                partner[v] = wrapped(partner[v], pull(rounded(alike * load(x.scale + c + v * W)), job.margin));
             }
         }
     }

@@ -47,7 +47,7 @@ inline Vec power_of_two(Vec x, const float (&polynomial)[N]) {
     Vec p = splat(polynomial[0]);
     for (int power = 1; power < N; ++power) p = p * f + polynomial[power];
     // The low bits of `shifted` are the whole number: it goes into the exponent.
-    return reinterpret_cast<Vec>(reinterpret_cast<Int>(p) + (reinterpret_cast<Int>(shifted) << 23));
+    return reinterpret_cast<Vec>(reinterpret_cast<Bits>(p) + (reinterpret_cast<Bits>(shifted) << 23));
 }
 
 // Rows lie far apart, where no prefetcher looks for them: `ahead` is a row that comes soon.
@@ -158,8 +158,10 @@ inline void hide(float* logits, const int32_t* queries, int64_t last_query, cons
         const Int reach = splat(static_cast<int32_t>(window));
         for (int64_t j = 0; j < count; ++j) {
             float* at = logits + j * PANEL<P> + v * W;
-            const Int apart = place - keys[j];
-            store(at, apart > reach || -apart > reach ? splat(hidden) : load(at));
+            // Differences wrap, as the definition's do.
+            const Bits key = reinterpret_cast<Bits>(splat(keys[j])), mine = reinterpret_cast<Bits>(place);
+            const Int behind = reinterpret_cast<Int>(mine - key), before = reinterpret_cast<Int>(key - mine);
+            store(at, behind > reach || before > reach ? splat(hidden) : load(at));
         }
     }
 }
