@@ -139,10 +139,13 @@ def compile_graph(
     lossy = request.is_lossy
     evaluation = accuracy.evaluation_data(graph, eval_data, None if lossy else budgets.PLAIN_SAMPLES)
     enough = budgets.SEARCH_SAMPLES if lossy else budgets.CALIBRATION_SAMPLES
+    if "slim" in request.takes_away:
+        # One part of them is fitted to.
+        enough = enough * budgets.FITTED_EVERY // (budgets.FITTED_EVERY - 1)
     calibration = budgets.calibration_data(graph, calib, enough)
     budget = None
     if lossy:
-        budget = budgets.budget_of(graph, evaluation, calibration, request.max_drop)
+        budget = budgets.budget_of(graph, evaluation, calibration, request.max_drop, enough)
     seen = calibration or (budget.search.data if budget else None)
     if seen is not None:
         feeds = budgets.calibration_feeds(graph, seen)

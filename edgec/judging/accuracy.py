@@ -38,7 +38,7 @@ class EvaluationData:
         """How many samples."""
         return len(next(iter(self.inputs.values())))
 
-    def part(self, rows: slice, name: str) -> EvaluationData:
+    def part(self, rows: slice | np.ndarray, name: str) -> EvaluationData:
         """Some of the samples, under the data's name and the part's."""
         labels = None if self.labels is None else self.labels[rows]
         kept = {key: array[rows] for key, array in self.inputs.items()}

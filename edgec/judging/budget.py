@@ -108,11 +108,13 @@ def budget_of(
     evaluation: EvaluationData | None,
     calibration: EvaluationData | None,
     max_drop: float | None,
+    most: int | None = None,
 ) -> Budget | None:
     """The budget that a request's data allow; None where there is no data at all.
 
     Calibration data with labels, or any where nothing has labels, is what searches look at; otherwise the
-    evaluation data is parted, every second sample for the search and the rest held out.
+    evaluation data is parted, every second sample for the search and the rest held out. `most` is how many
+    samples a search looks at, `SEARCH_SAMPLES` where it is None.
 
     Raises:
         RequestError: a drop is allowed and there is nothing to measure it on, or one sample only.
@@ -127,6 +129,7 @@ def budget_of(
             "is then one minus the mean cosine to the source",
         )
     drop = DEFAULT_DROP if max_drop is None else max_drop
+    most = SEARCH_SAMPLES if most is None else most
     alike = (
         evaluation is not None
         and calibration is not None
@@ -135,17 +138,21 @@ def budget_of(
     if alike:
         assert evaluation is not None
         assert calibration is not None
-        return Budget(drop, Judge(graph, calibration.first(SEARCH_SAMPLES)), Judge(graph, evaluation))
+        return Budget(drop, Judge(graph, calibration.first(most)), Judge(graph, evaluation))
     if given.samples < 2:
         raise RequestError(
             "one sample cannot serve the search and be held out from it", where=given.name, fix="give more"
         )
-    seen = given.part(slice(0, None, 2), "searched").first(SEARCH_SAMPLES)
+    seen = given.part(slice(0, None, 2), "searched").first(most)
     return Budget(drop, Judge(graph, seen), Judge(graph, given.part(slice(1, None, 2), "held out")))
 
 
+FITTED_EVERY = 3
+"""Of so many samples that a search may look at, one is fitted to and the others judge."""
+
+
 def fitting_parted(graph: Graph, budget: Budget) -> tuple[Budget, tuple[Arrays, ...]]:
-    """A budget whose search looks at half of its data only, and the other half as feeds to fit to.
+    """A budget whose search looks at a part of its data only, and the rest as feeds to fit to.
 
     What is fitted to samples does better on them than on others: they cannot judge it.
 
@@ -159,8 +166,9 @@ def fitting_parted(graph: Graph, budget: Budget) -> tuple[Budget, tuple[Arrays, 
             where=data.name,
             fix="give more with --calib F.npz",
         )
-    fitting = calibration_feeds(graph, data.part(slice(0, None, 2), "fitted to"), data.samples)
-    judge = Judge(graph, data.part(slice(1, None, 2), "searched"))
+    fitted = np.arange(data.samples) % FITTED_EVERY == 0
+    fitting = calibration_feeds(graph, data.part(fitted, "fitted to"), data.samples)
+    judge = Judge(graph, data.part(~fitted, "searched"))
     return dataclasses.replace(budget, search=judge), fitting
 
 

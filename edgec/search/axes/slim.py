@@ -32,7 +32,7 @@ from edgec.search.trials import Trial
 from edgec.targets.timers import timer_for
 from edgec.targets.unit_latency import latency_table
 
-WIDTHS = ("mlp", "heads", "channels")
+WIDTHS = ("mlp", "qk_width", "v_width", "heads", "channels")
 """Kinds of units that a search narrows."""
 
 WHOLES = {"attention": "heads", "mlp_block": "mlp"}
@@ -182,7 +182,7 @@ class Slim:
 
     def _settings(self, places: Mapping[str, Sequence[Level[tuple[str, int]]]]) -> Iterator[SlimPlan]:
         seen: set[str] = set()
-        found = [SlimPlan(dict(setting.values())) for setting in greedy(places)]
+        found = [self._without_twice(dict(setting.values())) for setting in greedy(places)]
         for share in SHARES:
             for kinds in (*((kind,) for kind in WIDTHS), WIDTHS):
                 units = [unit for unit in self.units if unit.kind in kinds and unit.kind in self._scales]
@@ -191,6 +191,17 @@ class Slim:
             if setting.kept and setting.name not in seen:
                 seen.add(setting.name)
                 yield setting
+
+    def _without_twice(self, kept: Mapping[str, int]) -> SlimPlan:
+        """A plan in which nothing is narrowed that leaves whole."""
+        gone = {self._by_name[name].layer for name, count in kept.items() if not count}
+        return SlimPlan(
+            {
+                name: count
+                for name, count in kept.items()
+                if not count or self._by_name[name].layer not in gone
+            }
+        )
 
     def _predicted(self, setting: SlimPlan) -> Prediction:
         degradation = 0.0
@@ -217,8 +228,7 @@ class Slim:
             return [0]
         levels = {self._rounded(unit, share) for share in SHARES}
         if self._table is not None and self._is_timed({unit.name: unit.size}):
-            least = unit.step if unit.kind == "heads" else 1
-            levels = {kept for kept in self._table.levels(unit.name) if kept >= least}
+            levels = {kept for kept in self._table.levels(unit.name) if kept >= unit.step}
         return sorted(levels - {unit.size})
 
     def _rounded(self, unit: Unit, share: float) -> int:
