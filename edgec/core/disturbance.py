@@ -24,6 +24,9 @@ JUMP = 1.3
 """The workload takes this many times its processor time where the machine is disturbed: a core that is shared
 by two takes twice as long, less what a thread that slept gets first."""
 
+SPINNING_SECONDS = 0.03
+"""An engine's own threads may spin for so long after its last call: they are no disturbance."""
+
 SECONDS = 2.0
 """What one measurement may wait, where nothing is said."""
 
@@ -66,7 +69,10 @@ class Patience:
 
 def is_disturbed() -> bool:
     """Whether something else takes the processor now, and not for a moment only; takes some milliseconds."""
-    return stretch() > JUMP and stretch() > JUMP
+    if stretch() <= JUMP:
+        return False
+    time.sleep(SPINNING_SECONDS)
+    return stretch() > JUMP
 
 
 def stretch() -> float:
