@@ -145,7 +145,7 @@ def compile_graph(
     calibration = budgets.calibration_data(graph, calib, enough)
     budget = None
     if lossy:
-        budget = budgets.budget_of(graph, evaluation, calibration, request.max_drop, enough)
+        budget = budgets.budget_of(graph, evaluation, calibration, request.max_drop)
     seen = calibration or (budget.search.data if budget else None)
     if seen is not None:
         feeds = budgets.calibration_feeds(graph, seen)

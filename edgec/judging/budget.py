@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -30,31 +31,39 @@ PLAIN_SAMPLES = 256
 than all else, and the score only confirms what the gates have shown."""
 
 SEARCH_SAMPLES = 256
-"""Most samples that a search looks at: a search scores some tens of engines."""
+"""Samples that a search scores an engine on first: a search scores some tens of engines."""
+
+MOST_SAMPLES = 4096
+"""Samples that a search scores an engine on at most, where fewer do not tell whether a drop is kept."""
 
 
 class Judge:
-    """Scores engines on one set of data against the source, which runs on it once.
+    """Scores engines on one set of data against the source, which runs on each sample once.
 
     Args:
         graph: the loaded graph; its `run_source` says what the source computes.
         data: samples, with or without labels.
+        told: a drop. Scores then come of a first part of the samples, and of ever more, each look doubling
+            them, until the drop found is farther from `told` than its standard error: where few samples
+            change sides, a few hundred say nothing of one point. None scores all samples.
     """
 
-    def __init__(self, graph: Graph, data: EvaluationData) -> None:
+    def __init__(self, graph: Graph, data: EvaluationData, told: float | None = None) -> None:
         self._graph = graph
         self.data = data
+        self._told = told
+        self._seen: list[np.ndarray] = []
 
     @functools.cached_property
     def expected(self) -> np.ndarray:
         """The source's first output for every sample, shape (samples, …)."""
-        assert self._graph.run_source is not None
-        return accuracy.run_all(self._graph.run_source, self._graph.inputs, self.data)
+        return self._source_on(self.data)
 
     def first(self, most: int) -> Judge:
-        """A judge on at most so many of the samples, spread over the whole; the source does not run again."""
+        """A judge on at most so many of the samples, spread over the whole, scored all."""
         fewer = Judge(self._graph, self.data.first(most))
-        fewer.__dict__["expected"] = self.expected[spread(len(self.expected), most)]
+        if "expected" in self.__dict__:  # the source does not run again
+            fewer.__dict__["expected"] = self.expected[spread(len(self.expected), most)]
         return fewer
 
     def outputs(self, run: Run) -> np.ndarray:
@@ -63,7 +72,35 @@ class Judge:
 
     def scores(self, run: Run) -> Scores:
         """The source's score and the engine's."""
-        return accuracy.scores(self.data, self.expected, self.outputs(run))
+        if self._told is None:
+            return accuracy.scores(self.data, self.expected, self.outputs(run))
+        expected: list[np.ndarray] = []
+        found: list[np.ndarray] = []
+        for rows in self._looks:
+            part = self.data.part(rows, f"{len(rows)} samples")
+            if len(self._seen) == len(expected):
+                self._seen.append(self._source_on(part))
+            expected.append(self._seen[len(expected)])
+            found.append(accuracy.run_all(run, self._graph.inputs, part))
+            looked = np.concatenate(self._looks[: len(found)])
+            data = dataclasses.replace(self.data.part(looked, ""), name=self.data.name)
+            scores = accuracy.scores(data, np.concatenate(expected), np.concatenate(found))
+            if abs(scores.drop - self._told) >= scores.error:
+                break
+        return scores
+
+    @functools.cached_property
+    def _looks(self) -> list[np.ndarray]:
+        """The samples of every look, by their numbers: in an order that every part is spread by."""
+        order = np.random.default_rng(0).permutation(self.data.samples)
+        ends = [0, SEARCH_SAMPLES]
+        while ends[-1] < len(order):
+            ends.append(2 * ends[-1])
+        return [np.sort(order[start:end]) for start, end in itertools.pairwise(ends)]
+
+    def _source_on(self, data: EvaluationData) -> np.ndarray:
+        assert self._graph.run_source is not None
+        return accuracy.run_all(self._graph.run_source, self._graph.inputs, data)
 
     def damage(self, outputs: np.ndarray) -> float:
         """How far outputs are from the source's: one minus their mean cosine, at least 0."""
@@ -114,7 +151,7 @@ def budget_of(
 
     Calibration data with labels, or any where nothing has labels, is what searches look at; otherwise the
     evaluation data is parted, every second sample for the search and the rest held out. `most` is how many
-    samples a search looks at, `SEARCH_SAMPLES` where it is None.
+    samples a search looks at where it needs them, `MOST_SAMPLES` where it is None.
 
     Raises:
         RequestError: a drop is allowed and there is nothing to measure it on, or one sample only.
@@ -129,7 +166,7 @@ def budget_of(
             "is then one minus the mean cosine to the source",
         )
     drop = DEFAULT_DROP if max_drop is None else max_drop
-    most = SEARCH_SAMPLES if most is None else most
+    most = MOST_SAMPLES if most is None else most
     alike = (
         evaluation is not None
         and calibration is not None
@@ -138,17 +175,21 @@ def budget_of(
     if alike:
         assert evaluation is not None
         assert calibration is not None
-        return Budget(drop, Judge(graph, calibration.first(most)), Judge(graph, evaluation))
+        return Budget(drop, Judge(graph, calibration.first(most), drop), Judge(graph, evaluation))
     if given.samples < 2:
         raise RequestError(
             "one sample cannot serve the search and be held out from it", where=given.name, fix="give more"
         )
     seen = given.part(slice(0, None, 2), "searched").first(most)
-    return Budget(drop, Judge(graph, seen), Judge(graph, given.part(slice(1, None, 2), "held out")))
+    held_out = given.part(slice(1, None, 2), "held out")
+    return Budget(drop, Judge(graph, seen, drop), Judge(graph, held_out))
 
 
 FITTED_EVERY = 3
 """Of so many samples that a search may look at, one is fitted to and the others judge."""
+
+FITTED_SAMPLES = 256
+"""Samples that are fitted to at most: beyond them more judge."""
 
 
 def fitting_parted(graph: Graph, budget: Budget) -> tuple[Budget, tuple[Arrays, ...]]:
@@ -166,9 +207,10 @@ def fitting_parted(graph: Graph, budget: Budget) -> tuple[Budget, tuple[Arrays, 
             where=data.name,
             fix="give more with --calib F.npz",
         )
-    fitted = np.arange(data.samples) % FITTED_EVERY == 0
+    every = max(FITTED_EVERY, data.samples // FITTED_SAMPLES)
+    fitted = np.arange(data.samples) % every == 0
     fitting = calibration_feeds(graph, data.part(fitted, "fitted to"), data.samples)
-    judge = Judge(graph, data.part(~fitted, "searched"))
+    judge = Judge(graph, data.part(~fitted, "searched"), budget.max_drop)
     return dataclasses.replace(budget, search=judge), fitting
 
 

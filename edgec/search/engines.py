@@ -253,7 +253,7 @@ class _EngineSearch:
             "disturbed": self._bench.patience.rounds + self._bench.patience.kept,
             "max_drop": self._budget.max_drop,
             "searched_on": data.name,
-            "samples": data.samples,
+            "samples": max((trial.scores.samples for trial in self.trials if trial.scores), default=0),
             "calibrated_on": len(self._neutral.calibration),
             "sensitivity": self.sensitivity,
         }

@@ -254,7 +254,7 @@ class Shipping:
             "frontier": [self._point(point, chosen) for point in self.found.frontier],
             "searched_on": {
                 "data": searched.name,
-                "samples": searched.samples,
+                "samples": max(point.scores.samples for point in self.found.frontier if point.scores),
                 "metric": "top-1 accuracy" if searched.labels is not None else "mean cosine to the source",
                 "engine": searched_in.name,
                 "engines_built": self.found.engines_built,

@@ -9,7 +9,16 @@ import pytest
 from edgec.core.errors import NumericsError, RequestError
 from edgec.core.graph import Graph, Source, TensorSpec
 from edgec.judging.accuracy import EvaluationData, mean_cosine
-from edgec.judging.budget import DEFAULT_DROP, Judge, budget_of, calibration_data, calibration_feeds
+from edgec.judging.budget import (
+    DEFAULT_DROP,
+    SEARCH_SAMPLES,
+    Budget,
+    Judge,
+    budget_of,
+    calibration_data,
+    calibration_feeds,
+    fitting_parted,
+)
 
 CLASSES = 3
 
@@ -105,6 +114,51 @@ def test_a_judge_on_fewer_samples_does_not_run_the_source_again(graph):
     np.testing.assert_array_equal(fewer.expected, 2.0 * fewer.data.inputs["x"])
     assert len(runs) == before
     assert {tuple(row) for row in fewer.expected} <= {tuple(row) for row in whole}
+
+
+@pytest.mark.parametrize(("wrong", "enough"), [(0.0, True), (0.3, True), (0.02, False)])
+def test_a_search_looks_at_more_samples_only_until_they_tell_the_drop(graph, wrong, enough):
+    data = _data(1200, labels=True)
+    seen = []
+
+    def source(feeds):
+        seen.append(len(feeds["x"]))
+        return _source(feeds)
+
+    drawn = np.random.default_rng(3)
+    flipped = {tuple(row) for row in data.inputs["x"] if drawn.random() < wrong}
+
+    def engine(feeds):
+        sign = np.array([-1.0 if tuple(row) in flipped else 1.0 for row in feeds["x"]], np.float32)
+        return {"y": 2.0 * feeds["x"] * sign[:, None]}
+
+    judge = Judge(dataclasses.replace(graph, run_source=source), data, told=0.02)
+    scores = judge.scores(engine)
+    assert (scores.samples == SEARCH_SAMPLES) is enough
+    assert (scores.source, scores.drop) == (1.0, pytest.approx(wrong, abs=0.05))
+    assert scores.samples == 1200 or abs(scores.drop - 0.02) >= scores.error
+    ran = sum(seen)
+    assert ran == scores.samples
+    judge.scores(engine)
+    assert sum(seen) == ran, "the source ran again on what it had seen"
+
+
+@pytest.mark.parametrize("samples", [9, 3000])
+def test_what_is_fitted_to_does_not_judge(graph, samples):
+    data = _data(samples, labels=True)
+    budget, fitting = fitting_parted(graph, Budget(0.01, Judge(graph, data, 0.01), Judge(graph, data)))
+    fitted = np.concatenate([feeds["x"] for feeds in fitting])
+    judged = budget.search.data.inputs["x"]
+    assert not {tuple(row) for row in fitted} & {tuple(row) for row in judged}
+    # The last feeds are filled up to the model's batch of 2.
+    assert len(np.unique(fitted, axis=0)) + len(judged) == samples
+    assert len(fitted) == (4 if samples == 9 else 274)
+
+
+def test_one_sample_cannot_be_fitted_to_and_judge(graph):
+    data = _data(1, labels=True)
+    with pytest.raises(RequestError, match="one sample cannot serve to fit"):
+        fitting_parted(graph, Budget(0.01, Judge(graph, data), Judge(graph, data)))
 
 
 def test_outputs_that_are_no_numbers_are_refused_without_labels_too(graph):
