@@ -51,7 +51,7 @@ class Bench:
         self.target = target
         self._feeds = feeds
         self._scratch = scratch
-        self._progress = progress
+        self.progress = progress
         self._judge = judge
         self.patience = Patience() if patience is None else patience
         self._reference: Engine | None = None
@@ -70,7 +70,7 @@ class Bench:
             trial: its gates and `why` are set.
             exact: the gate of the same engine and form in fp32, where it was passed before.
         """
-        self._progress.step(f"building {trial.candidate.name}")
+        self.progress.step(f"building {trial.candidate.name}")
         build(self.target, graph, trial, exact=exact)
 
     def build_ungated(self, graph: Graph, trial: Trial) -> None:
@@ -105,6 +105,16 @@ class Bench:
         if self._reference is None:
             return None
         return undisturbed(found["it"]) / undisturbed(found["reference"])
+
+    def beside(self, trial: Trial, other: Trial) -> tuple[Latency, Latency]:
+        """The latencies of two engines that were built, measured side by side in as many blocks as ship."""
+        with self.opened(trial) as one, self.opened(other) as another:
+            calls = {
+                "it": functools.partial(one.run, self._feeds),
+                "other": functools.partial(another.run, self._feeds),
+            }
+            found = measure(calls, patience=self.patience)
+        return found["it"], found["other"]
 
     def score(self, trial: Trial, engine: Engine) -> None:
         """Set `trial.scores` on all of the search's data."""

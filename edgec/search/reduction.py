@@ -62,7 +62,7 @@ def reduce_as_named(
     reduced = with_references(neutral, apply(neutral, axes, plan))
     choice = choose(reduced.graph, scratch)
     sections = sections_of(neutral, axes, reduced, asked)
-    beside = beside_unreduced(neutral, choice, target, scratch, progress)
+    beside = beside_unreduced(neutral, choice, Bench(target, neutral.examples[0], scratch, progress, None))
     for section in sections.values():
         section["baseline"] = beside
     return Reduction(reduced, choice, sections)

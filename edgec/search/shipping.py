@@ -11,7 +11,6 @@ from typing import Any
 from edgec.core.errors import EdgecError, JobError, NumericsError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
-from edgec.core.timing import measure
 from edgec.judging.budget import Budget
 from edgec.passes.inspection import inspect_model
 from edgec.search.axes.axis import Axis
@@ -198,7 +197,7 @@ class Shipping:
         self.checks.append(check)
         beside = None
         if check.kept and point.plan:
-            beside = beside_unreduced(self.neutral, choice, self.target, self.scratch, self.progress)
+            beside = beside_unreduced(self.neutral, choice, self._bench())
             check.ratio = None if beside is None else beside["ratio"]
             check.kept = not check.slower
         if check.slower:
@@ -212,7 +211,7 @@ class Shipping:
 
     def _is_faster(self, choice: Choice, than: Choice) -> bool:
         """Whether an engine is faster than another, measured side by side."""
-        bench = Bench(self.target, self.neutral.examples[0], self.scratch, self.progress, None)
+        bench = self._bench()
         bench.refer_to(than.chosen)
         latency = choice.chosen.latency
         try:
@@ -222,6 +221,9 @@ class Shipping:
             bench.close()
             choice.chosen.latency = latency
         return ratio is not None and ratio < 1.0
+
+    def _bench(self) -> Bench:
+        return Bench(self.target, self.neutral.examples[0], self.scratch, self.progress, None)
 
     def _remove_attempts(self) -> None:
         for attempt in self.scratch.glob("attempt-*"):
@@ -305,39 +307,34 @@ def sections_of(
     }
 
 
-def beside_unreduced(
-    neutral: Graph, choice: Choice, target: Target, scratch: Path, progress: Progress
-) -> dict[str, Any] | None:
+def beside_unreduced(neutral: Graph, choice: Choice, bench: Bench) -> dict[str, Any] | None:
     """The same engine without reduction, measured beside the chosen one; None where nothing can be measured.
+
+    Args:
+        neutral: the neutral graph, of which nothing was taken.
+        choice: the engine of what is left.
+        bench: builds and measures.
 
     Returns:
         engine, precision and form, its median in milliseconds, and the ratio of the reduced engine's to it.
     """
-    if not target.runs_here:
+    if not bench.target.runs_here:
         return None
     candidate = choice.chosen.candidate
-    progress.step("measuring beside the engine of the whole network")
-    folder = scratch / "unreduced"
+    whole = Trial(candidate, bench.new_folder())
+    bench.progress.step("measuring beside the engine of the whole network")
     try:
-        folder.mkdir()
-        target.build(target.lower(neutral, candidate), candidate, folder)
-        unreduced = target.open(folder)
+        bench.build_ungated(neutral, whole)
+        reduced, unreduced = bench.beside(choice.chosen, whole)
     except EdgecError as error:
-        progress.note(f"the engine of the whole network could not be built: {error}")
-        shutil.rmtree(folder, ignore_errors=True)
+        bench.progress.note(f"the engine of the whole network could not be built: {error}")
         return None
-    chosen = target.open(choice.chosen.folder)
-    feeds = neutral.examples[0]
-    try:
-        found = measure({"unreduced": lambda: unreduced.run(feeds), "reduced": lambda: chosen.run(feeds)})
     finally:
-        unreduced.close()
-        chosen.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        bench.discard(whole)
     return {
         "engine": candidate.engine,
         "precision": candidate.precision,
         "form": candidate.form,
-        "p50": found["unreduced"].p50,
-        "ratio": found["reduced"].ratio_to(found["unreduced"]),
+        "p50": unreduced.p50,
+        "ratio": reduced.ratio_to(unreduced),
     }

@@ -95,6 +95,7 @@ class Slim:
         self._saved: dict[str, float] = {}
         self._scales: dict[str, _Scale] = {}
         self._table: LatencyTable | None = None
+        self._timed = False
         self.probes: list[Trial] = []
 
     def read(self, text: str) -> SlimPlan:
@@ -117,8 +118,8 @@ class Slim:
                 if kind in self._scales and deadline.past():
                     return
                 self._probe_kind(kind, share, bench)
-            if self._table is None and self.probes and not deadline.past(TIMING):
-                self._time_parts(bench)
+                if not self._timed and self.probes and not deadline.past(TIMING):
+                    self._time_parts(bench)
         if not self._scales:
             raise JobError("no unit of the network can be cut and healed", fix="leave --slim off")
 
@@ -144,6 +145,7 @@ class Slim:
 
     def _time_parts(self, bench: Probing) -> None:
         """Make the latency table in the engine that the probes were built in."""
+        self._timed = True
         timed = [unit for unit in self.units if unit.kind in (*WIDTHS, *WHOLES)]
         candidate = self.probes[-1].candidate
         try:

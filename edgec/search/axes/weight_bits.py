@@ -13,10 +13,11 @@ from pathlib import Path
 from edgec.core.errors import EdgecError, NumericsError
 from edgec.core.graph import Graph
 from edgec.core.progress import Progress
-from edgec.judging.budget import Budget, Judge
+from edgec.judging.budget import Budget
 from edgec.judging.gates import observe
+from edgec.search.bench import Bench
 from edgec.search.held_out import HeldOut
-from edgec.search.trials import Choice, Trial, build, no_candidate
+from edgec.search.trials import Choice, Trial, no_candidate
 from edgec.targets.base import Compressing
 
 SCORED = 32
@@ -50,15 +51,15 @@ def smallest(
     started = time.monotonic()
     held_out = held_out or HeldOut(None, target, progress, is_gated=False)
     [candidate] = target.candidates(neutral, "auto")
-    exact = Trial(candidate, scratch / "candidate-0")
-    progress.step(f"building {candidate.name}")
-    build(target, neutral, exact)
+    judge = budget.search.first(SCORED)
+    bench = Bench(target, neutral.examples[0], scratch, progress, judge)
+    exact = Trial(candidate, bench.new_folder())
+    bench.build(neutral, exact)
     if not exact.passed:
         raise no_candidate([exact])
-    judge = budget.search.first(SCORED)
     trials, sizes = [exact], {candidate.name: target.size(exact.folder)}
-    for index, form in enumerate(target.compressed_candidates(neutral, precision), start=1):
-        trial = Trial(form, scratch / f"candidate-{index}")
+    for form in target.compressed_candidates(neutral, precision):
+        trial = Trial(form, bench.new_folder())
         progress.step(f"compressing to {form.name}")
         try:
             trial.folder.mkdir()
@@ -77,7 +78,7 @@ def smallest(
             trial.why = f"{said}: larger than the chosen one"
         else:
             progress.step(f"scoring {trial.candidate.name}")
-            keeps = _keeps(target, neutral, trial, judge, budget.max_drop, said)
+            keeps = _keeps(bench, neutral, trial, budget.max_drop, said)
             chosen = trial if keeps and held_out.holds(trial) else None
     if chosen is None and precision != "auto":
         raise NumericsError(
@@ -111,16 +112,12 @@ def smallest(
     return Choice(chosen, trials, {}, None, record)
 
 
-def _keeps(
-    target: Compressing, neutral: Graph, trial: Trial, judge: Judge, max_drop: float, said: str
-) -> bool:
+def _keeps(bench: Bench, neutral: Graph, trial: Trial, max_drop: float, said: str) -> bool:
     """Score a form and say whether it keeps the budget."""
-    engine = target.open(trial.folder)
-    try:
+    with bench.opened(trial) as engine:
         trial.gates.append(observe(neutral, engine.run, stage=trial.candidate.name))
-        trial.scores = judge.scores(engine.run)
-    finally:
-        engine.close()
+        bench.score(trial, engine)
+    assert trial.scores is not None
     scores = trial.scores
     told = f"{said}, {scores.metric} {scores.engine:.2%} of {scores.source:.2%} on {scores.samples} samples"
     if not trial.gates[-1].passed or scores.drop > max_drop:
