@@ -133,8 +133,10 @@ def _options(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
             options[word[2:]] = left.pop(0)
         elif word == "--draw":
             options["draw"] = left.pop(0) if left else ""
-        elif word.startswith("--"):
+        elif word in ("--busy", "--table"):
             options[word[2:]] = ""
+        elif word.startswith("-"):
+            sys.exit(__doc__)
         else:
             names.append(word)
     return options, names
