@@ -167,8 +167,8 @@ def compile_graph(
         else:
             held_out = HeldOut(budget, target, progress, is_gated=request.is_gated)
             deadline = Deadline(request.search_seconds)
-            choose_engine = _engine_choice(request, budget, progress, deadline, held_out)
-            choice = choose_engine(neutral.graph, scratch)
+            choose_engine = _engine_choice(request, budget, progress, held_out)
+            choice = choose_engine(neutral.graph, scratch, deadline, None)
         choice.chosen.folder.rename(scratch / bundles.ENGINE)
         _check_latency(choice, request.latency)
         engine = target.open(scratch / bundles.ENGINE)
@@ -338,7 +338,6 @@ def _engine_choice(
     request: Request,
     budget: Budget | None,
     progress: Progress,
-    deadline: Deadline,
     held_out: HeldOut,
 ) -> Choose:
     """The choice among the engines of a graph.
@@ -347,14 +346,15 @@ def _engine_choice(
         request: what is asked.
         budget: what lossy engines may cost; None where there is no data.
         progress: told each step.
-        deadline: of all searches.
         held_out: judges what is to ship.
     """
 
-    def choose_engine(graph: Graph, scratch: Path) -> Choice:
+    def choose_engine(graph: Graph, scratch: Path, deadline: Deadline, whole: Choice | None) -> Choice:
         gating = budget if request.is_gated else None
         at_least = Deadline(max(deadline.left, LEAST_SEARCH * deadline.seconds))
-        return choose(request.target, graph, request.precision, scratch, progress, gating, held_out, at_least)
+        return choose(
+            request.target, graph, request.precision, scratch, progress, gating, held_out, at_least, whole
+        )
 
     return choose_engine
 
@@ -377,8 +377,10 @@ def _reduce(
     deadline = Deadline(request.search_seconds)
     if "auto" not in asked.values():
         held_out = HeldOut(budget, request.target, progress, is_gated=request.is_gated)
-        choose_engine = _engine_choice(request, budget, progress, deadline, held_out)
-        named = reduce_as_named(neutral, axes, asked, request.target, choose_engine, scratch, progress)
+        choose_engine = _engine_choice(request, budget, progress, held_out)
+        named = reduce_as_named(
+            neutral, axes, asked, request.target, choose_engine, scratch, progress, deadline
+        )
         for section in named.sections.values():
             section["gated"] = request.is_gated
         return named
@@ -393,21 +395,14 @@ def _reduce(
     goal = Goal(budget.max_drop if wants_drop else None, request.latency)
     held_out = HeldOut(budget, request.target, progress, is_gated=goal.max_drop is not None)
     unjudged = HeldOut(None, request.target, progress, is_gated=False)
-    choose_engine = _engine_choice(request, budget, progress, deadline, held_out)
-    choose_whole = _engine_choice(request, budget, progress, deadline, unjudged)
-    choose_exact = choose_whole
-    if request.is_gated and request.precision in ("auto", "int8", "int4"):
-        exact = dataclasses.replace(request, precision="auto", max_drop=None)
-        choose_exact = _engine_choice(exact, None, progress, deadline, unjudged)
     return reduce_by_search(
         neutral,
         axes,
         asked,
         goal,
         request.target,
-        choose_engine,
-        choose_whole,
-        choose_exact,
+        _engine_choice(request, budget, progress, held_out),
+        _engine_choice(request, budget, progress, unjudged),
         budget,
         scratch,
         progress,

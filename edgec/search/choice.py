@@ -16,8 +16,9 @@ from edgec.search.bench import Bench
 from edgec.search.deadline import Deadline
 from edgec.search.field import best_first, explain, measure_field
 from edgec.search.held_out import HeldOut
+from edgec.search.likely import likely
 from edgec.search.trials import Choice, Trial, blame_gates, no_candidate
-from edgec.targets.base import Compressing, Quantising, Target
+from edgec.targets.base import Compressing, Offer, Quantising, Target
 
 __all__ = ["Choice", "Trial", "choose"]
 
@@ -31,6 +32,7 @@ def choose(
     budget: Budget | None = None,
     held_out: HeldOut | None = None,
     deadline: Deadline | None = None,
+    whole: Choice | None = None,
 ) -> Choice:
     """Build every candidate, gate it, and take the fastest that passes.
 
@@ -47,6 +49,8 @@ def choose(
         held_out: judges what is to ship; what it refuses is followed by the next best. None where nothing is
             held out.
         deadline: when a search within a budget stops.
+        whole: of the network that something was taken of, where this is what is left: only what may win here
+            too is built.
 
     Returns:
         the chosen engine; the folders of all others are gone.
@@ -60,9 +64,11 @@ def choose(
     if budget is not None and precision in ("auto", "int8", "int4") and isinstance(target, Compressing):
         choice = smallest(target, neutral, precision, budget, scratch, progress, held_out)
     elif budget is not None and precision in ("auto", "int8") and isinstance(target, Quantising):
-        choice = engines.search(target, neutral, precision, budget, scratch, progress, deadline, held_out)
+        choice = engines.search(
+            target, neutral, precision, budget, scratch, progress, deadline, held_out, whole
+        )
     elif target.runs_here:
-        choice = _fastest(target, neutral, precision, scratch, progress, held_out)
+        choice = _fastest(target, neutral, precision, scratch, progress, held_out, whole)
     else:
         choice = _first(target, neutral, precision, scratch, progress, budget, held_out)
     for trial in choice.trials:
@@ -72,13 +78,20 @@ def choose(
 
 
 def _fastest(
-    target: Target, neutral: Graph, precision: str, scratch: Path, progress: Progress, held_out: HeldOut
+    target: Target,
+    neutral: Graph,
+    precision: str,
+    scratch: Path,
+    progress: Progress,
+    held_out: HeldOut,
+    whole: Choice | None,
 ) -> Choice:
     """Every candidate, measured beside the plain peers."""
     bench = Bench(target, neutral.examples[0], scratch, progress, None)
     trials = []
-    for candidate in target.candidates(neutral, precision):
-        trials.append(Trial(candidate, bench.new_folder()))
+    offers = [Offer(candidate) for candidate in target.candidates(neutral, precision)]
+    for offer in likely(offers, whole):
+        trials.append(Trial(offer.candidate, bench.new_folder()))
         bench.build(neutral, trials[-1])
     blame_gates(target, neutral, trials)
     runnable = [trial for trial in trials if trial.passed]

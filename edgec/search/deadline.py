@@ -29,15 +29,18 @@ class Deadline:
         """Seconds that are left; below 0 once it is over."""
         return self.seconds - self.spent
 
+    @property
+    def over(self) -> float:
+        """The share that is over; 1 of no time at all."""
+        return self.spent / self.seconds if self.seconds > 0 else 1.0
+
     def past(self, share: float = 1.0) -> bool:
         """Whether so much of it is over."""
         return self.spent >= share * self.seconds
 
-    def part(self, start: float, end: float) -> Deadline:
-        """The deadline of what may take the time from one share of this one to another."""
-        part = Deadline((end - start) * self.seconds)
-        part._started = self._started + start * self.seconds
-        return part
+    def until(self, share: float) -> Deadline:
+        """The deadline of what begins now and may take until so much of this one is over."""
+        return Deadline(max(0.0, share * self.seconds - self.spent))
 
     def __str__(self) -> str:
         return f"the search's {self.seconds:.0f} s were over"

@@ -29,8 +29,9 @@ from edgec.search.bench import Bench
 from edgec.search.deadline import Deadline
 from edgec.search.field import best_first, explain, last_field, measure_field
 from edgec.search.held_out import HeldOut
+from edgec.search.likely import likely
 from edgec.search.trials import Choice, Trial, no_candidate
-from edgec.targets.base import Candidate, Quantising, Target
+from edgec.targets.base import Candidate, Offer, Quantising, Target
 
 SLOWER = 1.05
 """A candidate this much slower than the fastest so far is dropped: more than blocks that ran side by side
@@ -59,6 +60,7 @@ def search(
     progress: Progress,
     deadline: Deadline,
     held_out: HeldOut,
+    whole: Choice | None = None,
 ) -> Choice:
     """Search the candidates of a target that quantises.
 
@@ -74,16 +76,20 @@ def search(
         progress: told each step.
         deadline: when to stop.
         held_out: judges what is to ship.
+        whole: of the network that something was taken of, where this is what is left: only what may win here
+            too is tried.
 
     Raises:
         NumericsError: no candidate keeps its gate and the budget.
         JobError: no candidate could be built.
     """
+    assert isinstance(target, Quantising)
+    offers = likely(target.lossy_candidates(neutral, precision), whole)
     patience = Patience(WAITING * deadline.seconds)
     bench = Bench(target, neutral.examples[0], scratch, progress, budget.search, patience)
     hunt = _EngineSearch(bench, neutral, precision, budget, progress, deadline)
     try:
-        hunt.run()
+        hunt.run(offers)
     except KeyboardInterrupt:
         if hunt.best is None:
             raise
@@ -123,11 +129,9 @@ class _EngineSearch:
         self.trials.append(trial)
         return trial
 
-    def run(self) -> None:
-        """Try the candidates in the target's order."""
-        target = self._bench.target
-        assert isinstance(target, Quantising)
-        for offer in target.lossy_candidates(self._neutral, self._precision):
+    def run(self, offers: Sequence[Offer]) -> None:
+        """Try candidates in their order."""
+        for offer in offers:
             trial = self._new_trial(offer.candidate)
             if offer.refused:
                 trial.why = f"skipped: {offer.refused}"

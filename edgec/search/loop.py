@@ -154,21 +154,23 @@ class _TimeIsOver(Exception):  # noqa: N818 - it is no error
 def _probed(axes: Sequence[Axis], bench: PlanBench, deadline: Deadline, progress: Progress) -> list[Axis]:
     """Probe each axis in its share of the time; those by which nothing can be taken away are left out.
 
+    What is applied last is probed first: it is tried on the network as it is, in less time than what has to
+    be fitted first, and what it spares the others have.
+
     Raises:
         JobError: nothing can be taken away by any.
     """
-    share = PROBING / len(axes)
-    able: list[Axis] = []
-    refused: list[JobError] = []
-    for place, axis in enumerate(axes):
+    refused: dict[str, JobError] = {}
+    for left, axis in zip(range(len(axes), 0, -1), reversed(axes), strict=True):
+        share = max(0.0, PROBING - deadline.over) / left
         try:
-            axis.probe(bench, deadline.part(place * share, (place + 1) * share))
-            able.append(axis)
+            axis.probe(bench, deadline.until(deadline.over + share))
         except JobError as error:
-            refused.append(error)
+            refused[axis.name] = error
             progress.note(f"--{axis.name}: {error}")
+    able = [axis for axis in axes if axis.name not in refused]
     if not able:
-        raise refused[0]
+        raise refused[axes[0].name]
     return able
 
 

@@ -29,8 +29,14 @@ from edgec.search.shipping import (
     beside_unreduced,
     sections_of,
 )
-from edgec.search.trials import Trial
+from edgec.search.trials import Choice, Trial
 from edgec.targets.base import Target
+
+CHOOSING = 0.3
+"""Share of the time after which the whole network's engine is chosen."""
+
+SEARCHING = 0.75
+"""Share of the time after which no plan is searched any more; the rest is for compiling the best."""
 
 
 def reduce_as_named(
@@ -41,6 +47,7 @@ def reduce_as_named(
     choose: Choose,
     scratch: Path,
     progress: Progress,
+    deadline: Deadline,
 ) -> Reduction:
     """The engine of settings that the user names.
 
@@ -52,6 +59,7 @@ def reduce_as_named(
         choose: chooses the engine.
         scratch: an existing folder.
         progress: told each step.
+        deadline: when choosing the engine stops.
 
     Raises:
         RequestError: a text names no setting of this graph.
@@ -60,7 +68,7 @@ def reduce_as_named(
     plan = Plan.of(**{axis.name: axis.read(asked[axis.name]) for axis in axes})
     progress.step(f"taking away: {plan.name}")
     reduced = with_references(neutral, apply(neutral, axes, plan))
-    choice = choose(reduced.graph, scratch)
+    choice = choose(reduced.graph, scratch, deadline, None)
     sections = sections_of(neutral, axes, reduced, asked)
     beside = beside_unreduced(neutral, choice, Bench(target, neutral.examples[0], scratch, progress, None))
     for section in sections.values():
@@ -76,7 +84,6 @@ def reduce_by_search(
     target: Target,
     choose: Choose,
     choose_whole: Choose,
-    choose_exact: Choose,
     budget: Budget,
     scratch: Path,
     progress: Progress,
@@ -98,8 +105,6 @@ def reduce_by_search(
         target: the target; it must run here.
         choose: chooses the engine that ships.
         choose_whole: the same for the whole network, which held-out data does not judge.
-        choose_exact: chooses the engine that the search tries plans with, `choose_whole` itself where the
-            engine that ships loses nothing of its own.
         budget: the data to search on and the data held out.
         scratch: an existing folder.
         progress: told each step.
@@ -109,15 +114,20 @@ def reduce_by_search(
         JobError: nothing can be taken away, or no plan reaches the goal; says how near the nearest came.
         NumericsError: none of those that reach it in the search does so on the held-out data.
     """
-    exact = _chosen(choose_exact, neutral, scratch / "exact")
-    ships = exact if choose_whole is choose_exact else _chosen(choose_whole, neutral, scratch / "whole")
-    lossy = _lossy(exact, ships)
+    folder = scratch / "whole"
+    folder.mkdir()
+    try:
+        whole = choose_whole(neutral, folder, deadline.until(CHOOSING), None)
+    finally:
+        shutil.rmtree(folder)
+    exact = _exact(whole)
+    lossy = _lossy(exact, whole.chosen)
     scale = lossy.gain if goal.milliseconds is not None else 1.0
     bench = Bench(target, neutral.examples[0], scratch, progress, budget.search)
     trials = PlanTrials(bench, neutral, axes, exact.candidate, progress, scale)
-    found = search(axes, trials, _goals(goal, lossy), deadline=deadline, progress=progress)
+    found = search(axes, trials, _goals(goal, lossy), deadline=deadline.until(SEARCHING), progress=progress)
     return Shipping(
-        neutral, found, goal, lossy, target, choose, budget, scratch, progress, deadline
+        neutral, found, goal, lossy, whole, target, choose, budget, scratch, progress, deadline
     ).first_that_holds(asked, exact.candidate)
 
 
@@ -128,12 +138,12 @@ def _goals(goal: Goal, lossy: Lossy) -> list[Goal]:
     return [goal, Goal(goal.max_drop - lossy.drop, goal.milliseconds)]
 
 
-def _chosen(choose: Choose, graph: Graph, folder: Path) -> Trial:
-    folder.mkdir()
-    try:
-        return choose(graph, folder).chosen
-    finally:
-        shutil.rmtree(folder)
+def _exact(whole: Choice) -> Trial:
+    """The fastest engine that only rounds, in fp32 where one is; the chosen one where none is."""
+    measured = [trial for trial in whole.trials if trial.passed and trial.latency is not None]
+    exact = [trial for trial in measured if trial.candidate.exact == trial.candidate]
+    last = [trial for trial in exact if trial.beside_peers] or exact
+    return min(last, key=lambda trial: trial.latency.p50, default=whole.chosen)  # type: ignore[union-attr]
 
 
 def _lossy(exact: Trial, ships: Trial) -> Lossy:

@@ -23,8 +23,9 @@ from edgec.search.plans import Reduced, apply, with_references
 from edgec.search.trials import Choice, Trial
 from edgec.targets.base import Candidate, Target
 
-Choose = Callable[[Graph, Path], Choice]
-"""The choice among a graph's engines, in a new folder; held-out data has judged what it chose."""
+Choose = Callable[[Graph, Path, Deadline, Choice | None], Choice]
+"""The choice among a graph's engines, in a new folder, until a deadline; held-out data has judged what ships.
+Where something was taken of the graph, the choice for the whole network says what is worth building."""
 
 BETTER = 0.97
 """Another plan is compiled where its engine should take at most this much of the time of the best so far."""
@@ -91,6 +92,7 @@ class Shipping:
         found: the search.
         goal: what is wanted.
         lossy: what the engine gains and loses on its own.
+        whole: the choice for the whole network.
         target: the target; it must run here.
         choose: chooses the engine that ships.
         budget: the data that was searched on and the data held out.
@@ -104,6 +106,7 @@ class Shipping:
     found: Search
     goal: Goal
     lossy: Lossy
+    whole: Choice
     target: Target
     choose: Choose
     budget: Budget
@@ -123,9 +126,10 @@ class Shipping:
             reduces = bool(point.plan)
             if reduces and any(check.slower for check in self.checks) and self.deadline.past():
                 continue
-            if best is not None and (
-                self.deadline.past() or self._expected(point) > BETTER * self._expected(best[0])
-            ):
+            if best is not None and self._expected(point) > BETTER * self._reached(best[0], best[2]):
+                continue
+            # However late it is, what ships must not be slower than the whole network's own engine.
+            if best is not None and reduces and self.deadline.past():
                 continue
             tried = self._compile(point)
             if tried is not None and (best is None or self._is_faster(tried[1], best[2])):
@@ -150,6 +154,11 @@ class Shipping:
         assert point.scores is not None
         has_room = allowed is None or point.drop + point.scores.error + self.lossy.drop <= allowed
         return point.ratio * (self.lossy.gain if has_room else 1.0)
+
+    def _reached(self, point: Trial, choice: Choice) -> float:
+        """The same of an engine that was chosen: it may lose nothing of its own after all."""
+        candidate = choice.chosen.candidate
+        return point.ratio * (1.0 if candidate.exact == candidate else self.lossy.gain)
 
     def _stepping(self) -> Iterator[Trial]:
         """The points to compile, best first; after one that failed, those that lie on its better side."""
@@ -183,7 +192,7 @@ class Shipping:
         attempt = self.scratch / f"attempt-{len(self.checks)}"
         attempt.mkdir()
         try:
-            choice = self.choose(reduced.graph, attempt)
+            choice = self.choose(reduced.graph, attempt, self.deadline, self.whole)
         except RefusedError as error:
             least = min(trial.held_out.drop for trial in error.trials if trial.held_out is not None)
             self.checks.append(HeldOutCheck(point.plan.name, least, kept=False))

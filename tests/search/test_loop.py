@@ -264,8 +264,8 @@ def test_a_search_keeps_to_its_seconds_and_offers_what_it_has(clock: Clock) -> N
     trials = Timed(clock)
     search = _search(trials, Goal(max_drop=0.02), deadline)
     assert search.stopped == "the search's 80 s were over"
-    # The unreduced engine, probes for a quarter of the time, the table up to six tenths, points for the rest.
-    assert (len(search.axes[0].probes), len(search.axes[0].table), len(search.points)) == (1, 3, 3)
+    # The unreduced engine, probes for a part of what is left of six tenths, the table to their end, points.
+    assert (len(search.axes[0].probes), len(search.axes[0].table), len(search.points)) == (2, 2, 3)
     assert clock.now == 8 * BUILD_SECONDS
     assert search.wanted(Goal(max_drop=0.02))[0] in search.points
     assert not trials.is_open
@@ -311,3 +311,32 @@ def test_a_polite_kill_ends_the_search_whatever_was_offered(
     with pytest.raises(Terminated):
         _search(trials, Goal(max_drop=0.02), Deadline(1e6))
     assert not trials.is_open
+
+
+class Waiting:
+    """An axis that probes until its deadline, and remembers when it began and ended."""
+
+    def __init__(self, name: str, clock: Clock, fails: bool = False) -> None:
+        self.name, self.clock, self.fails = name, clock, fails
+        self.from_to = (0.0, 0.0)
+
+    def probe(self, bench: Formula, deadline: Deadline) -> None:
+        began = self.clock.now
+        while not deadline.past():
+            self.clock.now += 1.0
+        self.from_to = (began, self.clock.now)
+        if self.fails:
+            raise JobError(f"{self.name} has nothing to take")
+
+    def predictions(self) -> list:
+        return []
+
+
+def test_axes_probe_from_the_last_applied_on_in_equal_shares_of_what_is_left(clock: Clock) -> None:
+    bench = Formula()
+    first, second, third = (Waiting(name, clock, name == "second") for name in ("first", "second", "third"))
+    deadline = Deadline(100.0)
+    clock.now += 30.0  # something took of the time before
+    found = loop.search([first, second, third], bench, [Goal(max_drop=0.02)], deadline=deadline)  # type: ignore[list-item]
+    assert [axis.from_to for axis in (third, second, first)] == [(30.0, 40.0), (40.0, 50.0), (50.0, 60.0)]
+    assert [axis.name for axis in found.axes] == ["first", "third"]

@@ -30,7 +30,7 @@ from edgec.judging.gates import check
 from edgec.judging.padding import filled, typical_first
 from edgec.passes.inspection import inspect_model
 from edgec.passes.tokens.schedule import Schedule
-from edgec.search import bench
+from edgec.search import bench, reduction
 from edgec.search import deadline as deadlines
 from edgec.search.axes.token_methods import METHODS, TokenPlan, check_words, read_plan
 from edgec.search.axes.tokens import Tokens, sites_of
@@ -40,7 +40,7 @@ from edgec.search.held_out import HeldOut
 from edgec.search.plan import Plan
 from edgec.search.plans import apply, coarse_gates, with_references
 from edgec.search.reduction import reduce_as_named, reduce_by_search
-from edgec.search.shipping import Reduction
+from edgec.search.shipping import Choose, Lossy, Reduction
 from edgec.search.trials import Choice, Trial
 from edgec.targets.base import Candidate
 
@@ -269,8 +269,8 @@ class ByWork:
     def open(self, folder: Path) -> Answering:
         return Answering(self.source, **json.loads((folder / "engine.json").read_text()))
 
-    def choose(self, held_out: HeldOut) -> Callable[[Graph, Path], Choice]:
-        def choose_engine(graph: Graph, folder: Path) -> Choice:
+    def choose(self, held_out: HeldOut) -> Choose:
+        def choose_engine(graph: Graph, folder: Path, deadline: Deadline, whole: Choice | None) -> Choice:
             trial = Trial(EXACT, folder / "engine")
             trial.folder.mkdir()
             self.build(graph, EXACT, trial.folder)
@@ -306,7 +306,12 @@ def by_work(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Iterator[ByWork]:
 
 
 def _searched(
-    target: ByWork, graph: Graph, scratch: Path, notes: Notes, budget: Budget | None = None
+    target: ByWork,
+    graph: Graph,
+    scratch: Path,
+    notes: Notes,
+    budget: Budget | None = None,
+    deadline: Deadline | None = None,
 ) -> Reduction:
     graph = dataclasses.replace(graph, run_source=target.source)
     drawn = np.concatenate([example["patches"] for example in graph.examples])
@@ -322,11 +327,10 @@ def _searched(
         target,  # type: ignore[arg-type]
         judged,
         whole,
-        whole,
         budget,
         scratch,
         notes,
-        Deadline(),
+        deadline or Deadline(),
     )
 
 
@@ -403,13 +407,26 @@ def test_once_the_time_is_over_no_other_schedule_is_measured_last(
     ]
 
 
+def test_where_the_reduced_engine_loses_nothing_of_its_own_the_whole_ones_is_looked_at_too(
+    graph: Graph, by_work: ByWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is left is not quantised after all, so the whole network's quantised engine may be faster.
+    by_work.last = [0.5]
+    monkeypatch.setattr(reduction, "_lossy", lambda exact, ships: Lossy(gain=0.05))
+    late = Deadline(1e-6)
+    looks = _searched(by_work, graph, tmp_path, Notes(), deadline=late).sections["tokens"]["held_out"][
+        "looks"
+    ]
+    assert looks[-1]["name"] == "none"
+
+
 def test_a_schedule_that_was_named_ships_though_it_is_slower(
     graph: Graph, by_work: ByWork, tmp_path: Path
 ) -> None:
     by_work.last = [2.0]
     choose = by_work.choose(HeldOut(None, by_work, Silent(), is_gated=False))  # type: ignore[arg-type]
     axes, asked = [Tokens(graph, Silent())], {"tokens": "0:6+1:3"}
-    found = reduce_as_named(graph, axes, asked, by_work, choose, tmp_path, Silent())  # type: ignore[arg-type]
+    found = reduce_as_named(graph, axes, asked, by_work, choose, tmp_path, Silent(), Deadline())  # type: ignore[arg-type]
     assert found.sections["tokens"]["name"] == "0:6+1:3"
     assert found.sections["tokens"]["baseline"]["ratio"] == 2.0
     assert found.choice.chosen.folder.exists()

@@ -124,6 +124,21 @@ def test_slimming_and_tokens_compose_and_the_exporters_file_is_no_form_of_it(
     assert own.shape == np.concatenate([each["result"] for each in graph.references]).shape
 
 
+def test_a_network_that_was_healed_is_not_healed_again_for_a_combination(
+    graph: Graph, fitting: list[dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axis = Slim(graph, Silent(), fitting)
+    first, reports = axis.apply(graph, axis.read("mlp=0.5"))
+    monkeypatch.setattr(axis._slimmer, "apply", lambda setting: pytest.fail("healed again"))
+    outputs = run(first.model, graph.examples[0])
+    # What other passes do to a copy that was given out does not reach the next.
+    Tokens(first, Silent()).apply(first, Tokens(first, Silent()).read("0:4"))
+    first.model.graph.outputs.clear()
+    again, same = axis.apply(graph, axis.read("mlp=0.5"))
+    np.testing.assert_array_equal(run(again.model, graph.examples[0]), outputs)
+    assert same == reports
+
+
 def test_without_inputs_to_fit_to_or_units_it_is_refused(graph: Graph) -> None:
     with pytest.raises(RequestError, match="--calib"):
         Slim(graph, Silent(), [])

@@ -50,6 +50,9 @@ TIMING = 0.4
 ROUND = 16
 """Widths are multiples of this where a unit has several times as many: engines pad to their vectors."""
 
+HEALED = 4
+"""Healed networks that are kept: combinations with other axes build on the same one again."""
+
 LEAST = 1e-9
 """Degradations below this are rounding."""
 
@@ -96,6 +99,8 @@ class Slim:
         self._scales: dict[str, _Scale] = {}
         self._table: LatencyTable | None = None
         self._timed = False
+        # By setting, the last used at the end.
+        self._healed: dict[str, tuple[Graph, tuple[PassReport, ...]]] = {}
         self.probes: list[Trial] = []
 
     def read(self, text: str) -> SlimPlan:
@@ -265,8 +270,12 @@ class Slim:
         """
         if graph is not self._neutral or not isinstance(setting, SlimPlan):
             raise RequestError("what is slimmed is the neutral graph", fix="apply --slim first")
-        slimmed, reports = self._slimmer.apply(setting)
-        return dataclasses.replace(slimmed, calibration=graph.calibration), reports
+        healed = self._healed.pop(setting.name, None) or self._slimmer.apply(setting)
+        self._healed[setting.name] = healed
+        if len(self._healed) > HEALED:
+            del self._healed[next(iter(self._healed))]
+        slimmed, reports = healed
+        return dataclasses.replace(slimmed.clone(), calibration=graph.calibration), reports
 
     def describe(self, setting: Setting | None, work: float) -> dict[str, Any]:
         """What the report says of a setting, unit by unit under the source's layers.

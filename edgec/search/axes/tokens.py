@@ -48,7 +48,7 @@ TABLE_SITES = 5
 LEAST_TABLE_SITES = 2
 """Of every sequence so many at least, its first and last."""
 
-PROBING = 0.25 / 0.6
+PROBING = 0.4
 """Share of the axis' time after which no other method is tried."""
 
 TABLE_FRACTIONS = {2: (0.25, 0.48), 1: (0.25, 0.5, 0.8)}
