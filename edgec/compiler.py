@@ -179,7 +179,7 @@ def compile_graph(
             progress.step("evaluating")
             scores = choice.chosen.held_out
             if scores is None:
-                scores = accuracy.evaluate(graph, engine.run, evaluation)
+                scores = budgets.evaluate(graph, engine.run, evaluation)
             if reduction is not None:
                 judged = None if budget is None else budget.held_out.data
                 found = {

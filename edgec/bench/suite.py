@@ -235,13 +235,13 @@ def prepare(
     assert request.output is not None
     folder = request.output.parent
     graph = dataclasses.replace(graph, calibration=budgets.calibration_feeds(graph, seen))
-    judge = budgets.Judge(graph, held_out.first(64))
+    judge = budgets.Judge(graph, dataclasses.replace(held_out.first(64), labels=None))
     with tempfile.TemporaryDirectory(prefix="edgec-suite-") as scratch:
         calib = _saved(Path(scratch) / "calibration.npz", seen)
         evaluation = _saved(Path(scratch) / "held_out.npz", held_out)
         bundle = compile_graph(graph, request, calib=calib, eval_data=evaluation, progress=progress)
     with load_session(bundle.path, check=False) as session:
-        cosine = accuracy.mean_cosine(judge.expected, judge.outputs(session.run))
+        cosine = judge.scores(session.run).engine
     peers = {}
     for engine, precision in PEERS:
         progress.step(f"{name}: {engine} {precision}")
@@ -288,7 +288,7 @@ def _prepare_peer(
             (kept / "name").write_text(path.name, encoding="utf-8")
         path = kept / (kept / "name").read_text(encoding="utf-8")
         peer = open_file(engine, precision, path)
-        cosine = accuracy.mean_cosine(judge.expected, judge.outputs(peer.run))
+        cosine = judge.scores(peer.run).engine
     except Exception as error:
         # A peer's tool raises whatever it raises: it has no figure then, and the reason is shown.
         return {"error": str(error).splitlines()[0] if str(error) else type(error).__name__}

@@ -131,12 +131,16 @@ class ExactSource:
         """Its outputs in float64 by name; none where it does not run on these feeds."""
         key = _digest(feeds)
         if key not in self._known:
-            try:
-                self._known[key] = self._run(feeds)
-            except Exception as error:  # whatever the source raises
-                _logger.debug("the source does not run in float64", exc_info=error)
-                self._known[key] = {}
+            self._known[key] = self.once(feeds)
         return self._known[key]
+
+    def once(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """Likewise, and not remembered."""
+        try:
+            return self._run(feeds)
+        except Exception as error:  # whatever the source raises
+            _logger.debug("the source does not run in float64", exc_info=error)
+            return {}
 
 
 def _digest(feeds: Mapping[str, np.ndarray]) -> str:

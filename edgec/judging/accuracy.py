@@ -68,6 +68,8 @@ class Scores:
         samples: how many samples.
         data: where they came from.
         error: the standard error of the drop, from the samples' own spread.
+        unsteady: samples on which the source's own fp32 is off from its float64 as the engine is, and where
+            only what is farther counts (`own_loss`).
     """
 
     metric: str
@@ -76,6 +78,7 @@ class Scores:
     samples: int
     data: str
     error: float = 0.0
+    unsteady: int = 0
 
     @property
     def drop(self) -> float:
@@ -123,21 +126,13 @@ def _data(
     return data
 
 
-def evaluate(graph: Graph, run: Run, data: EvaluationData | None) -> Scores | None:
-    """Score the source and an engine on the data; None without data or a source to run."""
-    if data is None or graph.run_source is None:
-        return None
-    expected = run_all(graph.run_source, graph.inputs, data)
-    return scores(data, expected, run_all(run, graph.inputs, data))
-
-
-def scores(data: EvaluationData, expected: np.ndarray, found: np.ndarray) -> Scores:
-    """The scores of the source's outputs and an engine's, each of shape (samples, …)."""
+def scores(data: EvaluationData, expected: np.ndarray, losses: np.ndarray, unsteady: int = 0) -> Scores:
+    """The scores where the source's outputs are known, (samples, …), and what an engine loses, (samples,)."""
     metric = "mean cosine to the source" if data.labels is None else "top-1 accuracy"
     source = float(_sample_scores(data, expected, expected).mean())
-    losses = sample_losses(data, expected, found)
     error = float(losses.std(ddof=1) / np.sqrt(len(losses))) if len(losses) > 1 else 0.0
-    return Scores(metric, source, source - float(losses.mean()), data.samples, data.name, error)
+    engine = source - float(losses.mean())
+    return Scores(metric, source, engine, data.samples, data.name, error, unsteady)
 
 
 def sample_losses(data: EvaluationData, expected: np.ndarray, found: np.ndarray) -> np.ndarray:

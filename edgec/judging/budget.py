@@ -18,6 +18,7 @@ from edgec.core.errors import NumericsError, RequestError
 from edgec.core.graph import Arrays, Graph
 from edgec.judging import accuracy
 from edgec.judging.accuracy import EvaluationData, Run, Scores, spread
+from edgec.judging.own_loss import TOLD, OwnLoss
 
 DEFAULT_DROP = 0.01
 """The drop that a lossy step may cost where the user asks for one and names no drop: one point of
@@ -53,6 +54,7 @@ class Judge:
         self.data = data
         self._told = told
         self._seen: list[np.ndarray] = []
+        self._own = OwnLoss(graph, data, TOLD if told is None else told)
 
     @functools.cached_property
     def expected(self) -> np.ndarray:
@@ -73,7 +75,8 @@ class Judge:
     def scores(self, run: Run) -> Scores:
         """The source's score and the engine's."""
         if self._told is None:
-            return accuracy.scores(self.data, self.expected, self.outputs(run))
+            every = np.arange(self.data.samples)
+            return self._scores(self.data, every, self.expected, self.outputs(run))
         expected: list[np.ndarray] = []
         found: list[np.ndarray] = []
         for rows in self._looks:
@@ -84,10 +87,16 @@ class Judge:
             found.append(accuracy.run_all(run, self._graph.inputs, part))
             looked = np.concatenate(self._looks[: len(found)])
             data = dataclasses.replace(self.data.part(looked, ""), name=self.data.name)
-            scores = accuracy.scores(data, np.concatenate(expected), np.concatenate(found))
+            scores = self._scores(data, looked, np.concatenate(expected), np.concatenate(found))
             if abs(scores.drop - self._told) >= scores.error:
                 break
         return scores
+
+    def _scores(
+        self, data: EvaluationData, samples: np.ndarray, expected: np.ndarray, found: np.ndarray
+    ) -> Scores:
+        losses = accuracy.sample_losses(data, expected, found)
+        return accuracy.scores(data, expected, *self._own.taken_off(samples, expected, found, losses))
 
     @functools.cached_property
     def _looks(self) -> list[np.ndarray]:
@@ -105,6 +114,11 @@ class Judge:
     def damage(self, outputs: np.ndarray) -> float:
         """How far outputs are from the source's: one minus their mean cosine, at least 0."""
         return max(0.0, 1.0 - accuracy.mean_cosine(self.expected, outputs))
+
+
+def evaluate(graph: Graph, run: Run, data: EvaluationData | None) -> Scores | None:
+    """Score the source and an engine on the data; None without data or a source to run."""
+    return None if data is None or graph.run_source is None else Judge(graph, data).scores(run)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -174,7 +174,8 @@ class Accuracy(TypedDict):
     """One score of the source and of the engine on the same held-out data; `drop` is their difference,
     `error` its standard error.
 
-    `kind` is what the engine's score is; the source ran itself.
+    `kind` is what the engine's score is; the source ran itself. On `unsteady` samples the source's own fp32
+    is off from its float64, and only what the engine loses beyond that counts.
     """
 
     kind: Kind
@@ -183,6 +184,7 @@ class Accuracy(TypedDict):
     engine: float
     drop: float
     error: float
+    unsteady: NotRequired[int]
     samples: int
     data: str
 

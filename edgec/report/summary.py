@@ -172,6 +172,11 @@ def _accuracy(report: Report) -> Verdict:
         f"{metric[:1].upper()}{metric[1:]} of the engine, beside {formats.score(scores['source'], metric)} "
         f"of the source: {'no drop' if kept else change} on {formats.plural(scores['samples'], 'sample')}."
     )
+    if scores.get("unsteady"):
+        text += (
+            f" On {scores['unsteady']} of them the source's own fp32 is off from its float64: there only "
+            "what the engine loses beyond that counts."
+        )
     figure, _, unit = formats.score(scores["engine"], metric).partition(" ")
     title = "Accuracy"
     if scores["kind"] != "measured":

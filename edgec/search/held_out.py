@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from edgec.core.errors import NumericsError
 from edgec.core.progress import Progress
+from edgec.judging.accuracy import Scores
 from edgec.judging.budget import Budget
 from edgec.search.trials import Trial
 from edgec.targets.base import Target
@@ -50,6 +51,8 @@ class HeldOut:
                 trial.held_out = self._budget.held_out.scores(engine.run)
             finally:
                 engine.close()
+            if trial.held_out.unsteady:
+                self._progress.note(_unsteady(trial.held_out))
         scores = trial.held_out
         if not self._is_gated or scores.drop <= self._budget.max_drop:
             return True
@@ -77,6 +80,13 @@ class HeldOut:
             trials=refused,
             fix="allow a larger --max-drop, take a higher --precision, or take less away",
         )
+
+
+def _unsteady(scores: Scores) -> str:
+    return (
+        f"on {scores.unsteady} of {scores.samples} held-out samples the source's own fp32 is off from its "
+        "float64: there only what the engine loses beyond that counts"
+    )
 
 
 def _told(trial: Trial) -> str:
