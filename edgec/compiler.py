@@ -14,6 +14,7 @@ from edgec.core.errors import JobError, NumericsError, RequestError
 from edgec.core.graph import Graph
 from edgec.core.json_file import read_object
 from edgec.core.progress import Progress, Silent
+from edgec.decoders import check_decoder_request, greedy_of
 from edgec.judging import accuracy
 from edgec.judging import budget as budgets
 from edgec.judging.bisection import first_bad_pass
@@ -35,7 +36,7 @@ from edgec.search.held_out import HeldOut
 from edgec.search.reduction import agreement, reduce_as_named, reduce_by_search
 from edgec.search.shipping import Choose, Reduction
 from edgec.search.trials import Choice
-from edgec.targets.base import Annotates, PreparesGraphs, Ships, Target
+from edgec.targets.base import Annotates, Decodes, PreparesGraphs, Ships, Target
 
 if TYPE_CHECKING:
     import torch
@@ -113,9 +114,16 @@ def compile(
     request = Request.checked(
         target, output, precision, latency, max_drop, passes, seed, tokens, slim, search_time
     )
-    graph = load(
-        model, example_inputs, example=example, inputs=inputs, batch=batch, seed=seed, progress=progress
-    )
+    from edgec.frontends.decoders import from_decoder, is_decoder
+
+    if isinstance(request.target, Decodes) and isinstance(model, str) and is_decoder(model):
+        given = {"--example": example, "--input": inputs, "--batch": batch}
+        check_decoder_request(request, {**given, "--eval-data": eval_data, "--calib": calib})
+        graph = from_decoder(model.removeprefix("hf:"), seed=seed, progress=progress)
+    else:
+        graph = load(
+            model, example_inputs, example=example, inputs=inputs, batch=batch, seed=seed, progress=progress
+        )
     return compile_graph(graph, request, eval_data=eval_data, calib=calib, progress=progress)
 
 
@@ -136,7 +144,7 @@ def compile_graph(
     target = request.target
     folder = request.output or _default_folder(graph, target)
     bundles.check_writable(folder)
-    lossy = request.is_lossy
+    lossy = request.is_lossy and graph.decoder is None
     evaluation = accuracy.evaluation_data(graph, eval_data, None if lossy else budgets.PLAIN_SAMPLES)
     enough = budgets.SEARCH_SAMPLES if lossy else budgets.CALIBRATION_SAMPLES
     if "slim" in request.takes_away:
@@ -159,6 +167,9 @@ def compile_graph(
     if "auto" in request.takes_away.values() and budget is not None:
         graph = typical_first(graph, budget.search.data)
     neutral = to_neutral(graph, request.pipeline, progress)
+    if graph.decoder is not None:
+        graph = graph.by_generations()
+        neutral = dataclasses.replace(neutral, graph=neutral.graph.by_generations())
     with bundles.writing(folder, needed=_needed_bytes(neutral.graph), note=progress.note) as scratch:
         reduction = None
         if request.takes_away:
@@ -177,6 +188,9 @@ def compile_graph(
             progress.step("timing layers")
             layers = target.profile(engine, graph.examples[0])
             progress.step("evaluating")
+            greedy = None
+            if graph.decoder is not None:
+                greedy = greedy_of(graph, engine.run, choice.chosen, request.max_drop)
             scores = choice.chosen.held_out
             if scores is None:
                 scores = budgets.evaluate(graph, engine.run, evaluation)
@@ -215,6 +229,7 @@ def compile_graph(
             layers=[dataclasses.asdict(layer) for layer in layers],
             reduction=reduction,
             branches=branches,
+            greedy=greedy,
         )
         if isinstance(target, Annotates):
             target.annotate(report, scratch)

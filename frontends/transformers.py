@@ -78,17 +78,10 @@ def from_transformers(
     progress = progress or Silent()
     spec = spec or f"hf:{folder}"
     path = Path(folder)
-    _check_folder(path, spec)
-    progress.step("importing torch and transformers")
-    require("torch", "transformers")
-    prepare_torchvision()
-    with quiet():
-        require("transformers", "transformers")
+    said = list(notes)
+    model = load_checkpoint(folder, spec, progress, said)
     from edgec.frontends.torch import from_module
 
-    progress.step(f"loading {path.name}")
-    said = list(notes)
-    model = _load(path, spec, said)
     config: Any = model.config
     if model.main_input_name == "input_ids":
         if getattr(config.get_text_config(), "vocab_size", None) is None:
@@ -137,6 +130,33 @@ def from_transformers(
     )
 
 
+def load_checkpoint(
+    folder: str, spec: str, progress: Progress, notes: list[str] | None = None, *, causal: bool = False
+) -> torch.nn.Module:
+    """The model of a checkpoint folder, in evaluation mode and fp32.
+
+    Args:
+        folder: the folder.
+        spec: what the user named.
+        progress: told about long steps.
+        notes: what the user should read is added.
+        causal: load all of a causal language model, its head and its cache too.
+
+    Raises:
+        RequestError: the folder is no checkpoint that transformers reads, or of a kind edgec does not take.
+        MissingExtraError: transformers is not installed.
+    """
+    path = Path(folder)
+    _check_folder(path, spec)
+    progress.step("importing torch and transformers")
+    require("torch", "transformers")
+    prepare_torchvision()
+    with quiet():
+        require("transformers", "transformers")
+    progress.step(f"loading {path.name}")
+    return _load(path, spec, [] if notes is None else notes, causal)
+
+
 def _check_folder(path: Path, spec: str) -> None:
     if not path.exists():
         looks_like_hub = len(path.parts) == 2 and not path.is_absolute()
@@ -179,7 +199,7 @@ def _check_folder(path: Path, spec: str) -> None:
         )
 
 
-def _load(path: Path, spec: str, notes: list[str]) -> torch.nn.Module:
+def _load(path: Path, spec: str, notes: list[str], causal: bool) -> torch.nn.Module:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -201,10 +221,12 @@ def _load(path: Path, spec: str, notes: list[str]) -> torch.nn.Module:
             where=spec,
             fix="write file.py:function that returns the encoder",
         )
-    loader, keeps_head = _loader(config, architecture)
+    loader, keeps_head = (
+        (transformers.AutoModelForCausalLM, True) if causal else _loader(config, architecture)
+    )
     if not keeps_head:
         notes.append(f"The head of {architecture} is left out; the graph computes the encoder's features.")
-    if hasattr(config, "use_cache"):
+    if hasattr(config, "use_cache") and not causal:
         config.use_cache = False  # a cache of keys and values is no tensor, and one pass needs none
     import torch
 

@@ -217,3 +217,14 @@ class PreparesGraphs(Protocol):
         """The loaded graph with examples that the target's engines can take, and the source's own outputs
         on them; before any pass runs.
         """
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """A target whose engines of a decoder's step keep the caches themselves, and run whole generations.
+
+    Attributes:
+        decodes: whether they do.
+    """
+
+    decodes: bool

@@ -105,6 +105,8 @@ def _print_summary(fields: dict[str, Any]) -> None:
         + ("against the reduced network in fp32" if reduced else "against the source's own outputs")
         + ("" if numerics["kind"] == "measured" else f"; {numerics['kind']}: {numerics['ran']}")
     )
+    if fields["greedy"]:
+        _print_greedy(fields["greedy"])
     print(f"drawn     {_drawn(fields['inputs_drawn'])}")
     if fields["precision"] != "fp32":
         print(f"ranges    from {fields['ranges_from']}")
@@ -137,6 +139,13 @@ def _print_summary(fields: dict[str, Any]) -> None:
     if fields["neural_engine"]:
         _print_neural_engine(fields["neural_engine"])
     print(f"report    {fields['report']}")
+
+
+def _print_greedy(greedy: dict[str, Any]) -> None:
+    from edgec.core.greedy import Greedy
+
+    told = Greedy(**{name: value for name, value in greedy.items() if name != "others"})
+    print(f"tokens    {told}, in {told.generations} whole generations")
 
 
 def _drawn(inputs: list[dict[str, str]]) -> str:

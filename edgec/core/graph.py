@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # a device that only runs a bundle has no onnx_ir
     import onnx_ir as ir
 
     from edgec.core.branches import Branches
+    from edgec.core.decoder import Decoder
 
 from edgec.core.numerics import Expected, Gate, roundings_only
 from edgec.core.ties import Ties
@@ -177,6 +178,8 @@ class Graph:
         gates: bounds by precision for engines of this graph, where they are not `numerics.GATES`.
         open_sizes: what the dimensions that the user keeps open may be, by name; one that is not among
             them may be anything.
+        decoder: of a graph that is one step of a decoder, what its generations are.
+        engine_outputs: what an engine of the graph gives, where that is not what the graph does.
     """
 
     model: ir.Model
@@ -197,6 +200,8 @@ class Graph:
     branches: Branches | None = None
     gates: dict[str, Gate] = dataclasses.field(default_factory=dict)
     open_sizes: dict[str, OpenSize] = dataclasses.field(default_factory=dict)
+    decoder: Decoder | None = None
+    engine_outputs: tuple[TensorSpec, ...] = ()
 
     @property
     def expected(self) -> Expected:
@@ -246,7 +251,25 @@ class Graph:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The outputs, in the graph's order."""
-        return tuple(tensor_spec(value) for value in self.model.graph.outputs)
+        return self.engine_outputs or tuple(tensor_spec(value) for value in self.model.graph.outputs)
+
+    def by_generations(self) -> Graph:
+        """The graph of a decoder's step, fed and judged as its engines are: by whole generations."""
+        decoder = self.decoder
+        assert decoder is not None
+        return dataclasses.replace(
+            self,
+            inputs=decoder.inputs,
+            engine_outputs=decoder.outputs,
+            examples=decoder.generations,
+            references=decoder.references,
+            ties=[],
+            run_source=decoder.run,
+            run_exact=decoder.run_exact,
+            drawn=decoder.drawn,
+            exported=None,
+            open_sizes={},
+        )
 
     def with_examples(self, examples: list[Arrays]) -> Graph:
         """The same graph with other examples and what the source, which must be there, computes on them."""

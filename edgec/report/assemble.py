@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgec.core import bundle as bundles
 from edgec.core.bundle import Bundle
 from edgec.core.graph import Graph
+from edgec.core.greedy import Greedy
 from edgec.core.json_file import to_bytes
 from edgec.devices.known_wrong import Finding
 from edgec.judging.accuracy import Scores
@@ -56,6 +57,7 @@ def report_of(
     layers: list[dict[str, Any]],
     reduction: Reduction | None,
     branches: dict[str, Any] | None,
+    greedy: Greedy | None = None,
 ) -> dict[str, Any]:
     """`report.json` of a compile (`edgec.report.schema.Report`).
 
@@ -69,6 +71,7 @@ def report_of(
         layers: the engine's times by layer.
         reduction: what was taken away; None where nothing was asked.
         branches: latency by branch; None for a network without.
+        greedy: whose tokens a decoder's engine chooses; None for what is no decoder.
     """
     from edgec.devices.host import host_profile
 
@@ -102,6 +105,7 @@ def report_of(
             "ran": what_runs(candidate.engine),
             "gates": [gate.to_json() for gate in (neutral.gate, *choice.chosen.gates)],
         },
+        **({} if greedy is None else {"greedy": greedy.to_json()}),
         "latency": {
             "measured": choice.chosen.latency is not None,
             "device": device["name"] if choice.chosen.latency else "",
@@ -218,6 +222,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
         "inputs_drawn": report["inputs_drawn"],
         "ranges_from": report["ranges_from"],
         "branches": report["branches"],
+        "greedy": report.get("greedy"),
         "accuracy": report["accuracy"],
         "fusions": {
             step["name"]: {"matched": step["matched"], "missed": step["missed"]} for step in report["passes"]

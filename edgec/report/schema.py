@@ -373,7 +373,8 @@ class Report(TypedDict):
     values; `files` is path to sha256 of the bundle's files. Once
     another device measured the bundle (`edgec.report.measured`), `device` is that one, `compiled_on` the
     machine that compiled, and `measurements` all that the devices said. `neural_engine` is what is
-    predicted of a Core ML package (`edgec.targets.coreml.neural_engine.placement.section`).
+    predicted of a Core ML package (`edgec.targets.coreml.neural_engine.placement.section`), `greedy` whose
+    tokens a decoder's engine chooses (`edgec.core.greedy.Greedy`).
     """
 
     schema: int
@@ -403,5 +404,6 @@ class Report(TypedDict):
     tools: dict[str, str]
     files: dict[str, str]
     neural_engine: NotRequired[dict[str, Any]]
+    greedy: NotRequired[dict[str, Any]]
     compiled_on: NotRequired[dict[str, Any]]
     measurements: NotRequired[list[dict[str, Any]]]

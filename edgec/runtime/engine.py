@@ -6,10 +6,11 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from edgec.core.decoder import Decoding
 from edgec.core.errors import IntegrityError, RequestError
 from edgec.core.graph import Arrays
 from edgec.core.json_file import read_object
@@ -36,6 +37,7 @@ class EngineDescription:
         outputs: names of the model's outputs, likewise.
         rest: of an int8 engine, what it computes in where nothing is quantised; else empty.
         settings: the engine's own configuration entries, by their own names.
+        decoder: of a decoder that keeps its caches itself, what `Decoding.to_json` gives; else empty.
     """
 
     kind: str
@@ -49,6 +51,12 @@ class EngineDescription:
     outputs: tuple[str, ...] = ()
     rest: str = ""
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    decoder: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def decoding(self) -> Decoding | None:
+        """What may be generated; None where the engine is no decoder."""
+        return Decoding.from_json(self.decoder) if self.decoder else None
 
     def write(self, folder: Path) -> None:
         """Write `engine.json` into the folder."""
@@ -85,6 +93,14 @@ class EngineDescription:
         texts = (self.kind, self.model, self.precision, self.form, self.rest, *self.inputs, *self.outputs)
         layers = self.layers.items() if isinstance(self.layers, dict) else ((None, None),)
         texts = (*texts, *(text for pair in layers for text in pair))
+        try:
+            _ = self.decoding
+        except (KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(
+                f"the engine's description is malformed ({error})",
+                where=str(path),
+                fix="compile the model again",
+            ) from error
         is_count = type(self.threads) is int and 0 <= self.threads <= _MOST_THREADS
         if not is_count or not all(isinstance(text, str) for text in texts):
             raise IntegrityError(

@@ -14,6 +14,7 @@ from edgec.runtime.engine import EngineDescription, LayerTime, closed
 from edgec.runtime.layer_times import summarize
 from edgec.runtime.openvino_core import import_openvino, new_core, said
 from edgec.runtime.openvino_requests import Requests, plain_infer, shared_tensors
+from edgec.runtime.openvino_states import States
 from edgec.runtime.threads import worker_threads
 
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -50,7 +51,7 @@ class OpenVinoEngine:
         inputs = self.description.inputs or [port.get_any_name() for port in self._compiled.inputs]
         outputs = self.description.outputs or [port.get_any_name() for port in self._compiled.outputs]
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
-        self._requests = Requests(self._core, self._compiled, self._inputs)
+        self._requests = self._pool()
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Run once; the outputs are fresh arrays."""
@@ -72,7 +73,11 @@ class OpenVinoEngine:
                     continue
                 calls.setdefault(layer.node_name, []).append(layer.real_time.total_seconds() * 1e6)
                 ops[layer.node_name] = f"{layer.node_type} {layer.exec_type}"
-        return summarize(calls, ops, _sources(compiled, self.description.layers), warmup)
+        return summarize(calls, ops, sources(compiled, self.description.layers), warmup)
+
+    def _pool(self) -> Requests | States:
+        """What runs."""
+        return Requests(self._core, self._compiled, self._inputs)
 
     def close(self) -> None:
         """Free the compiled model and its threads, once the runs under way have ended."""
@@ -85,7 +90,7 @@ class OpenVinoEngine:
             raise closed()
         precision = self.description.rest or self.description.precision
         config = configuration(precision, worker_threads(self.description.threads))
-        return core.compile_model(model, "CPU", {**config, **more})
+        return core.compile_model(model, "CPU", {**config, **self.description.settings, **more})
 
 
 def configuration(precision: str, threads: int) -> dict[str, object]:
@@ -100,7 +105,7 @@ def configuration(precision: str, threads: int) -> dict[str, object]:
     }
 
 
-def _sources(compiled: Any, layers: Mapping[str, str]) -> dict[str, str]:
+def sources(compiled: Any, layers: Mapping[str, str]) -> dict[str, str]:
     """The user's layer of everything the plugin runs after its fusions, by the plugin's own name.
 
     The plugin's names are new in every process; the names that it says it fused are the IR's. What it

@@ -64,7 +64,12 @@ def open_engine(folder: Path) -> Engine:
         RequestError: the engine runs on other machines only.
         MissingExtraError: the engine's package is not installed.
     """
-    kind = EngineDescription.read(folder).kind
+    description = EngineDescription.read(folder)
+    kind = description.kind
+    if kind == "openvino" and description.decoder:
+        from edgec.runtime.engine_decoder import OpenVinoDecoder
+
+        return OpenVinoDecoder(folder)
     if kind == "ort":
         from edgec.runtime.engine_ort import OrtEngine
 

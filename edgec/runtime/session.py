@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import html
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from edgec.runtime import forks, machine
 from edgec.runtime.engine import Engine, LayerTime
 from edgec.runtime.engines import open_engine
 from edgec.runtime.feeds import described, fitted, shown, wrong_names
+
+if TYPE_CHECKING:
+    from edgec.runtime.generation import Tokens
 
 
 class Session:
@@ -127,6 +130,69 @@ class Session:
                     yield before.result()
             if under_way is not None:
                 yield under_way.result()
+
+    def generate(
+        self,
+        ids: Sequence[int] | np.ndarray,
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        seed: int = 0,
+        stop_tokens: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """What follows a prompt, of a decoder.
+
+        Generations that are under way at once, in threads or as `stream`s, have caches of their own.
+
+        Args:
+            ids: the prompt's tokens, (tokens,) or (1, tokens).
+            max_new_tokens: how many to generate at most.
+            temperature: what scores are divided by before a token is drawn; 0 takes the highest (greedy).
+            top_k: among how many of the highest scores is drawn; 0 for all.
+            seed: of the draws.
+            stop_tokens: what ends it, the last token given; the model's own where not given.
+
+        Returns:
+            the new tokens, (tokens,) int64.
+
+        Raises:
+            RequestError: the bundle holds no decoder; the prompt, or a stop token, holds a token that does
+                not exist; or the prompt and what is to follow are more than the model has positions for.
+        """
+        tokens = self.stream(
+            ids, max_new_tokens, temperature=temperature, top_k=top_k, seed=seed, stop_tokens=stop_tokens
+        )
+        return np.fromiter(tokens, np.int64)
+
+    def stream(
+        self,
+        ids: Sequence[int] | np.ndarray,
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        seed: int = 0,
+        stop_tokens: Sequence[int] | None = None,
+    ) -> Tokens:
+        """`generate`, token by token: each is there as soon as it is chosen; arguments as it takes them.
+
+        Raises:
+            RequestError: as for `generate`, before the first step.
+        """
+        from edgec.runtime.engine_decoder import OpenVinoDecoder
+        from edgec.runtime.generation import Sampling, Tokens, checked_prompt, checked_stops
+
+        if not isinstance(self.engine, OpenVinoDecoder):
+            raise RequestError(
+                "the bundle's network generates nothing: it is no decoder with caches",
+                where=str(self.bundle.path),
+                fix="compile hf:DIR of a causal language model for x86",
+            )
+        decoding = self.engine.decoding
+        prompt = checked_prompt(ids, max_new_tokens, decoding)
+        sampling = Sampling(temperature, top_k, seed).checked(decoding)
+        return Tokens(self.engine, prompt, max_new_tokens, sampling, checked_stops(stop_tokens, decoding))
 
     def __repr__(self) -> str:
         engine = self.engine.description

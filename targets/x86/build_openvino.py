@@ -8,13 +8,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from edgec.core.decoder import LOGITS
 from edgec.core.errors import JobError
 from edgec.core.evaluation import save_model
 from edgec.core.graph import Graph
 from edgec.runtime.engine import EngineDescription
 from edgec.runtime.openvino_core import import_openvino, new_core, said
 from edgec.targets.base import Candidate
+from edgec.targets.x86 import openvino_steps
 from edgec.targets.x86.bf16 import in_bf16, kernels_in_bf16, stays_full
+from edgec.targets.x86.decoders import STATEFUL, settings
 from edgec.targets.x86.forms import kernel_ops
 from edgec.targets.x86.layers import LayerNames
 from edgec.targets.x86.quantize_openvino import quantised
@@ -43,6 +46,8 @@ def build(graph: Graph, candidate: Candidate, folder: Path, library: Path | None
     openvino = import_openvino()
     core = new_core()
     extensions: tuple[str, ...] = ()
+    inputs = tuple(value.name or "" for value in graph.model.graph.inputs if not value.is_initializer())
+    outputs = tuple(value.name or "" for value in graph.model.graph.outputs)
     if kernel_ops(graph.model):
         assert library is not None
         shutil.copyfile(library, folder / _KERNELS)
@@ -52,7 +57,13 @@ def build(graph: Graph, candidate: Candidate, folder: Path, library: Path | None
         with tempfile.TemporaryDirectory(prefix="edgec-openvino-") as scratch:
             path = Path(scratch) / "model.onnx"
             save_model(graph.model, path)
+            if candidate.form == STATEFUL:
+                core.add_extension(openvino_steps.attention_extension())
             model = core.read_model(str(path))
+            if candidate.form == STATEFUL:
+                assert graph.decoder is not None
+                openvino_steps.keep_caches(model, graph.decoder.caches)
+                inputs, outputs = openvino_steps.inputs_of_steps(), (LOGITS,)
             names = LayerNames(graph.model)
             _rename(model, names)
             layers = _layers(model, names)
@@ -79,10 +90,12 @@ def build(graph: Graph, candidate: Candidate, folder: Path, library: Path | None
         threads=0,
         form=candidate.form,
         layers=layers,
-        inputs=tuple(value.name or "" for value in graph.model.graph.inputs if not value.is_initializer()),
-        outputs=tuple(value.name or "" for value in graph.model.graph.outputs),
+        inputs=inputs,
+        outputs=outputs,
         extensions=extensions,
         rest="fp32" if full else candidate.rest,
+        settings=settings(candidate) if candidate.form == STATEFUL else {},
+        decoder={} if graph.decoder is None else graph.decoder.decoding.to_json(),
     ).write(folder)
 
 

@@ -13,6 +13,7 @@ from edgec.plugins.bindings import openvino as extension
 from edgec.targets.base import Candidate
 from edgec.targets.x86.blocked_attention import LONG, longest
 from edgec.targets.x86.blocked_linear import linear_layers
+from edgec.targets.x86.decoders import STATEFUL
 from edgec.targets.x86.layers import LayerNames
 from edgec.targets.x86.pack_tokens import packable
 from edgec.targets.x86.separate_projections import packed_projections
@@ -63,6 +64,7 @@ _PIPELINES: dict[tuple[str, str], tuple[str, ...]] = {
     ("openvino", WHOLE_ROWS): ("x86.whole_rows", *_OPENVINO),
     ("openvino", PADDING_FREE): ("x86.pack_tokens", *_OPENVINO),
     ("openvino", BLOCKED_ATTENTION): ("x86.blocked_attention", *_OPENVINO),
+    ("openvino", STATEFUL): ("decompose.plugins", "decompose.quantised", "x86.cached_attention"),
     ("openvino", PACKED): tuple(name for name in _OPENVINO if name != "x86.separate_projections"),
 }
 
@@ -116,6 +118,7 @@ def lowered(graph: Graph, candidate: Candidate, kernels: frozenset[str]) -> Grap
     from edgec.targets.x86 import (  # noqa: F401 - each registers its pass
         axis_linear,
         blocked_attention,
+        cached_attention,
         flat_linear,
         flat_norm,
         gathered_rows,

@@ -11,7 +11,7 @@ from edgec.core.graph import Arrays, Graph
 from edgec.runtime.engine import Engine, LayerTime
 from edgec.runtime.engines import open_engine
 from edgec.targets.base import Candidate, Fallback, Offer
-from edgec.targets.x86 import keep
+from edgec.targets.x86 import decoders, keep
 from edgec.targets.x86.accepts import ENGINES, obstacles
 from edgec.targets.x86.cpu import lacking, require_bf16, sums_in_16_bits
 from edgec.targets.x86.forms import BY_KERNELS, EXPORTED, exported, forms, kernel_ops, lowered
@@ -30,6 +30,7 @@ class X86:
     """
 
     runs_here = True
+    decodes = True
 
     def __init__(self, engine: str | None = None) -> None:
         self.name = "x86"
@@ -49,6 +50,8 @@ class X86:
             MissingExtraError: the only engine for the precision is not installed.
             JobError: the precision is not available here.
         """
+        if graph.decoder is not None:
+            return decoders.candidates(graph, precision, self._asked)
         wanted = "fp32" if precision == "auto" else precision
         if wanted == "fp16":
             raise JobError(

@@ -1,0 +1,69 @@
+"""The engine `openvino` of a decoder: one model for prompt and step, its caches its own state."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edgec.core.decoder import CONTINUATION, IDS, Decoding
+from edgec.runtime.engine import LayerTime
+from edgec.runtime.engine_openvino import OpenVinoEngine, sources
+from edgec.runtime.layer_times import summarize
+from edgec.runtime.openvino_states import State, States
+
+_WARMUP = 2
+"""Steps that are not counted."""
+
+
+class OpenVinoDecoder(OpenVinoEngine):
+    """A decoder compiled by OpenVINO's CPU plugin.
+
+    `run` is a generation that is told its tokens; `state` is what a generation that is not steps through.
+
+    Args:
+        folder: the engine's folder, with its `engine.json`.
+
+    Attributes:
+        decoding: what may be generated.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+        IntegrityError: the description or the model cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        decoding = self.description.decoding
+        assert decoding is not None
+        self.decoding: Decoding = decoding
+
+    def state(self) -> contextlib.AbstractContextManager[State]:
+        """Empty caches, for as long as the block takes; nobody else has them.
+
+        Raises:
+            RequestError: the engine is closed.
+        """
+        return self._states.one()
+
+    def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
+        """The layers' times in one step behind the prompt, by OpenVINO's own counters; in execution order."""
+        compiled = self._compile({"PERF_COUNT": True})
+        state = State(self._core, compiled)
+        state.empty()
+        state.feed(feeds[IDS])
+        following = feeds[CONTINUATION][:, : runs + _WARMUP]
+        calls: dict[str, list[float]] = {}
+        ops: dict[str, str] = {}
+        for step in range(following.shape[1]):
+            state.feed(following[:, step : step + 1])
+            for layer in state.counters():
+                calls.setdefault(layer.node_name, []).append(layer.real_time.total_seconds() * 1e6)
+                ops[layer.node_name] = f"{layer.node_type} {layer.exec_type}"
+        return summarize(calls, ops, sources(compiled, self.description.layers), _WARMUP)
+
+    def _pool(self) -> States:
+        self._states = States(self._core, self._compiled)
+        return self._states

@@ -1,0 +1,197 @@
+"""Generating tokens: what is asked is checked first, then at each step a token is chosen from its scores."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from edgec.core.decoder import Decoding
+from edgec.core.errors import RequestError
+from edgec.runtime.engine_decoder import OpenVinoDecoder
+from edgec.runtime.openvino_states import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen from the scores.
+
+    Attributes:
+        temperature: what scores are divided by before a token is drawn; 0 takes the highest one (greedy).
+        top_k: among how many of the highest scores is drawn; 0 for all.
+        seed: of the draws.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    seed: int = 0
+
+    def checked(self, decoding: Decoding) -> Sampling:
+        """Itself.
+
+        Raises:
+            RequestError: a number is out of its range.
+        """
+        if not (np.isfinite(self.temperature) and self.temperature >= 0):
+            raise RequestError(
+                f"a temperature of {self.temperature} is not possible", fix="give 0 for greedy, or more"
+            )
+        _check_whole(self.top_k, "top_k", 0, decoding.vocabulary)
+        _check_whole(self.seed, "seed", 0, 2**32 - 1)
+        return self
+
+
+class Chooser:
+    """Chooses one token after another from their scores.
+
+    Args:
+        sampling: how.
+    """
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._random = np.random.default_rng(sampling.seed)
+
+    def choose(self, scores: np.ndarray) -> int:
+        """The next token, of scores (vocabulary,)."""
+        if self._sampling.temperature == 0:
+            return int(np.argmax(scores))
+        scores = scores.astype(np.float64)
+        top_k = self._sampling.top_k
+        if top_k:
+            # Of equal scores at the edge all stay.
+            scores = np.where(scores >= np.partition(scores, -top_k)[-top_k], scores, -np.inf)
+        scaled = (scores - scores.max()) / self._sampling.temperature
+        likely = np.exp(scaled)
+        # By the cumulative sum: one uniform number a token, whatever the vocabulary.
+        reached = np.cumsum(likely)
+        return int(np.searchsorted(reached, self._random.random() * reached[-1], side="right"))
+
+
+class Tokens(Iterator[int]):
+    """A generation, token by token: each `next` is one step of the engine.
+
+    Its caches are its own, from the first token on until the last one, or until it is closed.
+
+    Args:
+        engine: the decoder.
+        prompt: (1, tokens) int64.
+        most: tokens to generate at most.
+        sampling: how they are chosen.
+        stops: tokens that end it; the one that does is given too.
+    """
+
+    def __init__(
+        self,
+        engine: OpenVinoDecoder,
+        prompt: np.ndarray,
+        most: int,
+        sampling: Sampling,
+        stops: frozenset[int],
+    ) -> None:
+        self._steps = _steps(engine, prompt, most, Chooser(sampling), stops)
+        self._stepping = threading.Lock()
+
+    def __next__(self) -> int:
+        """The next token.
+
+        Raises:
+            StopIteration: there is none.
+            RequestError: another thread is waiting for one, or the session is closed.
+        """
+        if not self._stepping.acquire(blocking=False):
+            raise RequestError(
+                "this generation is being stepped by another caller",
+                fix="start one for each: their caches are apart",
+            )
+        try:
+            return next(self._steps)
+        finally:
+            self._stepping.release()
+
+    def close(self) -> None:
+        """Give its caches back before its end."""
+        with self._stepping:
+            self._steps.close()
+
+
+def _steps(
+    engine: OpenVinoDecoder, prompt: np.ndarray, most: int, chooser: Chooser, stops: frozenset[int]
+) -> Iterator[int]:
+    with contextlib.ExitStack() as stack:
+        state: State = stack.enter_context(engine.state())
+        ids = prompt
+        for _ in range(most):
+            token = chooser.choose(state.feed(ids))
+            yield token
+            if token in stops:
+                return
+            ids = np.array([[token]])
+
+
+def checked_prompt(ids: object, most: int, decoding: Decoding) -> np.ndarray:
+    """A prompt as the engine takes it, (1, tokens) int64.
+
+    Args:
+        ids: token numbers, a sequence or an array of shape (tokens,) or (1, tokens).
+        most: how many tokens are to follow.
+        decoding: what may be generated.
+
+    Raises:
+        RequestError: it is none, or it and what follows are more than the model has positions for.
+    """
+    array = np.asarray(ids)
+    if array.dtype.kind not in "iu" or array.ndim not in (1, 2) or array.size == 0:
+        raise RequestError(
+            f"the prompt is no sequence of token numbers: {array.dtype} {list(array.shape)}",
+            fix="give whole numbers, at least one",
+        )
+    if array.ndim == 2 and array.shape[0] != 1:
+        raise RequestError(
+            f"{array.shape[0]} prompts at once, and a state holds one",
+            fix="call generate for each; threads may",
+        )
+    _check_whole(most, "max_new_tokens", 1, 2**31 - 1)
+    _check_tokens(array.ravel().tolist(), "the prompt holds the token", decoding)
+    given, room = array.size, decoding.positions
+    if room and given > room:
+        raise RequestError(
+            f"the prompt has {given} tokens, and the model has {room} positions", fix="shorten the prompt"
+        )
+    # The last token that is generated is not read again.
+    if room and given + most - 1 > room:
+        raise RequestError(
+            f"{given} tokens of prompt and {most} new ones are more than the model's {room} positions",
+            fix=f"ask for max_new_tokens={room - given + 1}, or shorten the prompt",
+        )
+    return np.ascontiguousarray(array.reshape(1, -1), np.int64)
+
+
+def checked_stops(stops: Sequence[int] | None, decoding: Decoding) -> frozenset[int]:
+    """The tokens that end a generation; the model's own where none are named.
+
+    Raises:
+        RequestError: one does not exist.
+    """
+    if stops is None:
+        return frozenset(decoding.stop_tokens)
+    tokens = np.asarray(stops if len(stops) else np.zeros(0, np.int64))
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+        raise RequestError("stop tokens are not whole numbers", fix="give token numbers, as [2]")
+    _check_tokens(tokens.tolist(), "there is no stop token", decoding)
+    return frozenset(tokens.tolist())
+
+
+def _check_whole(number: object, name: str, low: int, high: int) -> None:
+    is_whole = isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+    if not is_whole or not low <= int(number) <= high:  # type: ignore[call-overload]
+        raise RequestError(f"{name} {number!r} is no whole number from {low} to {high}", fix=f"change {name}")
+
+
+def _check_tokens(tokens: list[int], what: str, decoding: Decoding) -> None:
+    wrong = next((token for token in tokens if not 0 <= token < decoding.vocabulary), None)
+    if wrong is not None:
+        raise RequestError(f"{what} {wrong}", fix=f"tokens are from 0 to {decoding.vocabulary - 1}")

@@ -1,0 +1,126 @@
+"""Infer requests that hold a decoder's caches: each generation under way has one to itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from edgec.core.decoder import CONTINUATION, IDS
+from edgec.core.errors import JobError
+from edgec.runtime.engine import closed
+from edgec.runtime.openvino_core import said
+from edgec.runtime.openvino_requests import plain_infer
+
+
+class States:
+    """A pool of states, safe from any number of threads: two generations never share one.
+
+    A state is taken out of the pool for a whole generation, and made where none is idle.
+
+    Args:
+        core: what compiled the model.
+        compiled: the compiled step, with the inputs `input_ids` and `beam_idx`.
+    """
+
+    def __init__(self, core: Any, compiled: Any) -> None:
+        self._made_of: tuple[Any, Any] | None = (core, compiled)
+        self._idle = [State(core, compiled)]
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[State]:
+        """An empty state, for as long as the block takes.
+
+        Raises:
+            RequestError: the pool is closed.
+        """
+        if self._made_of is None:
+            raise closed()
+        try:
+            state = self._idle.pop()
+        except IndexError:
+            state = State(*self._made_of)
+        try:
+            state.empty()
+            yield state
+        finally:
+            self._idle.append(state)
+            if self._made_of is None:
+                self._idle.clear()
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """A generation that is told its tokens: the prompt at once, then one step a token.
+
+        Args:
+            feeds: the prompt, (1, tokens), and what follows it, (1, steps), int64.
+
+        Returns:
+            the scores of the token behind the prompt and behind every step, (1, 1 + steps, vocabulary).
+        """
+        with self.one() as state:
+            found = [state.feed(feeds[IDS])]
+            following = feeds[CONTINUATION]
+            found += [state.feed(following[:, step : step + 1]) for step in range(following.shape[1])]
+        return [np.stack(found)[None]]
+
+    def close(self) -> None:
+        """Free the idle states; a generation under way ends undisturbed, and frees its own."""
+        self._made_of = None
+        self._idle.clear()
+
+
+class State:
+    """One infer request with its caches; they grow in place, and never leave the engine.
+
+    Args:
+        core: what compiled the model.
+        compiled: the compiled step.
+    """
+
+    # Freed in this order: OpenVINO's objects do not all keep alive what they came from.
+    __slots__ = ("_infer", "_request", "_tensors", "_ids", "_compiled", "_core")  # noqa: RUF023
+
+    def __init__(self, core: Any, compiled: Any) -> None:
+        from openvino import Tensor
+
+        self._core, self._compiled = core, compiled
+        self._request, self._infer = compiled.create_infer_request(), plain_infer()
+        # OpenVINO's kernel over a cache takes the order of beams, of which there is one.
+        self._tensors: dict[int, Any] = {1: Tensor(np.zeros(1, np.int32))}
+        self._ids = np.zeros((1, 0), np.int64)
+
+    def empty(self) -> None:
+        """Forget all tokens."""
+        self._request.reset_state()
+
+    def feed(self, ids: np.ndarray) -> np.ndarray:
+        """Read tokens behind those that the caches hold.
+
+        Args:
+            ids: (1, tokens) int64, at least one.
+
+        Returns:
+            the scores of the token behind them, (vocabulary,) float32, in memory of its own.
+
+        Raises:
+            JobError: the engine fails, as where memory ends.
+        """
+        from openvino import Tensor
+
+        if self._ids.shape != ids.shape:
+            self._ids = np.zeros(ids.shape, np.int64)
+            self._tensors[0] = Tensor(self._ids, shared_memory=True)
+        np.copyto(self._ids, ids)
+        try:
+            results = self._infer(self._request, self._tensors, share_outputs=True, decode_strings=True)
+        except RuntimeError as error:
+            raise JobError(
+                f"OpenVINO stopped in a step ({said(error)[-1]})", fix="generate less, or free some memory"
+            ) from error
+        return np.array(next(iter(results.values()))).reshape(-1)
+
+    def counters(self) -> list[Any]:
+        """OpenVINO's counters of the layers that the last step executed, of a model compiled with them."""
+        return [layer for layer in self._request.get_profiling_info() if layer.status.name == "EXECUTED"]

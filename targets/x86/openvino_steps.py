@@ -1,0 +1,95 @@
+"""One step of a decoder as an OpenVINO model that keeps its caches: prompt and step are one graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edgec.core.decoder import IDS, Cache
+from edgec.targets.x86.cached_attention import DOMAIN, OP
+
+BEAMS = "beam_idx"
+"""The order of beams, (1,) int32: OpenVINO's kernel over a cache is found by it."""
+
+
+def attention_extension() -> Any:
+    """What reads `ai.edgec.x86::GroupedAttention`, for `Core.add_extension`."""
+    from openvino.frontend.onnx import ConversionExtension
+
+    return ConversionExtension(OP, DOMAIN, _attention)
+
+
+def _attention(node: Any) -> list[Any]:
+    """Grouped keys and values are repeated as OpenVINO's plugin recognises it: it then repeats nothing."""
+    from openvino import opset13 as ops
+
+    queries, keys, values, mask = (node.get_input(index) for index in range(4))
+    groups = node.get_attribute("groups")
+
+    def repeated(value: Any) -> Any:
+        if groups == 1:
+            return value
+        shape = value.get_partial_shape()
+        heads, width = shape[1].get_length(), shape[3].get_length()
+        apart = ops.unsqueeze(value, ops.constant(np.int64(2)))
+        wide = ops.broadcast(
+            apart, ops.constant(np.array([1, 1, groups, 1, 1], np.int64)), broadcast_spec="BIDIRECTIONAL"
+        )
+        whole = np.array([0, heads * groups, -1, width], np.int64)
+        return ops.reshape(wide, ops.constant(whole), special_zero=True).output(0)
+
+    scale = ops.constant(np.float32(node.get_attribute("scale")))
+    found = ops.scaled_dot_product_attention(
+        queries, repeated(keys), repeated(values), mask, scale, causal=False
+    )
+    return list(found.outputs())
+
+
+def keep_caches(model: Any, caches: Sequence[Cache]) -> None:
+    """Turn every past and its present into a state of the model.
+
+    ::
+
+        past ─── Concat ─── present    ⇒    ReadValue(empty) ─ Gather(beam_idx) ─── Concat ─── Assign
+        new ──────┘                                                          new ────┘
+
+    OpenVINO's plugin fuses what is on the right with the attention that reads it: the cache lies in memory
+    that grows ahead of the tokens, and a step writes its own keys and values only.
+
+    Args:
+        model: what OpenVINO read of the step; changed.
+        caches: what becomes state, each with the names of its input and output.
+    """
+    from openvino import Type
+    from openvino import opset13 as ops
+    from openvino.op.util import Variable, VariableInfo
+
+    beams = ops.parameter([-1], Type.i32, name=BEAMS)
+    beams.output(0).get_tensor().set_names({BEAMS})
+    axis = ops.constant(0, Type.i64)
+    pasts = {name: node for node in model.get_parameters() for name in node.output(0).get_names()}
+    presents = {name: node for node in model.get_results() for name in node.input_value(0).get_names()}
+    model.add_parameters([beams])
+    for cache in caches:
+        past, present = pasts[cache.past], presents[cache.present]
+        info = VariableInfo()
+        info.data_shape, info.data_type = past.get_partial_shape(), past.get_element_type()
+        info.variable_id = cache.past
+        variable = Variable(info)
+        empty = ops.constant(np.zeros((1, cache.heads, 0, cache.width), np.float32))
+        held = ops.gather(ops.read_value(empty, variable), beams, axis)
+        for reader in past.output(0).get_target_inputs():
+            reader.replace_source_output(held.output(0))
+        kept = ops.assign(present.input_value(0).get_node(), variable)
+        model.add_variables([variable])
+        model.add_sinks([kept])
+        model.remove_result(present)
+        model.remove_parameter(past)
+    model.validate_nodes_and_infer_types()
+
+
+def inputs_of_steps() -> tuple[str, str]:
+    """The names of a step's inputs, in the model's order."""
+    return IDS, BEAMS
