@@ -36,7 +36,7 @@ lint: $(INSTALLED)
 typecheck: $(INSTALLED)
 	@rm -rf $(TYPECHECKED)
 	$(PIP) install -q --no-deps --no-build-isolation --target $(TYPECHECKED) .
-	MYPYPATH=$(TYPECHECKED) $(BIN)/mypy -p edgec
+	MYPYPATH=$(TYPECHECKED) $(BIN)/mypy -n 2 -p edgec
 
 test: lint typecheck
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not full"

@@ -4,12 +4,18 @@ Every test's children can be interrupted, also where the tests run in the backgr
 `make test &` with SIGINT ignored, as nohup and some runners do; a child inherits that, and a test of an
 interrupt would wait for ever. A signal that is handled is no longer ignored in children.
 
-Measuring takes the machine for quiet: tests run beside each other, and none waits for the others.
+Measuring takes the machine for quiet: tests run beside each other, and none waits for the others. Its blocks
+are short: what a test asks of a latency is that it was measured, not how well.
+
+The garbage collector looks at no module more than once: torch and coremltools are half a million objects, and
+coremltools asks for a full collection at each conversion.
 """
 
 from __future__ import annotations
 
+import gc
 import signal
+import sys
 
 import pytest
 
@@ -19,6 +25,31 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+BLOCK_SECONDS = 0.005
+SETTLE_SECONDS = 0.001
+NEW_MODULES = 100
+_frozen_modules = 0
+
+
 @pytest.fixture(autouse=True)
 def quiet_machine(monkeypatch):
     monkeypatch.setattr(timing, "is_disturbed", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch):
+    whole = timing._run_round
+
+    def short(calls, order, block_seconds, settle_seconds):
+        return whole(calls, order, min(block_seconds, BLOCK_SECONDS), min(settle_seconds, SETTLE_SECONDS))
+
+    monkeypatch.setattr(timing, "_run_round", short)
+
+
+def pytest_runtest_setup(item):
+    """Keep what was imported out of further collections, whenever much of it is new."""
+    global _frozen_modules
+    if len(sys.modules) > _frozen_modules + NEW_MODULES:
+        gc.collect()
+        gc.freeze()
+        _frozen_modules = len(sys.modules)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import io
 import json
@@ -57,7 +58,7 @@ def save(
     ct = coremltools()
     half = ct.transform.FP16ComputePrecision(op_selector=takes_half)
     try:
-        with warnings.catch_warnings(), quiet():
+        with warnings.catch_warnings(), quiet(), _only_new_garbage():
             warnings.simplefilter("ignore")
             model = ct.convert(
                 lowered.program,
@@ -76,6 +77,22 @@ def save(
         raise JobError(f"coremltools could not convert the program ({words})", where=str(path)) from error
     write(model, path)
     return model
+
+
+@contextlib.contextmanager
+def _only_new_garbage() -> Iterator[None]:
+    """Keep what is there already out of the full collection that coremltools asks for at each conversion.
+
+    Beside torch that is half a million objects, and most of the time of a small conversion.
+    """
+    if gc.get_freeze_count():  # somebody else's, who would not have them back
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def merged_outputs(lowered: Lowered, model: Any) -> list[str]:
