@@ -58,9 +58,12 @@ class Bench:
         self._folders = 0
 
     def new_folder(self) -> Path:
-        """A path for an engine; nothing is there yet."""
-        self._folders += 1
-        return self._scratch / f"candidate-{self._folders - 1}"
+        """A path for an engine; nothing is there yet, also where another bench used the same scratch."""
+        while True:
+            folder = self._scratch / f"candidate-{self._folders}"
+            self._folders += 1
+            if not folder.exists():
+                return folder
 
     def build(self, graph: Graph, trial: Trial, *, exact: GateResult | None = None) -> None:
         """Build a trial's engine and gate it; failures are told in `trial.why`.

@@ -18,7 +18,7 @@ from encoders import CHANNELS, Encoder
 
 from edgec.core.bundle import Bundle
 from edgec.core.timing import Latency
-from edgec.search import shipping
+from edgec.search.bench import Bench
 
 PATCHES = 48
 
@@ -74,8 +74,8 @@ def test_a_person_is_told_that_nothing_was_gated(edgec: Command, encoder: Path, 
 def test_a_person_is_told_that_a_schedule_is_slower_and_it_ships(
     edgec: Command, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = {"unreduced": Latency((2.0,) * 5, (2.0,) * 5), "reduced": Latency((4.0,) * 5, (4.0,) * 5)}
-    monkeypatch.setattr(shipping, "measure", lambda calls: {name: times[name] for name in calls})
+    times = (Latency((4.0,) * 5, (4.0,) * 5), Latency((2.0,) * 5, (2.0,) * 5))
+    monkeypatch.setattr(Bench, "beside", lambda self, reduced, unreduced: times)
     bundle = tmp_path / "o.edgec"
     done = edgec("compile", encoder, "--target", "x86:ort", "--tokens", "r=4", "-o", bundle)
     assert done.status == 0, done.err
