@@ -19,6 +19,8 @@ NAMES = (
     "x86",
     "x86:ort",
     "x86:openvino",
+    "x86:tvm",
+    "arm",
     "coreml",
     "coreml:ios16",
     "coreml:ios17",
@@ -26,7 +28,7 @@ NAMES = (
     "jetson",
     "rtx",
 )
-"""The targets' names; `jetson:PROFILE` and `rtx:smNN` say more."""
+"""The targets' names; `jetson:PROFILE`, `rtx:smNN` and `arm:CORE` say more."""
 
 
 def target_named(name: str) -> Target:
@@ -37,7 +39,8 @@ def target_named(name: str) -> Target:
             `coreml` for the newest release, or `coreml:ios16` and the like for one of them, with words
             behind it (`coreml:ios18:tensor`; `targets/coreml/words.py` has them all); `jetson` for the usual
             module, or `jetson:orin-nano-8gb`, or `jetson:orin-nano-8gb:jetpack5`; `rtx` for every capability
-            that TensorRT-RTX builds for, or `rtx:sm86`.
+            that TensorRT-RTX builds for, or `rtx:sm86`; `x86:tvm` for a library that TVM compiles, `arm` for
+            one for a board, or `arm:cortex-a72`.
 
     Raises:
         RequestError: there is no such target; says the nearest.
@@ -56,6 +59,14 @@ def target_named(name: str) -> Target:
         from edgec.targets.rtx.target import Rtx
 
         return Rtx(variant)
+    if family == "arm":
+        from edgec.targets.tvm.target import Tvm
+
+        return Tvm.arm(variant)
+    if name == "x86:tvm":
+        from edgec.targets.tvm.target import Tvm
+
+        return Tvm.x86()
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1)
         raise RequestError(
@@ -75,7 +86,7 @@ def open_for_checking(folder: Path) -> Engine:
         MissingExtraError: the engine's package is not installed.
     """
     from edgec.runtime.engine import EngineDescription
-    from edgec.runtime.engines import open_engine
+    from edgec.runtime.engines import ELSEWHERE, open_engine
 
     kind = EngineDescription.read(folder).kind
     if kind == "coreml":
@@ -86,4 +97,8 @@ def open_for_checking(folder: Path) -> Engine:
         from edgec.targets.jetson.engine import CheckedGraph
 
         return CheckedGraph(folder)
+    if kind == "tvm-arm" and kind in ELSEWHERE:
+        from edgec.targets.tvm.emulated import EmulatedLibrary
+
+        return EmulatedLibrary(folder)
     return open_engine(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +46,12 @@ ELSEWHERE = {
 }
 """By the engine's kind."""
 
+if platform.machine() != "aarch64":
+    ELSEWHERE["tvm-arm"] = Elsewhere(
+        "this bundle's library is for ARM processors",
+        "the library itself under QEMU, which emulates the processor",
+    )
+
 
 def kind_of(engine: str) -> Kind:
     """What the figures are that this machine gets of an engine, by the engine's kind."""
@@ -78,6 +85,10 @@ def open_engine(folder: Path) -> Engine:
         from edgec.runtime.engine_openvino import OpenVinoEngine
 
         return OpenVinoEngine(folder)
+    if kind in ("tvm", "tvm-arm") and kind not in ELSEWHERE:
+        from edgec.runtime.engine_tvm import TvmEngine
+
+        return TvmEngine(folder)
     if kind in ELSEWHERE:
         raise RequestError(
             ELSEWHERE[kind].why,

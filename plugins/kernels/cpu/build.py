@@ -1,9 +1,9 @@
 """Compiling the kernels for processors: one shared library for plain calls, and the parts of others.
 
-All libraries hold the same objects for every x86-64 instruction set and pick one at run time, so a library
-made on one machine serves on another. Libraries are kept by the hash of their sources, the compiler and
-what they are linked to; a second call finds the first one's. A kept library ends in the sha256 of the rest,
-so that a damaged one is compiled again instead of being loaded.
+All libraries for x86-64 hold the same objects for every instruction set and pick one at run time, so a
+library made on one machine serves on another; one for ARM is for one core. Libraries are kept by the hash of
+their sources, the compiler and what they are linked to; a second call finds the first one's. A kept library
+ends in the sha256 of the rest, so that a damaged one is compiled again instead of being loaded.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from edgec.core.errors import JobError
-from edgec.plugins.infra import KERNELS, Plugin, plugins
+from edgec.plugins.infra import KERNELS, CpuKernel, Plugin, plugins
 
 HERE = Path(__file__).parent
 INCLUDE = (f"-I{KERNELS}", f"-I{HERE}")
@@ -48,6 +48,29 @@ class Unit:
     name: str
     source: Path | str
     flags: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What kernels are compiled for.
+
+    Attributes:
+        name: `x86_64`, or another processor's.
+        compiler: the C++ compiler; empty for this machine's.
+        instructions: flags by instruction set, of those that a kernel may be compiled for.
+    """
+
+    name: str
+    compiler: str
+    instructions: Mapping[str, tuple[str, ...]]
+
+    @property
+    def chooses(self) -> bool:
+        """Whether a kernel's variant is picked at run time."""
+        return len(self.instructions) > 1
+
+
+X86_64 = Machine("x86_64", "", _INSTRUCTIONS)
 
 
 def cache_folder() -> Path:
@@ -97,27 +120,39 @@ def kernel_library(chosen: Iterable[Plugin] | None = None, flags: Sequence[str] 
 
 def kernel_units(chosen: Sequence[Plugin]) -> list[Unit]:
     """What a library of some plugins' kernels is made of."""
+    return units_of({plugin.op_type: plugin.kernels["cpu"] for plugin in chosen}, X86_64)
+
+
+def units_of(kernels: Mapping[str, CpuKernel], machine: Machine) -> list[Unit]:
+    """What kernels, by the names of their entries, are made of: an `edgec_<name>` for each."""
     found: dict[tuple[Path, str], Unit] = {}
-    for plugin in chosen:
-        for isa, source in plugin.kernels["cpu"].variants.items():
-            flags = (*_INSTRUCTIONS[isa], *INCLUDE, f"-DEDGEC_ISA={isa}")
+    for kernel in kernels.values():
+        for isa, source in _variants(kernel, machine).items():
+            flags = (*machine.instructions[isa], *INCLUDE, f"-DEDGEC_ISA={isa}")
             found[source, isa] = Unit(f"{source.stem}-{isa}", source, flags)
-    dispatch = Unit("dispatch", HERE / "dispatch.cpp", INCLUDE)
-    return [*found.values(), dispatch, Unit("entries", _entries(chosen), INCLUDE)]
+    dispatch = [Unit("dispatch", HERE / "dispatch.cpp", INCLUDE)] if machine.chooses else []
+    return [*found.values(), *dispatch, Unit("entries", _entries(kernels, machine), INCLUDE)]
 
 
-def _entries(chosen: Sequence[Plugin]) -> str:
+def _variants(kernel: CpuKernel, machine: Machine) -> dict[str, Path]:
+    return {isa: source for isa, source in kernel.variants.items() if isa in machine.instructions}
+
+
+def _entries(kernels: Mapping[str, CpuKernel], machine: Machine) -> str:
     lines = ['#include "dispatch.h"', 'extern "C" {']
-    for plugin in chosen:
-        variants = [f"edgec_{plugin.op_type}_{isa}" for isa in plugin.kernels["cpu"].variants]
+    for op_type, kernel in kernels.items():
+        variants = [f"edgec_{op_type}_{isa}" for isa in _variants(kernel, machine)]
         lines += [f"int {name}(const edgec_cpu_call*);" for name in variants]
-        listed = ", ".join(f'{{"{name.rpartition("_")[2]}", {name}}}' for name in variants)
-        lines += [
-            f"int edgec_{plugin.op_type}(const edgec_cpu_call* call) {{",
-            f"    static const edgec_variant variants[] = {{{listed}}};",
-            f"    return edgec_dispatch(variants, {len(variants)}, call);",
-            "}",
-        ]
+        lines += [f"int edgec_{op_type}(const edgec_cpu_call* call) {{"]
+        if machine.chooses:
+            listed = ", ".join(f'{{"{name.rpartition("_")[2]}", {name}}}' for name in variants)
+            lines += [
+                f"    static const edgec_variant variants[] = {{{listed}}};",
+                f"    return edgec_dispatch(variants, {len(variants)}, call);",
+            ]
+        else:
+            lines += [f"    return {variants[0]}(call);"]
+        lines += ["}"]
     return "\n".join([*lines, "}", ""])
 
 
@@ -133,7 +168,28 @@ def library(stem: str, units: Sequence[Unit], link: Sequence[str] = (), salt: st
     Raises:
         JobError: no compiler, or it failed.
     """
-    cxx = compiler()
+    return _kept(stem, ".so", units, compiler(), ("-shared", "-s"), link, salt)
+
+
+def relocatable(stem: str, units: Sequence[Unit], machine: Machine) -> Path:
+    """One object of some units, to be linked into a library, compiled where it is not kept yet.
+
+    Raises:
+        JobError: no compiler, or it failed.
+    """
+    cxx = machine.compiler or compiler()
+    return _kept(f"{stem}-{machine.name}", ".o", units, cxx, ("-r", "-nostdlib"), (), "")
+
+
+def _kept(
+    stem: str,
+    suffix: str,
+    units: Sequence[Unit],
+    cxx: str,
+    kind: Sequence[str],
+    link: Sequence[str],
+    salt: str,
+) -> Path:
     digest = hashlib.sha256()
     version = subprocess.run([cxx, "--version"], capture_output=True, check=False).stdout
     for part in (version, salt.encode(), repr(FLAGS).encode()):
@@ -145,7 +201,7 @@ def library(stem: str, units: Sequence[Unit], link: Sequence[str] = (), salt: st
         text = unit.source if isinstance(unit.source, str) else unit.source.read_text(encoding="utf-8")
         flags = tuple(flag for flag in unit.flags if not flag.startswith(("-I", "-isystem")))
         digest.update(repr((unit.name, flags, text)).encode())
-    target = cache_folder() / f"{stem}-{digest.hexdigest()[:16]}.so"
+    target = cache_folder() / f"{stem}-{digest.hexdigest()[:16]}{suffix}"
     if _is_whole(target):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -154,8 +210,8 @@ def library(stem: str, units: Sequence[Unit], link: Sequence[str] = (), salt: st
         commands = [_compilation(cxx, unit, folder) for unit in units]
         with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
             list(pool.map(_run, commands))
-        made = folder / "library.so"
-        _run([cxx, "-shared", "-s", *(command[-1] for command in commands), *link, "-o", str(made)])
+        made = folder / f"library{suffix}"
+        _run([cxx, *kind, *(command[-1] for command in commands), *link, "-o", str(made)])
         content = made.read_bytes()
         made.write_bytes(content + hashlib.sha256(content).digest())
         made.replace(target)

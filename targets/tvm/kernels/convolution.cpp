@@ -1,0 +1,180 @@
+// Convolution(x, weight, bias, residual) over two axes: a product of the weight with columns of the picture, and
+// plane by plane where each channel has a filter of its own.
+#include "gemm.h"
+
+namespace {
+
+struct Shape {
+    int64_t channels, height, width;         // of the input
+    int64_t made, rows, columns;             // of the output
+    int64_t tall, wide;                      // the filter
+    int64_t down, right;                     // strides
+    int64_t top, left;                       // padding in front
+    int64_t down_step, right_step;           // dilations
+    int64_t groups;
+};
+
+struct Job {
+    Shape shape;
+    const float *x, *weight;
+    float* y;
+    Epilogue epilogue;
+    edgec_scratch scratch;
+    int64_t tiles;     // of the columns of a picture
+    int64_t together;  // panels of a tile
+};
+
+// One panel of the matrix (channels * filter, columns) whose product with the weight is the convolution.
+void gather(const Shape& s, const float* x, int64_t first, int64_t count, float* panel) {
+    const int64_t channels = s.channels / s.groups;
+    int64_t row[PANEL], column[PANEL];
+    for (int64_t j = 0; j < count; ++j) {
+        row[j] = (first + j) / s.columns * s.down - s.top;
+        column[j] = (first + j) % s.columns * s.right - s.left;
+    }
+    // Columns of one output row with neighbours in the input, whole rows of them at once.
+    for (int64_t c = 0; c < channels; ++c) {
+        const float* plane = x + c * s.height * s.width;
+        for (int64_t ky = 0; ky < s.tall; ++ky) {
+            for (int64_t kx = 0; kx < s.wide; ++kx, panel += PANEL) {
+                const int64_t dy = ky * s.down_step, dx = kx * s.right_step;
+                for (int64_t j = 0; j < count; ++j) {
+                    const int64_t at = row[j] + dy, beside = column[j] + dx;
+                    const bool inside = static_cast<uint64_t>(at) < static_cast<uint64_t>(s.height) &&
+                                        static_cast<uint64_t>(beside) < static_cast<uint64_t>(s.width);
+                    panel[j] = inside ? plane[at * s.width + beside] : 0.0f;
+                }
+                for (int64_t j = count; j < PANEL; ++j) panel[j] = 0.0f;
+            }
+        }
+    }
+}
+
+// The same where the filter is one number: rows are copied.
+void gather_points(const float* x, int64_t size, int64_t channels, int64_t first, int64_t count, float* panel) {
+    for (int64_t c = 0; c < channels; ++c, panel += PANEL) {
+        const float* from = x + c * size + first;
+        if (count == PANEL) {
+#pragma GCC unroll 8
+            for (int64_t j = 0; j < PANEL; j += W) store(panel + j, load(from + j));
+            continue;
+        }
+        for (int64_t j = 0; j < count; ++j) panel[j] = from[j];
+        for (int64_t j = count; j < PANEL; ++j) panel[j] = 0.0f;
+    }
+}
+
+void tile(int64_t index, void* data) {
+    const Job& job = *static_cast<const Job*>(data);
+    const Shape& s = job.shape;
+    const int64_t size = s.rows * s.columns, channels = s.channels / s.groups, made = s.made / s.groups;
+    const int64_t depth = channels * s.tall * s.wide;
+    const int64_t group = index / job.tiles % s.groups, picture = index / job.tiles / s.groups;
+    const float* x = job.x + (picture * s.channels + group * channels) * s.height * s.width;
+    float* const panel = static_cast<float*>(job.scratch(depth * PANEL * 4));
+    const bool points = s.tall * s.wide == 1 && s.down == 1 && s.right == 1 && s.rows == s.height && s.columns == s.width;
+    const Left weight{job.weight + group * made * depth, depth};
+    float* y = job.y + (picture * s.made + group * made) * size;
+    Epilogue epilogue = job.epilogue;
+    if (epilogue.row != nullptr) epilogue.row += group * made;
+    if (epilogue.residual != nullptr) epilogue.residual += y - job.y;
+    const int64_t begin = index % job.tiles * job.together * PANEL;
+    for (int64_t first = begin; first < at_most(size, begin + job.together * PANEL); first += PANEL) {
+        const int64_t count = at_most(PANEL, size - first);
+        if (points)
+            gather_points(x, size, channels, first, count, panel);
+        else
+            gather(s, x, first, count, panel);
+        multiply_panel(weight, 0, made, panel, depth, y, size, first, count, epilogue);
+    }
+}
+
+// One output plane of a filter of its own. The padded input lies in `right` phases, so that every product is over
+// neighbours whatever the stride.
+void filter_plane(const Shape& s, const float* x, const float* weight, float shift, float* y, float* work) {
+    const int64_t reach = (s.wide - 1) * s.right_step + 1;
+    const int64_t across = (s.columns - 1) * s.right + reach, phase = rounded_up(across, s.right) + W;
+    const int64_t down = (s.rows - 1) * s.down + (s.tall - 1) * s.down_step + 1;
+    for (int64_t row = 0; row < down; ++row) {
+        const int64_t at = row - s.top;
+        float* line = work + row * s.right * phase;
+        for (int64_t j = 0; j < s.right * phase; ++j) line[j] = 0.0f;
+        if (at < 0 || at >= s.height) continue;
+        const float* from = x + at * s.width;
+        const int64_t last = at_most(across - s.left, s.width);
+        if (s.right == 1) {
+            for (int64_t j = 0; j < last; ++j) line[j + s.left] = from[j];
+        } else {
+            for (int64_t j = 0; j < last; ++j)
+                line[(j + s.left) % s.right * phase + (j + s.left) / s.right] = from[j];
+        }
+    }
+    for (int64_t row = 0; row < s.rows; ++row) {
+        for (int64_t column = 0; column < s.columns; column += W) {
+            Vec sum = splat(shift);
+            for (int64_t ky = 0; ky < s.tall; ++ky) {
+                const float* line = work + (row * s.down + ky * s.down_step) * s.right * phase + column;
+                for (int64_t kx = 0; kx < s.wide; ++kx) {
+                    const int64_t dx = kx * s.right_step;
+                    const float* from = s.right == 1 ? line + dx : line + dx % s.right * phase + dx / s.right;
+                    sum += load(from) * weight[ky * s.wide + kx];
+                }
+            }
+            float* to = y + row * s.columns + column;
+            if (column + W <= s.columns) {
+                store(to, sum);
+            } else {
+                for (int64_t j = 0; j < s.columns - column; ++j) to[j] = sum[j];
+            }
+        }
+    }
+}
+
+void plane(int64_t index, void* data) {
+    const Job& job = *static_cast<const Job*>(data);
+    const Shape& s = job.shape;
+    const int64_t size = s.rows * s.columns, channel = index % s.made, picture = index / s.made;
+    const int64_t across = (s.columns - 1) * s.right + (s.wide - 1) * s.right_step + 1;
+    const int64_t down = (s.rows - 1) * s.down + (s.tall - 1) * s.down_step + 1;
+    const int64_t phase = rounded_up(across, s.right) + W;
+    float* work = static_cast<float*>(job.scratch((down * s.right * phase + W) * 4));
+    const int64_t from = picture * s.channels + channel / (s.made / s.groups);
+    float* y = job.y + index * size;
+    filter_plane(s, job.x + from * s.height * s.width, job.weight + channel * s.tall * s.wide,
+                 job.epilogue.row == nullptr ? 0.0f : job.epilogue.row[channel], y, work);
+    if (job.epilogue.activation != NONE) activate(job.epilogue.activation, y, size);
+    if (job.epilogue.residual == nullptr) return;
+    const float* residual = job.epilogue.residual + index * size;
+    for (int64_t j = 0; j < size; ++j) y[j] += residual[j];
+}
+
+}  // namespace
+
+EDGEC_CPU_KERNEL(Convolution) {
+    const edgec_tensor &x = call->inputs[0], &weight = call->inputs[1], &bias = call->inputs[2],
+                       &residual = call->inputs[3], &y = call->outputs[0];
+    if (x.rank != 4 || weight.rank != 4 || y.rank != 4) return EDGEC_REFUSED;
+    const auto number = [&](const char* name) { return attribute(*call, name).integer; };
+    Job job;
+    job.shape = {x.sizes[1],       x.sizes[2],       x.sizes[3],       y.sizes[1],        y.sizes[2],
+                 y.sizes[3],       weight.sizes[2],  weight.sizes[3],  number("down"),    number("right"),
+                 number("top"),    number("left"),   number("down_step"), number("right_step"), number("groups")};
+    const Shape& s = job.shape;
+    if (weight.sizes[1] * s.groups != s.channels || weight.sizes[0] != s.made) return EDGEC_REFUSED;
+    job.x = static_cast<const float*>(x.data);
+    job.weight = static_cast<const float*>(weight.data);
+    job.y = static_cast<float*>(y.data);
+    job.epilogue = {nullptr, bias.sizes[0] == 0 ? nullptr : static_cast<const float*>(bias.data),
+                    residual.sizes[0] == 0 ? nullptr : static_cast<const float*>(residual.data), number("activation")};
+    job.scratch = call->scratch;
+    if (y.sizes[0] * s.made * s.rows * s.columns == 0) return EDGEC_DONE;
+    if (weight.sizes[1] == 1) {
+        run_all(*call, y.sizes[0] * s.made, plane, &job, 1);
+        return EDGEC_DONE;
+    }
+    const int64_t panels = rounded_up(s.rows * s.columns, PANEL), wanted = call->threads > 1 ? 8 * call->threads : 1;
+    job.together = panels * s.groups / wanted > 0 ? at_most(panels, panels * s.groups / wanted) : 1;
+    job.tiles = rounded_up(panels, job.together);
+    run_all(*call, y.sizes[0] * s.groups * job.tiles, tile, &job, 1);
+    return EDGEC_DONE;
+}

@@ -1,0 +1,62 @@
+"""Small graphs through TVM: compiled, opened and compared; and what it refuses."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from x86_graphs import block_proto, graph_of
+
+from edgec.core.errors import JobError, RequestError
+from edgec.runtime.engine import EngineDescription
+from edgec.runtime.engine_tvm import check_processor
+from edgec.runtime.engines import open_engine
+from edgec.targets import target_named
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("tvm") is None, reason="TVM is not installed")
+
+
+@pytest.fixture(scope="module")
+def block(tmp_path_factory):
+    graph = graph_of(block_proto())
+    target = target_named("x86:tvm")
+    [candidate] = target.candidates(graph, "auto")
+    folder = tmp_path_factory.mktemp("engine")
+    target.build(target.lower(graph, candidate), candidate, folder)
+    return graph, folder
+
+
+def test_a_block_computes_what_its_source_does(block):
+    graph, folder = block
+    engine = open_engine(folder)
+    try:
+        for feeds, expected in zip(graph.examples, graph.references, strict=True):
+            found = engine.run(feeds)
+            assert np.abs(found["y"] - expected["y"]).max() <= 1e-5 * expected["y"].std()
+        layers = {time.source for time in engine.profile(graph.examples[0], runs=2)}
+    finally:
+        engine.close()
+    assert {"attn", "attn.qkv", "attn.proj", "fc1", "norm1"} <= layers
+    with pytest.raises(RequestError, match="closed"):
+        engine.run(graph.examples[0])
+
+
+def test_a_library_for_another_processor_is_refused_before_it_is_loaded(block, tmp_path):
+    _, folder = block
+    described = EngineDescription.read(folder)
+    for settings, said in (
+        ({"processor": "aarch64", "needs": "asimd"}, "aarch64"),
+        ({"processor": "x86_64", "needs": "avx2 no_such_set"}, "no_such_set"),
+    ):
+        described.settings.clear()
+        described.settings.update(settings)
+        with pytest.raises(JobError, match=said):
+            check_processor(described, tmp_path)
+
+
+def test_a_core_that_is_not_known_is_refused_with_the_nearest():
+    with pytest.raises(RequestError, match="cortex-a7"):
+        target_named("arm:cortex-a7")
