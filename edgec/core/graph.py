@@ -166,6 +166,7 @@ class Graph:
         ties: where it decides between scores, likewise; empty where no output comes of a decision.
         run_source: runs the untouched source on feeds; used for accuracy and for benchmarks.
         run_exact: runs it in float64; None where it cannot, or where the references are not its own.
+        run_reduced: runs what the references are of, where something was taken away; else None.
         exported: path of the exporter's own, untouched ONNX file; the baseline of benchmarks.
         is_reduced: whether something was taken away, so that `exported` computes more and is no form of it.
         preprocessing: how raw data becomes an input, per input name (`mean`, `std`, `size`, …).
@@ -190,6 +191,7 @@ class Graph:
     ties: list[Ties] = dataclasses.field(default_factory=list)
     run_source: Callable[[Mapping[str, np.ndarray]], Arrays] | None = None
     run_exact: ExactSource | None = None
+    run_reduced: Callable[[Mapping[str, np.ndarray]], Arrays] | None = None
     exported: str | None = None
     is_reduced: bool = False
     preprocessing: dict[str, dict[str, object]] = dataclasses.field(default_factory=dict)
@@ -213,18 +215,20 @@ class Graph:
         """What the source computed, and how far each number moves on inputs as a precision knows them.
 
         An engine in fp16 or bf16 cannot know its inputs better than that, nor what it makes of them. What a
-        rounding of the inputs moves in the source itself (a file that quantises, a division by little) no
-        such engine is to blame for, at that very place. The inputs are rounded, and moved at random by up to
-        four roundings some times: as far as an engine's own roundings reach. The farthest move counts.
+        rounding of the inputs moves in the source itself (a file that quantises, a division by little, of a
+        reduced graph the choice between two tokens that are nearly equal) no such engine is to blame for, at
+        that very place. The inputs are rounded, and moved at random by up to four roundings some times: as
+        far as an engine's own roundings reach. The farthest move counts.
 
         Args:
-            precision: `fp16` or `bf16`.
+            precision: `fp32`, `fp16` or `bf16`.
 
         Returns:
             None where nothing is rounded: no input is of float32, or the source cannot be run.
         """
         floats = {spec.name for spec in self.inputs if spec.dtype == "float32"}
-        if self.run_source is None or not floats:
+        run = self.run_reduced if self.is_reduced else self.run_source
+        if run is None or not floats:
             return None
         moves = [
             {name: np.zeros(array.shape, np.float32) for name, array in reference.items() if _is_real(array)}
@@ -237,7 +241,7 @@ class Graph:
                     for name, array in feeds.items()
                 }
                 try:
-                    found = self.run_source(moved)
+                    found = run(moved)
                 except Exception as error:  # whatever the source raises
                     _logger.debug("the source does not run on rounded inputs", exc_info=error)
                     return None
@@ -302,7 +306,7 @@ def _rounded(array: np.ndarray, precision: str, draw: int) -> np.ndarray:
     """A float32 array in a precision, or moved by some roundings of it; itself where it leaves the range."""
     import ml_dtypes
 
-    kind = np.float16 if precision == "fp16" else ml_dtypes.bfloat16
+    kind = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}[precision]
     if draw:
         unit = _REACH * float(ml_dtypes.finfo(kind).eps)
         array = array * (1 + unit * np.random.default_rng(draw).uniform(-1, 1, array.shape)).astype(

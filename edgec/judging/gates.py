@@ -104,7 +104,8 @@ def check(graph: Graph, run: Run, *, stage: str, precision: str) -> GateResult:
     found = [run(feeds) for feeds in graph.examples]
     gate = graph.gates.get(precision, GATES[precision])
     difference = graph.expected.difference(found, gate)
-    if precision in ("fp16", "bf16") and not gate.accepts(difference):
+    # Of a reduced graph rounding may choose another of two tokens that are nearly equal, in fp32 too.
+    if (precision in ("fp16", "bf16") or graph.is_reduced) and not gate.accepts(difference):
         rounded = graph.expected_of_rounded(precision)
         if rounded is not None and gate.accepts(lenient := rounded.difference(found, gate)):
             return GateResult(stage, lenient, gate, len(found), rounded_inputs=True)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
 
 from edgec.core.evaluation import Evaluator
-from edgec.core.graph import Graph
+from edgec.core.graph import Arrays, Graph
 from edgec.core.numerics import GATES, Difference, Gate, compare
 from edgec.core.progress import Progress
 from edgec.judging.gates import runnable
@@ -65,12 +69,26 @@ def with_references(neutral: Graph, reduced: Reduced) -> Reduced:
     # ONNX Runtime's Attention takes no bias that is the same for all queries, as sizes are.
     written_out = graph.model.clone()
     Pipeline.named(["decompose.attention"]).run(written_out)
-    with Evaluator(runnable(written_out)) as evaluator:
-        references = [evaluator.run(feeds) for feeds in graph.examples]
+    run = _Evaluated(runnable(written_out))
+    references = [run(feeds) for feeds in graph.examples]
     lost = compare(neutral.references, references)
     gates = coarse_gates(lost) if reduced.plan.on("tokens") is not None else {}
-    judged = dataclasses.replace(graph, references=references, run_exact=None, ties=[], gates=gates)
+    judged = dataclasses.replace(
+        graph, references=references, run_exact=None, run_reduced=run, ties=[], gates=gates
+    )
     return dataclasses.replace(reduced, graph=judged)
+
+
+class _Evaluated:
+    """A model to be called; its session is freed with it."""
+
+    def __init__(self, model: ir.Model) -> None:
+        evaluator = Evaluator(model)
+        self._run = evaluator.run
+        weakref.finalize(self, evaluator.close)
+
+    def __call__(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        return self._run(feeds)
 
 
 def coarse_gates(lost: Difference) -> dict[str, Gate]:

@@ -52,14 +52,14 @@ class HeldOutCheck:
 
     Attributes:
         name: the plan.
-        drop: on the held-out data.
+        drop: on the held-out data; None where no engine computed what the plan leaves.
         kept: whether it is what was wanted.
         milliseconds: the engine's latency, where it was measured.
         ratio: of its latency to the same engine's without reduction, from blocks that ran side by side.
     """
 
     name: str
-    drop: float
+    drop: float | None
     kept: bool
     milliseconds: float | None = None
     ratio: float | None = None
@@ -172,6 +172,7 @@ class Shipping:
             hopeless = bool(point.plan) and any(
                 (
                     self.goal.max_drop is not None
+                    and check.drop is not None
                     and check.drop > self.goal.max_drop
                     and point.degradation >= past.degradation
                 )
@@ -196,6 +197,11 @@ class Shipping:
         except RefusedError as error:
             least = min(trial.held_out.drop for trial in error.trials if trial.held_out is not None)
             self.checks.append(HeldOutCheck(point.plan.name, least, kept=False))
+            shutil.rmtree(attempt)
+            return None
+        except (JobError, NumericsError) as error:
+            self.checks.append(HeldOutCheck(point.plan.name, None, kept=False))
+            self.progress.note(f"{point.plan.name}: {error}; the next best is tried")
             shutil.rmtree(attempt)
             return None
         chosen = choice.chosen
@@ -240,7 +246,11 @@ class Shipping:
 
     def _none_held(self) -> EdgecError:
         tried = "; ".join(
-            f"{check.name} drops {check.drop:.2%}"
+            (
+                f"no engine computes {check.name}"
+                if check.drop is None
+                else f"{check.name} drops {check.drop:.2%}"
+            )
             + ("" if check.milliseconds is None else f" at {check.milliseconds:.2f} ms")
             + (f", {check.ratio:.2f} of the unreduced engine's time" if check.slower else "")
             for check in self.checks

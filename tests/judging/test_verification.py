@@ -149,6 +149,46 @@ def test_what_one_place_is_sensitive_to_hides_no_error_at_another(graph):
     assert not check(own, off_at(slice(40, 41), 0.15), stage="engine", precision="fp16").passed
 
 
+def test_what_a_reduced_graph_decides_by_a_hair_may_fall_otherwise_in_fp32(graph):
+    def reduced(feeds):
+        x = feeds["x"]
+        y = np.tanh(x)
+        y[:, :8] += np.float32(0.02) * (x[:, 8:16] > 1.0)  # which of two, nearly the same, is kept
+        return {"y": y}
+
+    examples = [{"x": row["x"].copy()} for row in graph.examples]
+    for feeds in examples:
+        feeds["x"][:, 8:16] = 1.0 + np.float32(1e-7)
+    references = [reduced(feeds) for feeds in examples]
+    own = dataclasses.replace(
+        graph, examples=examples, references=references, is_reduced=True, run_reduced=reduced
+    )
+
+    def otherwise(feeds):
+        return reduced({"x": np.where(feeds["x"] == np.float32(1.0 + 1e-7), np.float32(1.0), feeds["x"])})
+
+    assert check(own, otherwise, stage="engine", precision="fp32").rounded_inputs
+    assert not check(dataclasses.replace(own, is_reduced=False), otherwise, stage="", precision="fp32").passed
+
+    def elsewhere(feeds):
+        y = otherwise(feeds)["y"]
+        y[:, 40] += np.float32(0.02)
+        return {"y": y}
+
+    assert not check(own, elsewhere, stage="engine", precision="fp32").passed
+
+
+def test_what_was_taken_of_a_source_excuses_no_engine_of_what_is_left(graph):
+    def reduced(feeds):
+        return {"y": np.float32(0.92) * source(feeds)["y"]}
+
+    references = [reduced(feeds) for feeds in graph.examples]
+    own = dataclasses.replace(graph, references=references, is_reduced=True, run_reduced=reduced)
+    for precision in ("fp32", "fp16"):
+        # As the source computes, of which a part was taken: that is another graph.
+        assert not check(own, off_by(0.0), stage="engine", precision=precision).passed
+
+
 def test_an_output_in_fp16_may_be_moved_by_its_inputs_too(graph):
     def half(feeds):
         return {"y": quantised(feeds)["y"].astype(np.float16)}

@@ -83,7 +83,7 @@ def test_the_form_is_gated_in_fp32_before_the_precision(tmp_path):
     """A lossy engine that happens to be near is not built of a form that computes something else."""
     quantised = Candidate("engine", "int8", "wrong form", rest="fp32", scheme="static")
     references = [{"y": np.linspace(-1, 1, 64, dtype=np.float32)}]
-    neutral = SimpleNamespace(examples=[{}], expected=Expected(references), gates={})
+    neutral = SimpleNamespace(examples=[{}], expected=Expected(references), gates={}, is_reduced=False)
     built = []
 
     class Forms:

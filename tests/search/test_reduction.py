@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent.parent / "passes" / "tokens"))
 from encoders import CHANNELS, Encoder, run
 
-from edgec.core.errors import RequestError
+from edgec.core.errors import NumericsError, RequestError
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Graph, Source, TensorSpec
 from edgec.core.numerics import GATES, Difference, compare
@@ -414,6 +414,34 @@ def test_where_the_reduced_engine_loses_nothing_of_its_own_the_whole_ones_is_loo
     monkeypatch.setattr(reduction, "_lossy", lambda exact, ships: Lossy(gain=0.05))
     report = _searched(by_work, graph, tmp_path, Notes()).sections["tokens"]
     assert report["held_out"]["looks"][-1]["name"] == "none"
+
+
+def test_a_plan_that_no_engine_computes_is_followed_by_the_next_best(
+    graph: Graph, by_work: ByWork, tmp_path: Path
+) -> None:
+    by_work.last, notes = [0.5], Notes()
+    plain, asked = by_work.choose, []
+
+    def choosing(held_out: HeldOut) -> Choose:
+        choose_engine = plain(held_out)
+
+        def first_fails(graph: Graph, folder: Path, deadline: Deadline, whole: Choice | None) -> Choice:
+            asked.append(whole)
+            if sum(each is not None for each in asked) == 1:
+                (folder / "half built").touch()
+                raise NumericsError("no engine computes what the source computes")
+            return choose_engine(graph, folder, deadline, whole)
+
+        return first_fails
+
+    by_work.choose = choosing  # type: ignore[method-assign]
+    found = _searched(by_work, graph, tmp_path, notes)
+    failed, shipped = found.sections["tokens"]["held_out"]["looks"][:2]
+    assert (failed["drop"], failed["kept"]) == (None, False)
+    assert shipped["kept"]
+    assert found.sections["tokens"]["name"] == shipped["name"] != "none"
+    assert any("no engine computes" in note and "next best" in note for note in notes.notes)
+    assert not list(tmp_path.glob("attempt-*"))
 
 
 def test_a_schedule_that_was_named_ships_though_it_is_slower(
