@@ -1,6 +1,8 @@
 """A causal language model from a folder to a bundle that generates what the source generates."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +10,11 @@ from typer.testing import CliRunner
 
 import edgec
 from edgec.cli.main import app
-from edgec.core.errors import NumericsError, RequestError
+from edgec.core.errors import JobError, NumericsError, RequestError
 from edgec.core.graph import Graph
 from edgec.decoders import check_decoder_request, greedy_of
 from edgec.frontends.decoders import generation_sizes, is_decoder
+from edgec.packaging.cpp_sources import write_sources
 from edgec.request import Request
 from edgec.targets.base import Candidate
 
@@ -107,6 +110,26 @@ def test_on_the_command_line(bundle, tmp_path):
     assert isinstance(refused.exception, RequestError)
     assert "there is no stop token 60" in str(refused.exception)
     assert run(app, ["verify", str(bundle.path)]).exit_code == 0
+
+
+def test_the_page_s_commands(bundle, monkeypatch, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "decoders.md").read_text("utf-8")
+    monkeypatch.chdir(bundle.path.parent)
+    (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert 1 <= len(names["tokens"]) <= 8 >= len(names["drawn"])
+    (commands,) = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    # The first is what the bundle was made by.
+    compiled, *rest = commands.splitlines()
+    assert compiled == "edgec compile hf:llama --target x86 -o llama.edgec"
+    for command in rest:
+        assert CliRunner().invoke(app, command.split()[1:]).exit_code == 0
+
+
+def test_the_cpp_runtime_steps_none(bundle, tmp_path):
+    with pytest.raises(JobError, match="steps no decoders"):
+        write_sources(bundle, tmp_path / "cpp")
 
 
 def test_which_folders_are_decoders(llama, tmp_path):

@@ -18,7 +18,9 @@ import numpy as np
 
 from edgec.core import appearing
 from edgec.core.bundle import Bundle, check_writable_folder, copy_bundle
+from edgec.core.errors import JobError
 from edgec.packaging.wheel import check_runs_here
+from edgec.runtime.engine import EngineDescription
 from edgec.runtime.engine_openvino import PRECISION_HINTS
 from edgec.runtime.machine import NEEDS
 from edgec.targets.jetson import on_device
@@ -45,9 +47,15 @@ def write_sources(bundle: Bundle, folder: Path) -> list[str]:
 
     Raises:
         RequestError: something else is at the folder.
-        JobError: the bundle is for a device of another kind.
+        JobError: the bundle is for a device of another kind, or a decoder.
     """
     check_runs_here(bundle)
+    if EngineDescription.read(bundle.engine_folder).decoding is not None:
+        raise JobError(
+            "the C++ runtime steps no decoders",
+            where=str(bundle.path),
+            fix="package it with --wheel or --docker: Session.generate is in both",
+        )
     check_writable_folder(folder, "CMakeLists.txt", "folder of C++ sources")
     with appearing.folder(folder) as scratch:
         write_library(scratch)
