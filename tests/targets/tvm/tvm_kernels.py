@@ -1,4 +1,4 @@
-"""The kernels of standard ops called from Python, one thread, for one instruction set."""
+"""The kernels of standard ops called from Python, one thread, for one instruction set or an emulated core."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import ctypes
 import functools
 
 import numpy as np
+import pytest
+from arm_kernels import ArmKernels, missing
 
 from edgec.plugins.kernels import calls
 from edgec.plugins.kernels.cpu.build import X86_64, library, units_of
-from edgec.plugins.kernels.cpu.native import PARALLEL, Call, Scratch
+from edgec.plugins.kernels.cpu.native import PARALLEL, Call, Scratch, instructions
 from edgec.targets.tvm.kernels import ENTRIES
+from edgec.targets.tvm.machines import CORES
+
+ARM = "neon"
+ISAS = [*(isa for isa in instructions() if isa != "amx"), ARM]
 
 
 @functools.cache
@@ -19,8 +25,17 @@ def kernels():
     return ctypes.CDLL(str(library("edgec_tvm_kernels", units)))
 
 
+@functools.cache
+def arm():
+    if missing():
+        pytest.skip(missing())
+    return ArmKernels(CORES[""])
+
+
 def call(name, inputs, shape, numbers, isa):
     """The output of a kernel, float32 of a shape, written over a pattern that shows what was left out."""
+    if isa == ARM:
+        return arm().call(name, inputs, [(shape, np.float32)], numbers)[0]
     entry = ENTRIES[name]
     held = [np.ascontiguousarray(array) for array in inputs]
     output = np.full(shape, 77, np.float32)
