@@ -11,12 +11,14 @@ from pathlib import Path
 
 from edgec.core.errors import JobError
 from edgec.core.graph import Graph
-from edgec.plugins.bindings.tvm import kernel_object, tvm_headers
+from edgec.plugins.bindings.tvm import kernel_object, plugin_entries, tvm_headers
+from edgec.plugins.kernels.cpu.build import Unit, library
 from edgec.runtime.engine import EngineDescription
 from edgec.targets.base import Candidate
 from edgec.targets.tvm.importing import Imported, imported
+from edgec.targets.tvm.kernels import ENTRIES
 from edgec.targets.tvm.machines import Core
-from edgec.targets.tvm.runtime_files import FILES, runtime_folder
+from edgec.targets.tvm.runtime_files import FILES, runtime_folder, version
 
 MODEL = "model.so"
 LOADER = "libedgec_tvm.so"
@@ -35,7 +37,7 @@ def build(graph: Graph, candidate: Candidate, core: Core, kind: str, folder: Pat
         shutil.copyfile(runtime / name, folder / name)
     found = imported(graph.model, core.processor)
     _export(found, core, folder)
-    _compile_loader(core, folder)
+    shutil.copyfile(loader(core), folder / LOADER)
     shutil.copyfile(_SOURCES / HEADER, folder / HEADER)
     EngineDescription(
         kind=kind,
@@ -56,7 +58,7 @@ def _export(found: Imported, core: Core, folder: Path) -> None:
     from tvm import relax
 
     target = tvm.target.Target(dict(core.llvm))
-    kernels = kernel_object(found.entries, core.machine())
+    kernels = kernel_object([*plugin_entries().values(), *ENTRIES.values()], core.machine())
     try:
         with tvm.transform.PassContext(opt_level=3), target:
             module = relax.get_default_pipeline(target)(found.module)
@@ -90,10 +92,16 @@ def _export(found: Imported, core: Core, folder: Path) -> None:
         )
 
 
-def _compile_loader(core: Core, folder: Path) -> None:
-    command = [core.compiler(), "-O2", "-std=c++17", "-fPIC", "-shared", "-s", *core.flags]
-    source = str(_SOURCES / "edgec_tvm.cpp")
-    _run([*command, f"-isystem{tvm_headers()}", source, "-o", str(folder / LOADER), *_libraries(folder)])
+def loader(core: Core) -> Path:
+    """The library that opens an engine's, compiled at the first call for a processor.
+
+    Raises:
+        JobError: there is no compiler for the processor, or it failed.
+    """
+    machine = core.machine()
+    unit = Unit("loader", _SOURCES / "edgec_tvm.cpp", (*core.flags, f"-isystem{tvm_headers()}"))
+    link = _libraries(runtime_folder(core))
+    return library(f"edgec_tvm_loader-{machine.name}", [unit], link, version(), machine)
 
 
 def compile_pipe(core: Core, engine: Path, folder: Path) -> Path:

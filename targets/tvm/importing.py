@@ -24,13 +24,11 @@ class Imported:
 
     Attributes:
         module: TVM's IRModule.
-        entries: the kernels that it calls.
         sites: the user's layer of each call, by the call's number.
     """
 
-    def __init__(self, module: Any, entries: Sequence[Entry], sites: Sequence[str]) -> None:
+    def __init__(self, module: Any, sites: Sequence[str]) -> None:
         self.module = module
-        self.entries = tuple(entries)
         self.sites = tuple(sites)
 
 
@@ -50,7 +48,7 @@ def imported(model: ir.Model, processor: str) -> Imported:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         module = importer.from_onnx(proto.graph, model.opset_imports[""])
-    return Imported(module, list(importer.used.values()), importer.sites)
+    return Imported(module, importer.sites)
 
 
 def convertible() -> frozenset[str]:
@@ -77,7 +75,6 @@ def _importer() -> type:
         def __init__(self, model: ir.Model, panel: int) -> None:
             super().__init__({}, "float32", False, sanitize=True)
             self.panel = panel
-            self.used: dict[str, Entry] = {}
             self.sites: list[str] = []
             self._plugins = plugin_entries()
             self._layers = {node.name: source_layer(node) for node in model.graph.all_nodes()}
@@ -115,7 +112,6 @@ def _importer() -> type:
             self, entry: Entry, tensors: Sequence[Any], numbers: Mapping[str, int | float], types: list[Any]
         ) -> Any:
             """A call of a kernel, numbered by its site."""
-            self.used[entry.op_type] = entry
             arguments = [*tensors, *map(relax.prim_value, (*entry.numbers(numbers), len(self.sites)))]
             self.sites.append(self._layers.get(self._node, self._node or self._op))
             name = f"{PREFIX}{entry.op_type}"

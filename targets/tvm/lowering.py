@@ -15,7 +15,13 @@ from edgec.targets.tvm.importing import convertible
 FORM = "kernels"
 """The one lowering form: heavy ops by edgec's kernels, the rest by TVM's loops."""
 
-_STEPS = ("decompose.quantised", "x86.blocked_attention", "decompose.attention", "tvm.whole_layers")
+_STEPS = (
+    "decompose.quantised",
+    "decompose.rotary_embedding",
+    "x86.blocked_attention",
+    "decompose.attention",
+    "tvm.whole_layers",
+)
 
 
 def lowered(graph: Graph) -> Graph:

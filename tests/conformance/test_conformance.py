@@ -60,6 +60,36 @@ def test_conformance(case: Case, engine, report, tmp_path):
         assert result.outcome is expected, result
 
 
+TVM_REFUSES = ("attention.open_lengths", "attention.open_causal", "linear.open_batch", "refused.determinant")
+"""A compiled library is for one shape."""
+
+FAMILIES = {case.name.partition(".")[0]: case for case in all_cases() if case.name not in TVM_REFUSES}
+
+
+def through_tvm(case, folder):
+    if importlib.util.find_spec("tvm") is None:
+        pytest.skip("TVM is not installed")
+    target = target_named("x86:tvm")
+    found = candidates(target, graph_of(case), ("fp32",))
+    if case.name in TVM_REFUSES:
+        assert isinstance(found, EdgecError)
+        return
+    [candidate] = found
+    result = run(target, graph_of(case), candidate, folder)
+    assert result.outcome is Outcome.PASS, result
+
+
+@pytest.mark.parametrize("case", FAMILIES.values(), ids=lambda case: case.name)
+def test_conformance_of_tvm(case: Case, tmp_path):
+    through_tvm(case, tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.name)
+def test_conformance_of_tvm_at_length(case: Case, tmp_path):
+    through_tvm(case, tmp_path)
+
+
 @pytest.fixture
 def plain_case():
     return attention_cases()[0]

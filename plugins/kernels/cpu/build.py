@@ -156,7 +156,9 @@ def _entries(kernels: Mapping[str, CpuKernel], machine: Machine) -> str:
     return "\n".join([*lines, "}", ""])
 
 
-def library(stem: str, units: Sequence[Unit], link: Sequence[str] = (), salt: str = "") -> Path:
+def library(
+    stem: str, units: Sequence[Unit], link: Sequence[str] = (), salt: str = "", machine: Machine | None = None
+) -> Path:
     """A shared library of some units, compiled where it is not kept yet.
 
     Args:
@@ -164,11 +166,13 @@ def library(stem: str, units: Sequence[Unit], link: Sequence[str] = (), salt: st
         units: what it is made of.
         link: what the linker is given besides.
         salt: what else the library depends on: the release of what it is linked to.
+        machine: what it is for, where that is not this machine.
 
     Raises:
         JobError: no compiler, or it failed.
     """
-    return _kept(stem, ".so", units, compiler(), ("-shared", "-s"), link, salt)
+    cxx = (machine.compiler if machine is not None else "") or compiler()
+    return _kept(stem, ".so", units, cxx, ("-shared", "-s"), link, salt)
 
 
 def relocatable(stem: str, units: Sequence[Unit], machine: Machine) -> Path:
