@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgec.core import appearing
+from edgec.core import alone, appearing
 from edgec.core.errors import EdgecError, NumericsError, Terminated
 from edgec.core.quoting import printable
 from edgec.version import __version__
@@ -32,7 +32,7 @@ app = typer.Typer(
 
 COMMANDS = (
     *("compile", "run", "bench", "verify", "inspect", "report"),
-    *("package", "deploy", "sign", "serve", "zoo", "devices", "doctor"),
+    *("package", "deploy", "sign", "serve", "sweep", "zoo", "devices", "doctor"),
 )
 
 
@@ -83,7 +83,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    with _interruptible(), _own_temporary_folder(), _quiet(debug):
+    with _interruptible(), _own_temporary_folder(), _quiet(debug), alone.working():
         status = run(arguments, debug)
     if status in STOPPED:
         print(f"edgec: {STOPPED[status]}; nothing half written is left", file=sys.stderr)

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from edgec.core.alone import measuring
 from edgec.core.disturbance import Patience, is_disturbed
 
 Name = TypeVar("Name", bound=Hashable)
@@ -146,7 +147,7 @@ def measure(
     settle_seconds: float = 0.02,
     patience: Patience | None = None,
 ) -> dict[Name, Latency]:
-    """Time callables in alternating blocks.
+    """Time callables in alternating blocks, alone on the machine as far as edgec's other processes go.
 
     A fixed workload runs before every block and after the last of a round, a round being one block of each.
     A round in which it jumps is measured again, once the machine is quiet or the patience is over.
@@ -162,7 +163,18 @@ def measure(
     Returns:
         the latency of each callable, by its name.
     """
-    patience = Patience() if patience is None else patience
+    with measuring():
+        return _measure(calls, blocks, block_seconds, warmup, settle_seconds, patience or Patience())
+
+
+def _measure(
+    calls: Mapping[Name, Callable[[], object]],
+    blocks: int,
+    block_seconds: float,
+    warmup: int,
+    settle_seconds: float,
+    patience: Patience,
+) -> dict[Name, Latency]:
     medians: dict[Name, list[float]] = {name: [] for name in calls}
     samples: dict[Name, list[float]] = {name: [] for name in calls}
     disturbed = 0

@@ -1,0 +1,1 @@
+"""Many compiles at once: models × targets × options, one row each."""
