@@ -81,13 +81,7 @@ def _write_x86(bundle: Bundle, folder: Path) -> None:
     kind = bundle.manifest["engine"]
     (folder / "wheels").mkdir()
     wheel.write_runtime_wheel(folder / "wheels")
-    numpy = bundle.manifest.get("tools", {}).get("numpy")
-    requirements = [
-        wheel.engine_requirement(bundle, kind),
-        requirement("numpy", numpy) if numpy else "numpy>=2.0",
-        *map(_pinned, wheel.EXTRAS["serve"]),
-    ]
-    (folder / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
+    (folder / "requirements.txt").write_text("\n".join(x86_requirements(bundle)) + "\n", encoding="utf-8")
     _render(
         _TEMPLATES / "x86.Dockerfile.j2",
         folder,
@@ -98,6 +92,16 @@ def _write_x86(bundle: Bundle, folder: Path) -> None:
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
     )
     shutil.copyfile(_TEMPLATES / "x86.entrypoint.sh", folder / "entrypoint.sh")
+
+
+def x86_requirements(bundle: Bundle) -> list[str]:
+    """What the runtime's wheel needs to serve a bundle, in the versions that the bundle was verified with."""
+    numpy = bundle.manifest.get("tools", {}).get("numpy")
+    return [
+        wheel.engine_requirement(bundle, bundle.manifest["engine"]),
+        requirement("numpy", numpy) if numpy else "numpy>=2.0",
+        *map(_pinned, wheel.EXTRAS["serve"]),
+    ]
 
 
 def _pinned(text: str) -> str:

@@ -26,7 +26,7 @@ from jetson_bundle import SIMULATION, cuda_folder, write_bundle
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from edgec.cli.main import run
-from edgec.core.bundle import Bundle
+from edgec.core.bundle import Bundle, read_arrays, write_arrays
 from edgec.packaging.docker import write_context
 from edgec.targets.jetson.docker.images import images_for, known
 
@@ -122,6 +122,17 @@ def test_the_x86_context_is_sound(x86_bundle: Path, tmp_path: Path) -> None:
     assert len(list((context / "wheels").glob("edgec_runtime-*.whl"))) == 1
 
 
+def test_the_printed_command_names_the_context(
+    x86_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = tmp_path / "my context"
+    assert run(["package", str(x86_bundle), "--docker", "-o", str(context)], debug=False) == 0
+    folder, build, start = capsys.readouterr().out.splitlines()
+    assert folder == str(context)
+    assert build == f"docker build -t small_x86 '{context}'"
+    assert start.startswith("docker run ")
+
+
 def test_every_image_has_a_source() -> None:
     assert [images.tensorrt for images in known()] == list(JETPACKS)
     assert all(images.sources and images.run.startswith("nvcr.io/") for images in known())
@@ -163,7 +174,7 @@ def post(address: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {entry["name"]: answer.as_numpy(entry["name"]) for entry in answer.get_response()["outputs"]}
 
 
-def check_service(address: str, bundle: Bundle) -> None:
+def check_service(address: str, bundle: Bundle, asked_before: int = 0) -> None:
     feeds, expected = bundle.samples()
     for feed, reference in zip(feeds, expected.references, strict=True):
         np.testing.assert_allclose(post(address, feed)["y"], reference["y"], rtol=1e-4, atol=1e-4)
@@ -171,7 +182,7 @@ def check_service(address: str, bundle: Bundle) -> None:
         post(address, {"wrong": np.zeros(3, np.float32)})
     assert refused.value.status() == "400"
     with urllib.request.urlopen(f"{address}/metrics", timeout=30) as answer:
-        counted = f'edgec_requests_total{{model="small",status="200"}} {float(len(feeds))}'
+        counted = f'edgec_requests_total{{model="small",status="200"}} {float(len(feeds) + asked_before)}'
         assert counted in answer.read().decode()
 
 
@@ -227,7 +238,20 @@ def test_an_x86_image_serves_with_the_runtime_alone(x86_bundle: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(site))
     with served(context, port, environment) as address:
-        check_service(address, bundle)
+        check_service(address, bundle, asked_before=1)  # by the health check
+        # A server that answers, and wrongly, is not healthy.
+        other = tmp_path / "other"
+        shutil.copytree(context / "bundle", other)
+        sample = other / "samples" / "0.outputs.npz"
+        write_arrays(sample, {name: array + 1 for name, array in read_arrays(sample).items()})
+        command = ["/bin/sh", str(context / "entrypoint.sh"), "health"]
+        wrong = {**environment, "EDGEC_BUNDLE": str(other)}
+        done = subprocess.run(command, env=wrong, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "the answer to the bundle's own sample is" in done.stderr
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "the server does not answer" in done.stderr
 
 
 def test_bad_requests_are_refused_and_leave_nothing(
@@ -249,4 +273,4 @@ def test_bad_requests_are_refused_and_leave_nothing(
     with pytest.raises(JobError, match=r"TensorRT 9\.9"):
         write_context(unknown, tmp_path / "context")
     assert not [path for path in tmp_path.iterdir() if "context" in path.name]
-    assert "--docker or --wheel" in capsys.readouterr().err
+    assert "--docker, --wheel" in capsys.readouterr().err

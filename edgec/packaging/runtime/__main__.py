@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgec.core.bundle import check_writable_file, write_arrays, writing_file
+from edgec.core.bundle import Bundle, check_writable_file, write_arrays, writing_file
 from edgec.core.errors import EdgecError, MissingExtraError, NumericsError, RequestError, Terminated
 from edgec.core.quoting import printable
 from edgec.runtime.pictures import label_of, read_feeds
@@ -94,6 +94,13 @@ def _bench(options: argparse.Namespace) -> None:
         print(f"{p50:.3f} ms (p90 {p90:.3f}, p99 {p99:.3f}), {len(times)} runs one after the other")
 
 
+def _health(options: argparse.Namespace) -> None:
+    from edgec.packaging.runtime.health import check_health
+
+    # The server compared the files when it started.
+    check_health(Bundle.open(options.bundle, check=False), options.address.rstrip("/"), options.seconds)
+
+
 def _serve(options: argparse.Namespace) -> None:
     try:
         from edgec.serving.server import Options, serve
@@ -135,6 +142,11 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--output", type=Path, metavar="F.npz", help="where the outputs go")
     measuring.add_argument("--seconds", type=float, default=3.0, help="how long to measure")
     measuring.add_argument("--json", action="store_true", help="print one JSON object")
+    asking = commands.add_parser("health", help="ask a server for a bundle's own sample")
+    asking.set_defaults(function=_health)
+    asking.add_argument("bundle", type=Path, metavar="BUNDLE", help="the folder of the bundle that it serves")
+    asking.add_argument("--address", default="http://127.0.0.1:8000", metavar="URL", help="the server's")
+    asking.add_argument("--seconds", type=float, default=4.0, help="how long to wait")
     serving = command("serve", _serve, "serve bundles over HTTP: the Open Inference Protocol, version 2")
     serving.add_argument("bundles", nargs="+", metavar="BUNDLE", help="PATH or NAME=PATH")
     serving.add_argument("--host", default="127.0.0.1")

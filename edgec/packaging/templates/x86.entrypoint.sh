@@ -10,7 +10,7 @@ serve)
     exec python -B -m edgec_runtime serve "$bundle" --host 0.0.0.0 --port "$port" "$@"
     ;;
 health)
-    exec python -B -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$port/v2/health/ready', timeout=4)"
+    exec python -B -m edgec_runtime health "$bundle" --address "http://127.0.0.1:$port"
     ;;
 *)
     exec "$command" "$@"
