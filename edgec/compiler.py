@@ -60,6 +60,19 @@ class Neutral:
     gate: GateResult
 
 
+_STAGES = (
+    "reading the model",
+    "rewriting its graph",
+    "building and measuring engines",
+    "timing layers and judging",
+    "writing the bundle",
+)
+
+
+def _enter(progress: Progress, stage: str, seconds: float | None = None) -> None:
+    progress.stage(_STAGES.index(stage) + 1, len(_STAGES), stage, seconds)
+
+
 def compile(
     model: str | torch.nn.Module,
     *,
@@ -116,6 +129,7 @@ def compile(
     )
     from edgec.frontends.decoders import from_decoder, is_decoder
 
+    _enter(progress, "reading the model")
     if isinstance(request.target, Decodes) and isinstance(model, str) and is_decoder(model):
         given = {"--example": example, "--input": inputs, "--batch": batch}
         check_decoder_request(request, {**given, "--eval-data": eval_data, "--calib": calib})
@@ -166,10 +180,13 @@ def compile_graph(
     graph = with_ties(graph)
     if "auto" in request.takes_away.values() and budget is not None:
         graph = typical_first(graph, budget.search.data)
+    _enter(progress, "rewriting its graph")
     neutral = to_neutral(graph, request.pipeline, progress)
     if graph.decoder is not None:
         graph = graph.by_generations()
         neutral = dataclasses.replace(neutral, graph=neutral.graph.by_generations())
+    is_searched = bool(request.takes_away) or request.max_drop is not None
+    _enter(progress, "building and measuring engines", request.search_seconds if is_searched else None)
     with bundles.writing(folder, needed=_needed_bytes(neutral.graph), note=progress.note) as scratch:
         reduction = None
         if request.takes_away:
@@ -184,6 +201,7 @@ def compile_graph(
         _check_latency(choice, request.latency)
         engine = target.open(scratch / bundles.ENGINE)
         try:
+            _enter(progress, "timing layers and judging")
             branches = branch_report(graph, engine.run if target.runs_here else None, progress)
             progress.step("timing layers")
             layers = target.profile(engine, graph.examples[0])
@@ -204,7 +222,7 @@ def compile_graph(
                     section |= found
         finally:
             engine.close()
-        progress.step("writing the bundle")
+        _enter(progress, "writing the bundle")
         shipped = graph if reduction is None else reduction.reduced.graph
         expected = shipped.expected
         if choice.chosen.gates[-1].rounded_inputs:

@@ -25,14 +25,14 @@ app = typer.Typer(
     name="edgec",
     help="Compile a trained network for a device at the edge, and prove the result.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 COMMANDS = (
     *("compile", "run", "bench", "verify", "inspect", "report"),
-    *("package", "deploy", "sign", "serve", "sweep", "zoo", "devices", "doctor"),
+    *("package", "deploy", "sign", "serve", "sweep", "zoo", "passes", "ops", "devices", "doctor"),
 )
 
 

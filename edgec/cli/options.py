@@ -20,11 +20,19 @@ class Precision(enum.StrEnum):
     int4 = "int4"
 
 
+def _models(incomplete: str) -> list[str]:
+    """The zoo's models, for the shell to complete."""
+    from edgec import zoo
+
+    return [f"zoo:{name}" for name in zoo.names() if f"zoo:{name}".startswith(incomplete)]
+
+
 Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
         help="file.onnx, file.py:function, zoo:NAME, timm:NAME, or hf:DIR (a checkpoint folder)",
+        autocompletion=_models,
     ),
 ]
 ModelOrBundle = Annotated[

@@ -1,9 +1,10 @@
-"""Progress of long steps: a line with a spinner on a terminal, nothing in a pipe."""
+"""Progress of long jobs: a line with a spinner on a terminal, one plain line a stage in a pipe."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -11,10 +12,20 @@ from edgec.core.quoting import printable
 
 
 class Progress(Protocol):
-    """Where long steps say what they are doing."""
+    """Where long jobs say what they are doing."""
+
+    def stage(self, number: int, of: int, text: str, seconds: float | None = None) -> None:
+        """Say which part of the whole job begins now.
+
+        Args:
+            number: its place, from 1.
+            of: how many there are.
+            text: what is done.
+            seconds: what it takes at most, beside what is being tried then; None where nobody knows.
+        """
 
     def step(self, text: str) -> None:
-        """Say which step runs now."""
+        """Say which step of the stage runs now."""
 
     def note(self, text: str) -> None:
         """Say something that must stay readable after the step."""
@@ -25,6 +36,9 @@ class Silent:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+
+    def stage(self, number: int, of: int, text: str, seconds: float | None = None) -> None:
+        """Nothing."""
 
     def step(self, text: str) -> None:
         """Nothing."""
@@ -38,17 +52,33 @@ class _Terminal:
     def __init__(self, console, status) -> None:  # type: ignore[no-untyped-def]
         self._console = console
         self._status = status
+        self._stage = ""
+        self._ends: float | None = None
+
+    def stage(self, number: int, of: int, text: str, seconds: float | None = None) -> None:
+        self._stage = f"step {number} of {of}: "
+        self._ends = None if seconds is None else time.monotonic() + seconds
+        self.step(text)
 
     def step(self, text: str) -> None:
         from rich.markup import escape
 
-        self._status.update(escape(printable(text)))
+        left = "" if self._ends is None else f" ({_left(self._ends - time.monotonic())})"
+        self._status.update(escape(printable(f"{self._stage}{text}{left}")))
 
     def note(self, text: str) -> None:
         self._console.print(printable(text), highlight=False, markup=False)
 
 
 class _Pipe:
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def stage(self, number: int, of: int, text: str, seconds: float | None = None) -> None:
+        said = "" if seconds is None else f" ({_left(seconds)})"
+        after = f", after {time.monotonic() - self._started:.0f} s" if number > 1 else ""
+        print(printable(f"step {number} of {of}: {text}{said}{after}"), file=sys.stderr, flush=True)
+
     def step(self, text: str) -> None:
         """Nothing: a log of a pipe keeps only what matters."""
 
@@ -56,9 +86,15 @@ class _Pipe:
         print(printable(text), file=sys.stderr)
 
 
+def _left(seconds: float) -> str:
+    """What is left of a bound."""
+    whole = max(0, round(seconds))
+    return f"at most {whole // 60}:{whole % 60:02} left" if whole >= 60 else f"at most {whole} s left"
+
+
 @contextlib.contextmanager
 def progress() -> Iterator[Progress]:
-    """Progress on standard error, live on a terminal and quiet in a pipe."""
+    """Progress on standard error, live on a terminal, by stages in a pipe."""
     if not sys.stderr.isatty():
         yield _Pipe()
         return
