@@ -58,8 +58,8 @@ def run(tests: list[str]) -> dict[str, Any]:
     import pytest
 
     collected = _Collected()
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", "."]
-    code = pytest.main([*options, *tests], plugins=[collected])
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:timeout"]
+    code = pytest.main([*options, "--rootdir", ".", *tests], plugins=[collected])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not collected.found["broken"]:
         collected.found["broken"] = f"pytest: {pytest.ExitCode(code).name}"
     elif not collected.found["failures"] and not collected.found["passed"]:
