@@ -81,6 +81,12 @@ class Tvm:
 
         build(graph, candidate, self.core, self._kind, folder)
 
+    def ship(self, bundle: Path) -> None:
+        """Add the C++ example, which runs the engine without Python."""
+        from edgec.targets.tvm.shipping import ship_example
+
+        ship_example(bundle)
+
     def open(self, folder: Path) -> Engine:
         """Open what `build` wrote; under an emulator where this machine has another processor.
 

@@ -1,6 +1,8 @@
 """Small graphs through TVM: compiled, opened and compared; and what it refuses."""
 
 import importlib.util
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from x86_graphs import block_proto, graph_of
 
+from edgec.core.bundle import ENGINE, IO, InputsOutputs, write_json
 from edgec.core.errors import JobError, RequestError
 from edgec.runtime.engine import EngineDescription
 from edgec.runtime.engine_tvm import check_processor
@@ -42,6 +45,24 @@ def test_a_block_computes_what_its_source_does(block):
     assert {"attn", "attn.qkv", "attn.proj", "fc1", "norm1"} <= layers
     with pytest.raises(RequestError, match="closed"):
         engine.run(graph.examples[0])
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
+def test_the_example_runs_the_engine_without_python(block, tmp_path):
+    graph, folder = block
+    shutil.copytree(folder, tmp_path / ENGINE)
+    write_json(tmp_path / IO, InputsOutputs(graph.inputs, graph.outputs, None, ()).to_json())
+    target_named("x86:tvm").ship(tmp_path)
+    graph.examples[0]["x"].tofile(tmp_path / "x.bin")
+    for command in (["-S", tmp_path / "cpp", "-B", tmp_path / "build"], ["--build", tmp_path / "build"]):
+        subprocess.run(["cmake", *command], check=True, capture_output=True)
+    program = [tmp_path / "build" / "example", tmp_path / ENGINE]
+    said = subprocess.run([*program, tmp_path / "x.bin"], check=True, capture_output=True, text=True).stdout
+    numbers = [float(word) for word in said.split("output 0:")[1].split("…")[0].split()]
+    np.testing.assert_allclose(numbers, graph.references[0]["y"].ravel()[:5], rtol=1e-4, atol=1e-5)
+    short = subprocess.run([*program, folder / "engine.json"], check=False, capture_output=True, text=True)
+    assert short.returncode == 1
+    assert "bytes of x" in short.stderr
 
 
 def test_a_library_for_another_processor_is_refused_before_it_is_loaded(block, tmp_path):
