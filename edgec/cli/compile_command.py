@@ -16,7 +16,8 @@ def command(
         str,
         typer.Option(
             "--target",
-            help="x86, x86:ort, x86:openvino, coreml[:ios16|ios17|ios18], jetson[:PROFILE], or rtx[:smNN]",
+            help="x86, x86:ort, x86:openvino, x86:tvm, coreml[:ios16|ios17|ios18], jetson[:PROFILE], "
+            "rtx[:smNN], or arm[:CORE]",
         ),
     ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="the bundle's folder")] = None,
