@@ -108,6 +108,27 @@ class Latency:
         return float(np.percentile(self.samples, 90))
 
     @property
+    def p99(self) -> float:
+        """99th percentile over all calls."""
+        return float(np.percentile(self.samples, 99))
+
+    def histogram(self, bins: int = 32) -> dict[str, float | list[int]]:
+        """How many calls took how long: `counts` of equal parts from `low` to `high`, the 99th percentile.
+
+        `beyond` is how many took longer.
+        """
+        low, high = min(self.samples), self.p99
+        counts = np.zeros(bins, int)
+        if high > low:
+            counts, _ = np.histogram(self.samples, bins, (low, high))
+        return {
+            "low": low,
+            "high": high,
+            "counts": counts.tolist(),
+            "beyond": len(self.samples) - int(counts.sum()),
+        }
+
+    @property
     def spread(self) -> float:
         """Range of the blocks' medians over their median."""
         return (max(self.blocks) - min(self.blocks)) / self.p50

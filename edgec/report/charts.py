@@ -99,6 +99,17 @@ def headroom(value: float, bound: float) -> Markup:
     return _svg(14, "".join(parts), "headroom")
 
 
+def histogram(counts: Sequence[int]) -> Markup:
+    """Bars side by side, as high as their counts."""
+    height, most = 90, max(counts, default=0)
+    width = _WIDTH / max(1, len(counts))
+    bars = []
+    for place, count in enumerate(counts):
+        tall = round(height * count / most, 2) if most else 0
+        bars.append(_rect(place * width, height - tall, width - 2, tall, "fill", f"{count}"))
+    return _svg(height, "".join(bars), "histogram")
+
+
 def frontier(points: Sequence[tuple[float, float, str, str]]) -> Markup:
     """Latency to the right from 0, score upwards: a dot a point, and the steps that nothing measured beats.
 

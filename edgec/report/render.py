@@ -15,6 +15,7 @@ import jinja2
 from edgec.core.bundle import Bundle
 from edgec.core.errors import RequestError
 from edgec.report import charts, formats, gates, layers, summary
+from edgec.report.advice import advice_by_cause
 from edgec.report.schema import SCHEMA, LatencyEntry, Report
 from edgec.runtime.engines import kind_of, what_runs
 
@@ -62,7 +63,7 @@ _EMPTY_MODEL: dict[str, Any] = {
 }
 _EMPTY_LATENCY: dict[str, Any] = {"measured": True, "device": "", "blocks": 0, "entries": [], "predicted": []}
 
-_EMPTY_ENTRY: dict[str, Any] = dict.fromkeys(("interval", "ratio_interval", "verdict"))
+_EMPTY_ENTRY: dict[str, Any] = dict.fromkeys(("interval", "ratio_interval", "verdict", "p99", "histogram"))
 
 
 def report_data(source: str | Path | Mapping[str, Any]) -> Report:
@@ -110,18 +111,14 @@ def render(report: Mapping[str, Any]) -> str:
         RequestError: it is no report, or one of a newer edgec.
     """
     data = report_data(report)
-    script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     entries = data["latency"]["entries"]
     slowest = sorted(data["layers"], key=lambda layer: -layer["microseconds"])[: layers.TOP_LAYERS]
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             report=data,
-            style=(_TEMPLATES / "style.css").read_text(encoding="utf-8"),
-            script=script,
-            script_digest=digest,
+            **page_parts(),
             verdicts=summary.verdicts(data),
             chosen=summary.chosen(data),
             frontier=_frontier,
@@ -134,8 +131,19 @@ def render(report: Mapping[str, Any]) -> str:
             fusions=[step for step in data["passes"] if step["name"].startswith("fuse.") and step["matched"]],
             modules=layers.by_module(data["layers"]),
             kinds=layers.by_kind(data["layers"]),
+            advice=advice_by_cause(cast(Mapping[str, Any], data).get("neural_engine")),
         )
     )
+
+
+def page_parts() -> dict[str, str]:
+    """What every page carries: its style, its one script, and the script's digest for the security policy."""
+    script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    return {
+        "style": (_TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        "script": script,
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
 
 
 def _frontier(section: Mapping[str, Any]) -> list[tuple[float, float, str, str]]:
@@ -157,8 +165,9 @@ def _scale(entries: Sequence[LatencyEntry]) -> float:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """The templates, with the charts and the numbers' formats."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -178,6 +187,6 @@ def _environment() -> jinja2.Environment:
         "count",
         "shape",
     )
-    environment.filters.update({name: getattr(formats, name) for name in names})
-    environment.globals.update(charts=charts, gates=gates, kind=layers.kind, plural=formats.plural)
-    return environment
+    made.filters.update({name: getattr(formats, name) for name in names})
+    made.globals.update(charts=charts, gates=gates, kind=layers.kind, plural=formats.plural)
+    return made

@@ -116,6 +116,15 @@ class Numerics(TypedDict):
     gates: list[GateResult]
 
 
+class Histogram(TypedDict):
+    """How many calls took how long: `counts` of equal parts from `low` to `high`, and how many `beyond`."""
+
+    low: float
+    high: float
+    counts: list[int]
+    beyond: int
+
+
 class LatencyEntry(TypedDict):
     """One measured engine. All figures are null where it was not measured; `why` says why.
 
@@ -144,6 +153,8 @@ class LatencyEntry(TypedDict):
     why: str
     drop: NotRequired[float | None]
     disturbed: NotRequired[int]
+    p99: NotRequired[float | None]
+    histogram: NotRequired[Histogram | None]
 
 
 class Prediction(TypedDict):

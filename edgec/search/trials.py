@@ -154,12 +154,15 @@ class Choice:
 
 def _figures(latency: Latency | None, best: Latency | None) -> dict[str, Any]:
     if latency is None:
-        beside = dict.fromkeys(("interval", "ratio_to_best_baseline", "ratio_interval", "verdict"))
-        return {"p50": None, "p90": None, "spread": None, "blocks": [], "disturbed": 0, **beside}
+        figures = ("p50", "p90", "p99", "histogram", "spread")
+        beside = ("interval", "ratio_to_best_baseline", "ratio_interval", "verdict")
+        return {**dict.fromkeys((*figures, *beside)), "blocks": [], "disturbed": 0}
     ratio = None if best is None or best is latency else latency.ratio_interval(best)
     return {
         "p50": latency.p50,
         "p90": latency.p90,
+        "p99": latency.p99,
+        "histogram": latency.histogram(),
         "spread": latency.spread,
         "blocks": list(latency.blocks),
         "disturbed": latency.disturbed,
