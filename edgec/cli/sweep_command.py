@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgec.cli import options
 if TYPE_CHECKING:
     from edgec.sweep.plan import Plan
     from edgec.sweep.rows import Row
+    from edgec.sweep.sweep import Run, Sweep
 
 
 def command(
@@ -36,6 +38,19 @@ def command(
         Path | None, typer.Option("-o", "--output", help="the sweep's folder; PLAN.sweep where not given")
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="compiles at once on this machine")] = 1,
+    on: Annotated[
+        str | None, typer.Option("--on", metavar="ray://HOST:PORT", help="a Ray cluster to run on")
+    ] = None,
+    cell: Annotated[
+        int | None, typer.Option("--cell", min=0, help="run only this cell, and no table")
+    ] = None,
+    emit_kubernetes: Annotated[
+        bool, typer.Option("--emit-kubernetes", help="print Kubernetes jobs of the plan and run nothing")
+    ] = False,
+    image: Annotated[str, typer.Option("--image", help="of the jobs: an image with edgec")] = "edgec",
+    claim: Annotated[
+        str, typer.Option("--claim", help="of the jobs: the claim of the shared volume")
+    ] = "sweep",
     against: Annotated[
         Path | None,
         typer.Option("--against", metavar="FOLDER", help="an earlier sweep; exit status 1 on what got worse"),
@@ -50,11 +65,17 @@ def command(
     from edgec.sweep.sweep import Sweep, on_this_machine
 
     plan = _plan(what, targets, rows)
+    if emit_kubernetes:
+        _emit(plan, what[0], image, claim, jobs)
+        return 0
     folder = Path(f"{plan.name}.sweep") if output is None else output
     before = None if against is None else results.read(against)
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
     sweep = Sweep(plan, Runner(folder.resolve(), threads))
     count = len(plan.cells)
+    if cell is not None:
+        return _one(sweep, cell)
+    run = on_this_machine(jobs) if on is None else _on_ray(on)
     with progress() as steps:
 
         def told(row: Row) -> None:
@@ -62,7 +83,7 @@ def command(
             steps.step(f"{len(sweep.rows())} of {count} cells")
 
         steps.step(f"{len(sweep.rows())} of {count} cells")
-        found = sweep.go_on(on_this_machine(jobs), told)
+        found = sweep.go_on(run, told)
     changes = None if before is None else comparison.compare(before, found)
     counts = Counter(row.verdict for row in found)
     fields = {
@@ -84,6 +105,37 @@ def command(
         if changes == []:
             print(f"nothing changed against {against}")
     return int(any(change.worse for change in changes or ()))
+
+
+def _on_ray(address: str) -> Run:
+    from edgec.core.errors import RequestError
+    from edgec.sweep import on_ray
+
+    if not address.startswith("ray://"):
+        raise RequestError(f"--on {address} is no cluster", fix="write ray://HOST:PORT")
+    return functools.partial(on_ray.run, address)
+
+
+def _one(sweep: Sweep, number: int) -> int:
+    """Run one cell of a plan; whoever looks for the table later finds its row."""
+    from edgec.core.errors import RequestError
+
+    if number >= len(sweep.plan.cells):
+        raise RequestError(f"the plan has {len(sweep.plan.cells)} cells, and no cell {number}")
+    cell = sweep.plan.cells[number]
+    row = sweep.runner.done(cell) or sweep.runner.run(cell)
+    assert row is not None
+    print(f"{row.verdict}  {cell}" + (f": {row.reason}" if row.reason else ""))
+    return 0
+
+
+def _emit(plan: Plan, file: str, image: str, claim: str, jobs: int) -> None:
+    from edgec.core.errors import RequestError
+    from edgec.sweep import kubernetes
+
+    if not file.endswith(".toml"):
+        raise RequestError("--emit-kubernetes takes a plan's file, which the pods read")
+    print(kubernetes.jobs(plan, Path(file).resolve(), image, claim, jobs), end="")
 
 
 def _plan(what: list[str], targets: list[str] | None, rows: list[str] | None) -> Plan:

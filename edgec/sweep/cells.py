@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from pathlib import Path
 
 from edgec.core import alone
@@ -41,12 +42,12 @@ class Runner:
     Attributes:
         folder: the sweep's folder.
         threads: threads that one compile may use; 0 for all.
-        program: the words that `edgec` is called by.
+        program: the words that `edgec` is called by; this Python's own where there are none.
     """
 
     folder: Path
     threads: int = 0
-    program: tuple[str, ...] = (sys.executable, "-P", "-m", "edgec.cli.main")
+    program: tuple[str, ...] = ()
 
     def done(self, cell: Cell) -> Row | None:
         """The row of a cell that has run, of the same files and versions; None where it has to run."""
@@ -67,11 +68,15 @@ class Runner:
     def _compiled(self, cell: Cell, folder: Path, stop: threading.Event) -> Row | None:
         begun = time.monotonic()
         row = Row(*(cell.model, cell.target, cell.row), "failed", key=key_of(cell), machine=platform.node())
-        words = ["compile", cell.model, "--target", cell.target, *cell.words]
-        words += ["-o", str(folder / BUNDLE), "--json"]
+        # A compile that outlives a killed node does not write where the next one does.
+        attempt = folder / uuid.uuid4().hex
+        attempt.mkdir()
+        program = self.program or (sys.executable, "-P", "-m", "edgec.cli.main")
+        words = [*program, "compile", cell.model, "--target", cell.target, *cell.words]
+        words += ["-o", str(attempt / BUNDLE), "--json"]
         with (folder / "log.txt").open("w+b") as log:
             process = subprocess.Popen(
-                [*self.program, *words],
+                words,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -90,7 +95,8 @@ class Runner:
         except ValueError:
             return dataclasses.replace(row, reason=_last_words(process.returncode, said))
         if process.returncode == 0:
-            bundle = (folder / BUNDLE).relative_to(self.folder)
+            bundle = (attempt / BUNDLE).rename(folder / BUNDLE).relative_to(self.folder)
+            attempt.rmdir()
             return dataclasses.replace(row.with_answer(fields), bundle=bundle.as_posix())
         error = fields["error"]
         told = [part for part in (error["where"], error["what"]) if part]

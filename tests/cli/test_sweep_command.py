@@ -50,8 +50,21 @@ def test_wrong_words_are_refused_before_anything_runs(edgec, plan, tmp_path):
         (("zoo:vit_digits", "--options", "precision"), "has no value"),
         ((tmp_path / "no.toml",), "cannot be read"),
         ((plan, "--against", tmp_path), "has no results.sqlite"),
+        ((plan, "--on", "here:1"), "is no cluster"),
+        ((plan, "--cell", 2), "and no cell 2"),
+        (("zoo:vit_digits", "--emit-kubernetes"), "takes a plan's file"),
     ]:
         done = edgec("sweep", *words, "-o", tmp_path / "out")
         assert done.status == 2
         assert said in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_one_cell_of_a_plan_is_found_by_the_sweep(edgec, plan, tmp_path):
+    out = tmp_path / "out"
+    one = edgec("sweep", plan, "-o", out, "--cell", 1)
+    assert (one.status, one.out.split()[0]) == (0, "refused")
+    assert not (out / "results.sqlite").exists()
+    jobs = edgec("sweep", plan, "--emit-kubernetes", "--image", "here/edgec:2")
+    assert jobs.status == 0
+    assert "here/edgec:2" in jobs.out
