@@ -20,7 +20,7 @@ from edgec.passes.slim.cut import CutUnits
 from edgec.passes.slim.find import find_units
 from edgec.passes.slim.head_widths import turn
 from edgec.passes.slim.importance import Importance, runs
-from edgec.passes.slim.least_squares import Fit, Moments, fit
+from edgec.passes.slim.least_squares import Fit, Gathering, Moments, fit
 from edgec.passes.slim.linear_layers import (
     LinearLayer,
     count_rows,
@@ -243,7 +243,7 @@ class Slimmer:
     def _fitted(self, layer: LinearLayer, walk: Walk, kept: Mapping[str, np.ndarray]) -> Fit:
         node = walk.node(layer.node)
         prior = matrix(node)
-        parts = (Moments.empty(*prior.shape), Moments.empty(*prior.shape))
+        halves = [Gathering(Moments.empty(*prior.shape)) for _ in range(2)]
         columns = self._columns(layer, prior.shape[1], kept)
         stream = self._lessons.streams[layer.target]
         for index, sample in enumerate(walk.samples):
@@ -254,8 +254,9 @@ class Slimmer:
                 target = target - value_rows(around, layer.axis, picked)
             else:
                 picked = self._rows.picked(index, stream.counts[index])
-            parts[index % 2].add(input_rows(node, sample[layer.value], picked), target)
-        return fit(parts, prior, intercept=layer.bias is not None)
+            halves[index % 2].add(input_rows(node, sample[layer.value], picked), target)
+        first, second = (half.finish() for half in halves)
+        return fit((first, second), prior, intercept=layer.bias is not None)
 
     def _columns(self, layer: LinearLayer, outputs: int, kept: Mapping[str, np.ndarray]) -> np.ndarray:
         """(outputs of the whole layer,) bool: which of them stay."""

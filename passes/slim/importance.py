@@ -13,7 +13,7 @@ from edgec.passes.editing import constant
 from edgec.passes.slim.elimination import Layer, Order, eliminate
 from edgec.passes.slim.factors import weight_matrix
 from edgec.passes.slim.head_widths import Turn, Turned, turned_queries, turned_values
-from edgec.passes.slim.least_squares import Moments, ridge_map
+from edgec.passes.slim.least_squares import Gathering, Moments, ridge_map
 from edgec.passes.slim.linear_layers import LinearLayer, matrix, spread
 from edgec.passes.slim.teacher import Lessons, Rows, observe
 from edgec.passes.slim.units import Branch, Unit
@@ -169,8 +169,7 @@ class Importance:
         known = self._lessons.streams.get(run[0])
         before = [part[:, :0] for part in behind] if known is None else known.rows
         moments = Moments.empty(before[0].shape[1], behind[0].shape[1])
-        for x, y in zip(before, behind, strict=True):
-            moments.add(x, y)
+        moments.add(np.concatenate(before), np.concatenate(behind))
         prior = np.eye(before[0].shape[1], behind[0].shape[1])
         found = ridge_map(moments, prior, RIDGE)
         return found.error * moments.count * len(moments.y)
@@ -184,13 +183,15 @@ class Importance:
         assert value is not None
         axis = 1 if is_op(node, "Conv") else -1
         moments = Moments.empty(len(weight), 0)
+        gathering = Gathering(moments)
 
         def look(index: int, values: Arrays) -> None:
             array = np.moveaxis(values[str(value.name)], axis, -1).reshape(-1, len(weight))
             picked = array[self._rows.picked(index, len(array))]
-            moments.add(picked, np.empty((len(picked), 0), np.float32))
+            gathering.add(picked, np.empty((len(picked), 0), np.float32))
 
         observe(self._model, [str(value.name)], self._samples, look)
+        gathering.finish()
         scale = float(np.trace(moments.xx)) / len(weight)
         root = np.linalg.cholesky(moments.xx + (1e-6 * scale or 1.0) * np.eye(len(weight))).T
         basis, values, right = np.linalg.svd(root @ weight, full_matrices=False)

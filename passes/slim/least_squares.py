@@ -88,6 +88,33 @@ class Moments:
         return self.yy - 2.0 * float((weight * self.xy).sum()) + float((weight * (self.xx @ weight)).sum())
 
 
+class Gathering:
+    """Rows on their way into moments, some hundred at a time: a product of few rows is slow.
+
+    Args:
+        moments: they know all rows once `finish` was called.
+    """
+
+    def __init__(self, moments: Moments) -> None:
+        self.moments = moments
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self._rows = 0
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Count rows in, as `Moments.add` does; the arrays may be changed afterwards."""
+        self._waiting.append((np.array(x, np.float32), np.array(y, np.float32)))
+        self._rows += len(x)
+        if self._rows >= _ROWS:
+            self.finish()
+
+    def finish(self) -> Moments:
+        """Count in what waits; the moments of all rows."""
+        if self._waiting:
+            self.moments.add(*(np.concatenate(arrays) for arrays in zip(*self._waiting, strict=True)))
+        self._waiting, self._rows = [], 0
+        return self.moments
+
+
 @dataclasses.dataclass(frozen=True)
 class Fit:
     """A linear map y = weightᵀ x + bias.

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from edgec.core.evaluation import Evaluator, with_outputs
 from edgec.core.graph import Arrays, TensorSpec
 from edgec.passes.precision.judge import evaluable
-from edgec.passes.slim.least_squares import Moments
+from edgec.passes.slim.least_squares import Gathering, Moments
 from edgec.passes.slim.linear_layers import LinearLayer, count_rows, input_rows, value_rows
 
 ROWS = 16_384
@@ -103,14 +103,15 @@ def teach(
     layers = list(layers)
     nodes = {str(node.name): node for node in model.graph}
     lessons = Lessons({}, {name: Stream(axis, [], []) for name, axis in streams.items()})
+    gathered: dict[str, Gathering] = {}
 
     def look(index: int, values: Arrays) -> None:
         for layer in layers:
             picked = rows.picked(index, count_rows(values[layer.target], layer.axis))
             inputs = input_rows(nodes[layer.node], values[layer.value], picked)
-            empty = Moments.empty(inputs.shape[1], 0)
-            moments = lessons.moments.setdefault(layer.node, empty)
-            moments.add(inputs, np.empty((len(inputs), 0), np.float32))
+            if layer.node not in gathered:
+                gathered[layer.node] = Gathering(Moments.empty(inputs.shape[1], 0))
+            gathered[layer.node].add(inputs, np.empty((len(inputs), 0), np.float32))
         for name, stream in lessons.streams.items():
             stream.counts.append(count_rows(values[name], stream.axis))
             picked = rows.picked(index, stream.counts[index])
@@ -118,6 +119,7 @@ def teach(
 
     observe(model, [*(layer.value for layer in layers), *(layer.target for layer in layers), *streams],
             samples, look)  # fmt: skip
+    lessons.moments.update({node: gathering.finish() for node, gathering in gathered.items()})
     return lessons
 
 
