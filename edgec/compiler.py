@@ -14,7 +14,7 @@ from edgec.core.errors import JobError, NumericsError, RequestError
 from edgec.core.graph import Graph
 from edgec.core.json_file import read_object
 from edgec.core.progress import Progress, Silent
-from edgec.decoders import check_decoder_request, greedy_of
+from edgec.decoders import check_decoder_request, decoder_loader, greedy_of
 from edgec.judging import accuracy
 from edgec.judging import budget as budgets
 from edgec.judging.bisection import first_bad_pass
@@ -127,13 +127,12 @@ def compile(
     request = Request.checked(
         target, output, precision, latency, max_drop, passes, seed, tokens, slim, search_time
     )
-    from edgec.frontends.decoders import from_decoder, is_decoder
-
     _enter(progress, "reading the model")
-    if isinstance(request.target, Decodes) and isinstance(model, str) and is_decoder(model):
+    load_decoder = decoder_loader(model) if isinstance(request.target, Decodes) else None
+    if load_decoder is not None:
         given = {"--example": example, "--input": inputs, "--batch": batch}
         check_decoder_request(request, {**given, "--eval-data": eval_data, "--calib": calib})
-        graph = from_decoder(model.removeprefix("hf:"), seed=seed, progress=progress)
+        graph = load_decoder(str(model).removeprefix("hf:"), seed=seed, progress=progress)
     else:
         graph = load(
             model, example_inputs, example=example, inputs=inputs, batch=batch, seed=seed, progress=progress
@@ -183,8 +182,11 @@ def compile_graph(
     _enter(progress, "rewriting its graph")
     neutral = to_neutral(graph, request.pipeline, progress)
     if graph.decoder is not None:
-        graph = graph.by_generations()
-        neutral = dataclasses.replace(neutral, graph=neutral.graph.by_generations())
+        encoder = graph.decoder.encoder
+        if encoder is not None:
+            encoder = to_neutral(encoder, request.pipeline, progress).graph
+        graph = graph.by_generations(encoder)
+        neutral = dataclasses.replace(neutral, graph=neutral.graph.by_generations(encoder))
     is_searched = bool(request.takes_away) or request.max_drop is not None
     _enter(progress, "building and measuring engines", request.search_seconds if is_searched else None)
     with bundles.writing(folder, needed=_needed_bytes(neutral.graph), note=progress.note) as scratch:

@@ -17,6 +17,18 @@ from edgec.search.trials import Trial
 Run = Callable[[Mapping[str, np.ndarray]], Arrays]
 
 
+def decoder_loader(model: object) -> Callable[..., Graph] | None:
+    """What loads a model as a decoder, of its folder; None where it is none."""
+    from edgec.frontends.decoders import from_decoder, is_decoder
+    from edgec.frontends.encoder_decoders import from_encoder_decoder, is_encoder_decoder
+
+    if not isinstance(model, str):
+        return None
+    if is_decoder(model):
+        return from_decoder
+    return from_encoder_decoder if is_encoder_decoder(model) else None
+
+
 def check_decoder_request(request: Request, given: Mapping[str, Any]) -> None:
     """See that what is asked is to be had for a decoder.
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from edgec.core.decoder import CONTINUATION, IDS, LOGITS, Cache, Decoder, Decoding
-from edgec.core.errors import JobError, RequestError
-from edgec.core.graph import DrawnInput, ExactSource, Graph, TensorSpec
+from edgec.core.decoder import IDS, LOGITS, Cache, Decoding
+from edgec.core.errors import RequestError
+from edgec.core.graph import Graph
 from edgec.core.progress import Progress, Silent
 from edgec.frontends.examples import Drawing
+from edgec.frontends.generations import Call, decoder_of
 from edgec.frontends.quiet import first_line, quiet
 
 if TYPE_CHECKING:
@@ -24,12 +23,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("edgec.frontends")
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
-
-PROMPT, STEPS = 32, 16
-"""Tokens of the typical generation's prompt, and steps behind it."""
-
-LONGEST = 1024
-"""Tokens of the longest generation that is verified, where the model has positions for more."""
 
 _NEW, _PAST = 24, 40
 """Sizes up to which one step is verified by itself, before any engine is built."""
@@ -71,12 +64,12 @@ def from_decoder(folder: str, *, seed: int = 0, samples: int = 3, progress: Prog
 
     progress = progress or Silent()
     spec = f"hf:{folder}"
-    model = load_checkpoint(folder, spec, progress, causal=True)
+    model = load_checkpoint(folder, spec, progress, generates="AutoModelForCausalLM")
     from edgec.frontends.torch import from_module
 
     layout = _layout(model, spec)
-    decoding = _decoding(model)
-    new, past = _sizes(decoding.positions)
+    decoding = decoding_of(model)
+    new, past = step_sizes(decoding.positions)
     graph = from_module(
         _step(model, layout),
         _example(layout, decoding.vocabulary),
@@ -96,13 +89,30 @@ def from_decoder(folder: str, *, seed: int = 0, samples: int = 3, progress: Prog
         progress=progress,
     )
     progress.step("generating with the source")
-    return dataclasses.replace(graph, decoder=_decoder(model, spec, decoding, layout, seed))
+    decoder = decoder_of(model, _call(model), spec, decoding, layout, seed)
+    return dataclasses.replace(graph, decoder=decoder)
 
 
-def _decoding(model: torch.nn.Module) -> Decoding:
+def _call(model: torch.nn.Module) -> Call:
+    def call(ids: torch.Tensor, before: Any, _: Mapping[str, torch.Tensor]) -> Any:
+        cache = None if before is None else before.past_key_values
+        return model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+
+    return call
+
+
+def decoding_of(model: torch.nn.Module, source: str = "") -> Decoding:
+    """What a model may generate, as its configuration tells.
+
+    Args:
+        model: the model.
+        source: of an encoder-decoder, the name of what the encoder reads.
+    """
     whole: Any = model.config
     config = whole.get_text_config()
-    limits = (getattr(config, key, None) for key in ("max_position_embeddings", "n_positions"))
+    # An encoder-decoder's n_positions are no table (T5 has relative positions).
+    keys = ("max_target_positions", "max_position_embeddings", *(() if source else ("n_positions",)))
+    limits = (getattr(config, key, None) for key in keys)
     positions = next((limit for limit in limits if limit and limit > 0), 0)
     generation: Any = getattr(model, "generation_config", None)
     ends = getattr(generation, "eos_token_id", None)
@@ -110,10 +120,10 @@ def _decoding(model: torch.nn.Module) -> Decoding:
     stops = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     # A configuration keeps its class's own stop token where the vocabulary is smaller than that.
     known = tuple(token for token in stops if 0 <= token < config.vocab_size)
-    return Decoding(config.vocab_size, positions, known)
+    return Decoding(config.vocab_size, positions, known, source)
 
 
-def _sizes(positions: int) -> tuple[int, int]:
+def step_sizes(positions: int) -> tuple[int, int]:
     """The most new and past tokens of a step's examples."""
     if not positions:
         return _NEW, _PAST
@@ -129,8 +139,6 @@ def _layout(model: torch.nn.Module, spec: str) -> tuple[Cache, ...]:
     """
     import torch
 
-    wanted = "edgec takes keys and values of shape (1, heads, tokens, width) of every layer"
-    fix = "write file.py:function with a module whose caches are such inputs and outputs"
     tokens = 3
     try:
         with torch.no_grad(), quiet():
@@ -140,26 +148,47 @@ def _layout(model: torch.nn.Module, spec: str) -> tuple[Cache, ...]:
     except Exception as error:
         _logger.debug("no cache", exc_info=error)
         raise RequestError(
-            f"a call with use_cache gives no past_key_values ({first_line(error)}), and {wanted}",
+            f"a call with use_cache gives no past_key_values ({first_line(error)}), and {_WANTED}",
             where=spec,
-            fix=fix,
+            fix=_REWRITE,
         ) from error
+    return caches_of(cache, "past", spec, tokens)
+
+
+_WANTED = "edgec takes keys and values of shape (1, heads, tokens, width) of every layer"
+_REWRITE = "write file.py:function with a module whose caches are such inputs and outputs"
+
+
+def caches_of(cache: Any, name: str, spec: str, tokens: int | None = None) -> tuple[Cache, ...]:
+    """The caches of every layer, as transformers holds them.
+
+    Args:
+        cache: what a call of the model gave.
+        name: how the graph's inputs begin.
+        spec: what the user named.
+        tokens: how many it must hold.
+
+    Raises:
+        RequestError: it keeps something else than keys and values that grow by layer.
+    """
     layers = getattr(cache, "layers", None)
     kinds = sorted({type(layer).__name__ for layer in layers or ()})
     unknown = [kind for kind in kinds if kind not in ("DynamicLayer", "DynamicSlidingWindowLayer")]
     if not layers or unknown:
         said = f"{type(cache).__name__} of {', '.join(unknown)}" if unknown else type(cache).__name__
-        raise RequestError(f"its cache is a {said}, and {wanted}", where=spec, fix=fix)
+        raise RequestError(f"its cache is a {said}, and {_WANTED}", where=spec, fix=_REWRITE)
     found = []
     for index, layer in enumerate(layers):
         for what, tensor in (("key", layer.keys), ("value", layer.values)):
             shape = None if tensor is None else tuple(tensor.shape)
-            if shape is None or len(shape) != 4 or shape[0] != 1 or shape[2] != tokens:
+            if shape is None or len(shape) != 4 or shape[0] != 1 or shape[2] != (tokens or shape[2]):
                 raise RequestError(
-                    f"the {what}s of layer {index} are cached as {shape}, and {wanted}", where=spec, fix=fix
+                    f"the {what}s of layer {index} are cached as {shape}, and {_WANTED}",
+                    where=spec,
+                    fix=_REWRITE,
                 )
             found.append(
-                Cache(f"past_{what}_{index}", f"present_{what}_{index}", int(shape[1]), int(shape[3]))
+                Cache(f"{name}_{what}_{index}", f"present_{what}_{index}", int(shape[1]), int(shape[3]))
             )
     return tuple(found)
 
@@ -185,103 +214,10 @@ def _step(model: torch.nn.Module, layout: Sequence[Cache]) -> torch.nn.Module:
         def forward(self, ids: torch.Tensor, *past: torch.Tensor) -> dict[str, torch.Tensor]:
             cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
             found = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            pairs = [(layer.keys, layer.values) for layer in cache.layers]
+            layers: Any = cache.layers
+            pairs = [(layer.keys, layer.values) for layer in layers]
             presents = [tensor for pair in pairs for tensor in pair]
             named = {kept.present: tensor for kept, tensor in zip(layout, presents, strict=True)}
             return {LOGITS: found.logits, **named}
 
     return Step().eval()
-
-
-def _generation(model: torch.nn.Module) -> torch.nn.Module:
-    """The source's own cached generation, told its tokens: scores behind the prompt and every step."""
-    import torch
-
-    class Generation(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_ids: torch.Tensor, continuation: torch.Tensor) -> dict[str, torch.Tensor]:
-            found = self.model(input_ids=input_ids, use_cache=True, logits_to_keep=1)
-            scores = [found.logits]
-            for step in range(continuation.shape[1]):
-                found = self.model(
-                    input_ids=continuation[:, step : step + 1],
-                    past_key_values=found.past_key_values,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-                scores.append(found.logits)
-            return {LOGITS: torch.cat(scores, dim=1)}
-
-    return Generation().eval()
-
-
-def _decoder(
-    model: torch.nn.Module, spec: str, decoding: Decoding, layout: tuple[Cache, ...], seed: int
-) -> Decoder:
-    import torch
-
-    from edgec.frontends.calling import bind
-    from edgec.frontends.torch import ModuleSource
-
-    example = {IDS: torch.zeros(1, 1, dtype=torch.int64), CONTINUATION: torch.zeros(1, 1, dtype=torch.int64)}
-    generation = _generation(model)
-    source = ModuleSource(generation, bind(generation, example, spec), spec)
-    random = np.random.default_rng(seed)
-    feeds = []
-    for tokens, steps in generation_sizes(decoding.positions):
-        prompt = random.integers(0, decoding.vocabulary, (1, tokens))
-        feeds.append({IDS: prompt, CONTINUATION: _greedy(model, prompt, steps)})
-    references = [source(feed) for feed in feeds]
-    if not all(np.isfinite(found[LOGITS]).all() for found in references):
-        raise JobError("the model computes scores that are not finite", where=spec, fix="check its weights")
-    exact = None
-    try:
-        exact = ExactSource(source.in_float64, feeds[0])
-    except Exception as error:  # whatever the module raises
-        _logger.debug("the generation does not run in float64", exc_info=error)
-    lengths = [f"{feed[IDS].shape[1]}+{feed[CONTINUATION].shape[1]}" for feed in feeds]
-    return Decoder(
-        decoding=decoding,
-        caches=layout,
-        inputs=(
-            TensorSpec(IDS, (1, "tokens"), "int64", "tokens"),
-            TensorSpec(CONTINUATION, (1, "steps"), "int64", "tokens"),
-        ),
-        outputs=(TensorSpec(LOGITS, (1, "steps_and_one", decoding.vocabulary), "float32"),),
-        generations=feeds,
-        references=references,
-        run=source,
-        run_exact=exact,
-        drawn=(
-            DrawnInput(IDS, f"prompts of 0…{decoding.vocabulary - 1}, {', '.join(lengths)} tokens"),
-            DrawnInput(CONTINUATION, "the source's own greedy tokens"),
-        ),
-    )
-
-
-def generation_sizes(positions: int) -> list[tuple[int, int]]:
-    """Tokens of prompt and steps of each generation that is verified: a typical one, one that begins with a
-    single token, and one that ends at the last position, or at `LONGEST`.
-    """
-    most = min(positions or LONGEST, LONGEST)
-    prompt, steps = min(PROMPT, max(1, most // 2)), min(STEPS, max(0, most - most // 2))
-    last = min(steps, most - 1)
-    return [(prompt, steps), (1, min(steps, most - 1)), (most - last, last)]
-
-
-def _greedy(model: torch.nn.Module, prompt: np.ndarray, steps: int) -> np.ndarray:
-    """The source's own greedy tokens behind a prompt, (1, steps) int64, by its own cache."""
-    import torch
-
-    tokens: list[int] = []
-    with torch.no_grad(), quiet():
-        ids, cache = torch.from_numpy(prompt), None
-        for _ in range(steps):
-            found: Any = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = found.past_key_values
-            tokens.append(int(found.logits[0, -1].argmax()))
-            ids = torch.tensor([tokens[-1:]])
-    return np.array(tokens, np.int64).reshape(1, steps)

@@ -131,7 +131,7 @@ def from_transformers(
 
 
 def load_checkpoint(
-    folder: str, spec: str, progress: Progress, notes: list[str] | None = None, *, causal: bool = False
+    folder: str, spec: str, progress: Progress, notes: list[str] | None = None, *, generates: str = ""
 ) -> torch.nn.Module:
     """The model of a checkpoint folder, in evaluation mode and fp32.
 
@@ -140,7 +140,8 @@ def load_checkpoint(
         spec: what the user named.
         progress: told about long steps.
         notes: what the user should read is added.
-        causal: load all of a causal language model, its head and its cache too.
+        generates: the name of transformers' class that loads all of it, its head and its cache too; empty
+            where an encoder is enough.
 
     Raises:
         RequestError: the folder is no checkpoint that transformers reads, or of a kind edgec does not take.
@@ -154,7 +155,7 @@ def load_checkpoint(
     with quiet():
         require("transformers", "transformers")
     progress.step(f"loading {path.name}")
-    return _load(path, spec, [] if notes is None else notes, causal)
+    return _load(path, spec, [] if notes is None else notes, generates)
 
 
 def _check_folder(path: Path, spec: str) -> None:
@@ -199,7 +200,7 @@ def _check_folder(path: Path, spec: str) -> None:
         )
 
 
-def _load(path: Path, spec: str, notes: list[str], causal: bool) -> torch.nn.Module:
+def _load(path: Path, spec: str, notes: list[str], generates: str) -> torch.nn.Module:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -215,18 +216,25 @@ def _load(path: Path, spec: str, notes: list[str], causal: bool) -> torch.nn.Mod
             fix="check model_type in its config.json; code that comes with a checkpoint is not run",
         ) from error
     architecture = next(iter(config.architectures or ()), "")
-    if getattr(config, "is_encoder_decoder", False) and not architecture.endswith("EncoderModel"):
+    if generates and not hasattr(transformers, generates):
+        raise RequestError(
+            f"transformers {transformers.__version__} has no {generates}",
+            where=spec,
+            fix="correct architectures in its config.json; code that comes with a checkpoint is not run",
+        )
+    whole = generates or architecture.endswith("EncoderModel")
+    if getattr(config, "is_encoder_decoder", False) and not whole:
         raise RequestError(
             f"{config.model_type} is an encoder-decoder, and edgec takes encoders",
             where=spec,
             fix="write file.py:function that returns the encoder",
         )
     loader, keeps_head = (
-        (transformers.AutoModelForCausalLM, True) if causal else _loader(config, architecture)
+        (getattr(transformers, generates), True) if generates else _loader(config, architecture)
     )
     if not keeps_head:
         notes.append(f"The head of {architecture} is left out; the graph computes the encoder's features.")
-    if hasattr(config, "use_cache") and not causal:
+    if hasattr(config, "use_cache") and not generates:
         config.use_cache = False  # a cache of keys and values is no tensor, and one pass needs none
     import torch
 

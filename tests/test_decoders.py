@@ -13,7 +13,8 @@ from edgec.cli.main import app
 from edgec.core.errors import JobError, NumericsError, RequestError
 from edgec.core.graph import Graph
 from edgec.decoders import check_decoder_request, greedy_of
-from edgec.frontends.decoders import generation_sizes, is_decoder
+from edgec.frontends.decoders import is_decoder
+from edgec.frontends.generations import generation_sizes
 from edgec.packaging.cpp_sources import write_sources
 from edgec.request import Request
 from edgec.targets.base import Candidate

@@ -14,8 +14,9 @@ class Asked:
     """What is asked of a generation.
 
     Attributes:
-        inputs: an npz file whose `input_ids` are the prompt; None for `ids`, or the bundle's own sample.
-        ids: the prompt's tokens in words, `5,6,7`.
+        inputs: an npz file with `input_ids`, the prompt, and with what an encoder reads; None for the
+            bundle's own sample.
+        ids: the prompt's tokens in words, `5,6,7`, in place of the file's.
         max_new_tokens: how many at most.
         temperature: as `Session.generate` takes it, and so are the others.
         top_k: likewise.
@@ -53,19 +54,15 @@ def run_generation(
     if output is not None:
         check_writable_file(output)
     with load(bundle, key=key) as session:
-        if asked.ids is not None and asked.inputs is not None:
+        given = asked.inputs or bundle
+        feeds = read_arrays(asked.inputs) if asked.inputs else session.bundle.samples()[0][0]
+        if asked.ids is not None and asked.inputs is not None and IDS in feeds:
             raise RequestError("--ids and --input both give a prompt", fix="leave one out")
-        if asked.ids is not None:
-            prompt = _parsed(asked.ids)
-        else:
-            feeds = read_arrays(asked.inputs) if asked.inputs else session.bundle.samples()[0][0]
-            if IDS not in feeds:
-                raise RequestError(
-                    f"holds no array {IDS!r}",
-                    where=str(asked.inputs or bundle),
-                    fix="name the prompt's tokens so",
-                )
-            prompt = feeds[IDS]
+        if asked.ids is None and IDS not in feeds:
+            raise RequestError(f"holds no array {IDS!r}", where=str(given), fix="name the prompt's tokens so")
+        prompt = feeds[IDS] if asked.ids is None else _parsed(asked.ids)
+        read = getattr(session.engine, "decoding", None)
+        source = None if read is None or not read.source else feeds.get(read.source)
         begun = time.perf_counter()
         stream = session.stream(
             prompt,
@@ -74,6 +71,7 @@ def run_generation(
             top_k=asked.top_k,
             seed=asked.seed,
             stop_tokens=asked.stops,
+            source=source,
         )
         tokens, times = [], []
         for token in stream:

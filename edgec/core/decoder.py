@@ -11,13 +11,16 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from edgec.core.graph import Arrays, DrawnInput, ExactSource, TensorSpec
+    from edgec.core.graph import Arrays, DrawnInput, ExactSource, Graph, TensorSpec
 
 IDS = "input_ids"
 """The tokens that are new to the caches, (1, new) int64."""
 
 CONTINUATION = "continuation"
 """The tokens that a generation is fed one by one behind its prompt, (1, steps) int64."""
+
+ENCODER = "encoder"
+"""The folder of an encoder's engine inside its decoder's."""
 
 LOGITS = "logits"
 """The scores of the next token: (1, 1, vocabulary) of a step, (1, 1 + steps, vocabulary) of a generation."""
@@ -31,11 +34,13 @@ class Decoding:
         vocabulary: how many tokens there are.
         positions: the most tokens that a prompt and what follows it may have; 0 where there is no end.
         stop_tokens: tokens that end a text, as the model's own configuration has them.
+        source: the name of what an encoder reads once, in front of all steps; empty where there is none.
     """
 
     vocabulary: int
     positions: int
     stop_tokens: tuple[int, ...] = ()
+    source: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -48,9 +53,14 @@ class Decoding:
         Raises:
             KeyError, TypeError, ValueError: it returned nothing like that.
         """
-        found = cls(fields["vocabulary"], fields["positions"], tuple(fields["stop_tokens"]))
+        source = fields.get("source", "")
+        found = cls(fields["vocabulary"], fields["positions"], tuple(fields["stop_tokens"]), source)
         numbers = (found.vocabulary, found.positions, *found.stop_tokens)
-        if any(type(number) is not int or number < 0 for number in numbers) or not found.vocabulary:
+        if (
+            any(type(number) is not int or number < 0 for number in numbers)
+            or not found.vocabulary
+            or not isinstance(source, str)
+        ):
             raise ValueError("what may be generated is not told in whole numbers")
         return found
 
@@ -86,6 +96,8 @@ class Decoder:
         run: runs the source's cached generation.
         run_exact: runs it in float64; None where it cannot.
         drawn: what the prompts are.
+        encoder: of an encoder-decoder, the graph from what it reads to `crosses`, by the names of these.
+        crosses: the caches that a step reads as the encoder made them; they have no present.
     """
 
     decoding: Decoding
@@ -97,3 +109,5 @@ class Decoder:
     run: Callable[[Mapping[str, np.ndarray]], Arrays]
     run_exact: ExactSource | None
     drawn: tuple[DrawnInput, ...]
+    encoder: Graph | None = None
+    crosses: tuple[Cache, ...] = ()

@@ -257,8 +257,12 @@ class Graph:
         """The outputs, in the graph's order."""
         return self.engine_outputs or tuple(tensor_spec(value) for value in self.model.graph.outputs)
 
-    def by_generations(self) -> Graph:
-        """The graph of a decoder's step, fed and judged as its engines are: by whole generations."""
+    def by_generations(self, encoder: Graph | None) -> Graph:
+        """The graph of a decoder's step, fed and judged as its engines are: by whole generations.
+
+        Args:
+            encoder: of an encoder-decoder, the neutral graph of its encoder.
+        """
         decoder = self.decoder
         assert decoder is not None
         return dataclasses.replace(
@@ -273,6 +277,7 @@ class Graph:
             drawn=decoder.drawn,
             exported=None,
             open_sizes={},
+            decoder=dataclasses.replace(decoder, encoder=encoder),
         )
 
     def with_examples(self, examples: list[Arrays]) -> Graph:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgec.core.decoder import CONTINUATION, IDS, Decoding
-from edgec.runtime.engine import LayerTime
+from edgec.core.decoder import CONTINUATION, ENCODER, IDS, Decoding
+from edgec.runtime.engine import EngineDescription, LayerTime
 from edgec.runtime.engine_openvino import OpenVinoEngine, sources
 from edgec.runtime.layer_times import summarize
 from edgec.runtime.openvino_states import State, States
@@ -35,24 +35,36 @@ class OpenVinoDecoder(OpenVinoEngine):
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        decoding = self.description.decoding
+        decoding = EngineDescription.read(folder).decoding
         assert decoding is not None
         self.decoding: Decoding = decoding
+        self._encoder = OpenVinoEngine(folder / ENCODER) if decoding.source else None
+        super().__init__(folder)
 
-    def state(self) -> contextlib.AbstractContextManager[State]:
+    def state(self, source: Mapping[str, np.ndarray]) -> contextlib.AbstractContextManager[State]:
         """Empty caches, for as long as the block takes; nobody else has them.
+
+        Args:
+            source: what the encoder is to read, by name; empty where there is none.
 
         Raises:
             RequestError: the engine is closed.
         """
-        return self._states.one()
+        return self._states.one(source)
+
+    def close(self) -> None:
+        """Free the compiled models, once the generations under way have ended."""
+        super().close()
+        if self._encoder is not None:
+            self._encoder.close()
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
         """The layers' times in one step behind the prompt, by OpenVINO's own counters; in execution order."""
         compiled = self._compile({"PERF_COUNT": True})
-        state = State(self._core, compiled)
+        state = State(self._core, compiled, self._inputs)
         state.empty()
+        if self._encoder is not None:
+            state.attend(self._encoder.run(feeds))
         state.feed(feeds[IDS])
         following = feeds[CONTINUATION][:, : runs + _WARMUP]
         calls: dict[str, list[float]] = {}
@@ -65,5 +77,6 @@ class OpenVinoDecoder(OpenVinoEngine):
         return summarize(calls, ops, sources(compiled, self.description.layers), _WARMUP)
 
     def _pool(self) -> States:
-        self._states = States(self._core, self._compiled)
+        encode = None if self._encoder is None else self._encoder.run
+        self._states = States(self._core, self._compiled, self._inputs, encode)
         return self._states

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 
 from edgec.core.decoder import Decoding
 from edgec.core.errors import RequestError
+from edgec.core.graph import Arrays, TensorSpec
 from edgec.runtime.engine_decoder import OpenVinoDecoder
+from edgec.runtime.feeds import described, fitted
 from edgec.runtime.openvino_states import State
 
 
@@ -78,6 +80,7 @@ class Tokens(Iterator[int]):
 
     Args:
         engine: the decoder.
+        source: what an encoder reads, by name; empty where there is none.
         prompt: (1, tokens) int64.
         most: tokens to generate at most.
         sampling: how they are chosen.
@@ -87,12 +90,13 @@ class Tokens(Iterator[int]):
     def __init__(
         self,
         engine: OpenVinoDecoder,
+        source: Arrays,
         prompt: np.ndarray,
         most: int,
         sampling: Sampling,
         stops: frozenset[int],
     ) -> None:
-        self._steps = _steps(engine, prompt, most, Chooser(sampling), stops)
+        self._steps = _steps(engine, source, prompt, most, Chooser(sampling), stops)
         self._stepping = threading.Lock()
 
     def __next__(self) -> int:
@@ -119,10 +123,15 @@ class Tokens(Iterator[int]):
 
 
 def _steps(
-    engine: OpenVinoDecoder, prompt: np.ndarray, most: int, chooser: Chooser, stops: frozenset[int]
-) -> Iterator[int]:
+    engine: OpenVinoDecoder,
+    source: Arrays,
+    prompt: np.ndarray,
+    most: int,
+    chooser: Chooser,
+    stops: frozenset[int],
+) -> Generator[int]:
     with contextlib.ExitStack() as stack:
-        state: State = stack.enter_context(engine.state())
+        state: State = stack.enter_context(engine.state(source))
         ids = prompt
         for _ in range(most):
             token = chooser.choose(state.feed(ids))
@@ -168,6 +177,36 @@ def checked_prompt(ids: object, most: int, decoding: Decoding) -> np.ndarray:
             fix=f"ask for max_new_tokens={room - given + 1}, or shorten the prompt",
         )
     return np.ascontiguousarray(array.reshape(1, -1), np.int64)
+
+
+def checked_source(source: np.ndarray | None, decoding: Decoding, specs: Sequence[TensorSpec]) -> Arrays:
+    """What an encoder reads, by name; empty where there is no encoder.
+
+    Args:
+        source: what the caller gave.
+        decoding: what may be generated.
+        specs: the session's inputs, the source among them.
+
+    Raises:
+        RequestError: it is missing, of another shape or dtype, or holds tokens that do not exist; or there is
+            no encoder to read it.
+    """
+    if not decoding.source:
+        if source is not None:
+            raise RequestError("the bundle's network has no encoder to read a source", fix="leave source out")
+        return {}
+    spec = next(spec for spec in specs if spec.name == decoding.source)
+    if source is None:
+        raise RequestError(
+            "the bundle's network generates from a source, and none is given",
+            fix=f"give source=…, {described(spec)}",
+        )
+    read = fitted({spec.name: source}, [spec])
+    if spec.semantics == "tokens":
+        if not read[spec.name].size:
+            raise RequestError("the source has no tokens", fix="give at least one")
+        _check_tokens(read[spec.name].ravel().tolist(), "the source holds the token", decoding)
+    return read
 
 
 def checked_stops(stops: Sequence[int] | None, decoding: Decoding) -> frozenset[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from edgec.runtime.engine import closed
 from edgec.runtime.openvino_core import said
 from edgec.runtime.openvino_requests import plain_infer
 
+Encode = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+"""What an encoder reads, by name, to what its decoder's steps read of it."""
+
 
 class States:
     """A pool of states, safe from any number of threads: two generations never share one.
@@ -22,16 +25,23 @@ class States:
 
     Args:
         core: what compiled the model.
-        compiled: the compiled step, with the inputs `input_ids` and `beam_idx`.
+        compiled: the compiled step.
+        inputs: names of its inputs, in its order: `input_ids` first, `beam_idx` last, what an encoder made of
+            its source between them.
+        encode: of an encoder-decoder, runs the encoder.
     """
 
-    def __init__(self, core: Any, compiled: Any) -> None:
-        self._made_of: tuple[Any, Any] | None = (core, compiled)
-        self._idle = [State(core, compiled)]
+    def __init__(self, core: Any, compiled: Any, inputs: Sequence[str], encode: Encode | None = None) -> None:
+        self._encode = encode
+        self._made_of: tuple[Any, Any, Sequence[str]] | None = (core, compiled, inputs)
+        self._idle = [State(core, compiled, inputs)]
 
     @contextlib.contextmanager
-    def one(self) -> Iterator[State]:
+    def one(self, source: Mapping[str, np.ndarray]) -> Iterator[State]:
         """An empty state, for as long as the block takes.
+
+        Args:
+            source: what an encoder reads, by name; its steps then attend to that.
 
         Raises:
             RequestError: the pool is closed.
@@ -44,6 +54,8 @@ class States:
             state = State(*self._made_of)
         try:
             state.empty()
+            if self._encode is not None:
+                state.attend(self._encode(source))
             yield state
         finally:
             self._idle.append(state)
@@ -54,12 +66,12 @@ class States:
         """A generation that is told its tokens: the prompt at once, then one step a token.
 
         Args:
-            feeds: the prompt, (1, tokens), and what follows it, (1, steps), int64.
+            feeds: the prompt, (1, tokens), and what follows it, (1, steps), int64; what an encoder reads too.
 
         Returns:
             the scores of the token behind the prompt and behind every step, (1, 1 + steps, vocabulary).
         """
-        with self.one() as state:
+        with self.one(feeds) as state:
             found = [state.feed(feeds[IDS])]
             following = feeds[CONTINUATION]
             found += [state.feed(following[:, step : step + 1]) for step in range(following.shape[1])]
@@ -77,23 +89,40 @@ class State:
     Args:
         core: what compiled the model.
         compiled: the compiled step.
+        inputs: names of its inputs, in its order.
     """
 
     # Freed in this order: OpenVINO's objects do not all keep alive what they came from.
-    __slots__ = ("_infer", "_request", "_tensors", "_ids", "_compiled", "_core")  # noqa: RUF023
+    __slots__ = (*("_infer", "_request", "_tensors", "_ids", "_attended", "_inputs", "_compiled", "_core"),)
 
-    def __init__(self, core: Any, compiled: Any) -> None:
+    def __init__(self, core: Any, compiled: Any, inputs: Sequence[str]) -> None:
         from openvino import Tensor
 
         self._core, self._compiled = core, compiled
         self._request, self._infer = compiled.create_infer_request(), plain_infer()
         # OpenVINO's kernel over a cache takes the order of beams, of which there is one.
-        self._tensors: dict[int, Any] = {1: Tensor(np.zeros(1, np.int32))}
+        self._tensors: dict[int, Any] = {len(inputs) - 1: Tensor(np.zeros(1, np.int32))}
         self._ids = np.zeros((1, 0), np.int64)
+        self._inputs = tuple(inputs)
+        self._attended: list[np.ndarray] = []
 
     def empty(self) -> None:
         """Forget all tokens."""
         self._request.reset_state()
+
+    def attend(self, crosses: Mapping[str, np.ndarray]) -> None:
+        """Let the steps read what an encoder made of a source, where it lies.
+
+        Args:
+            crosses: by the names of the step's inputs.
+        """
+        from openvino import Tensor
+
+        names = self._inputs[1:-1]
+        arrays = [np.ascontiguousarray(crosses[name]) for name in names]
+        tensors = [Tensor(array, shared_memory=True) for array in arrays]
+        self._tensors |= dict(enumerate(tensors, start=1))
+        self._attended = arrays
 
     def feed(self, ids: np.ndarray) -> np.ndarray:
         """Read tokens behind those that the caches hold.

@@ -140,6 +140,7 @@ class Session:
         top_k: int = 0,
         seed: int = 0,
         stop_tokens: Sequence[int] | None = None,
+        source: np.ndarray | None = None,
     ) -> np.ndarray:
         """What follows a prompt, of a decoder.
 
@@ -152,6 +153,8 @@ class Session:
             top_k: among how many of the highest scores is drawn; 0 for all.
             seed: of the draws.
             stop_tokens: what ends it, the last token given; the model's own where not given.
+            source: of an encoder-decoder, what the encoder reads: `source_ids` or `input_features`, as
+                `inputs` has them.
 
         Returns:
             the new tokens, (tokens,) int64.
@@ -161,7 +164,13 @@ class Session:
                 not exist; or the prompt and what is to follow are more than the model has positions for.
         """
         tokens = self.stream(
-            ids, max_new_tokens, temperature=temperature, top_k=top_k, seed=seed, stop_tokens=stop_tokens
+            ids,
+            max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            seed=seed,
+            stop_tokens=stop_tokens,
+            source=source,
         )
         return np.fromiter(tokens, np.int64)
 
@@ -174,6 +183,7 @@ class Session:
         top_k: int = 0,
         seed: int = 0,
         stop_tokens: Sequence[int] | None = None,
+        source: np.ndarray | None = None,
     ) -> Tokens:
         """`generate`, token by token: each is there as soon as it is chosen; arguments as it takes them.
 
@@ -181,7 +191,7 @@ class Session:
             RequestError: as for `generate`, before the first step.
         """
         from edgec.runtime.engine_decoder import OpenVinoDecoder
-        from edgec.runtime.generation import Sampling, Tokens, checked_prompt, checked_stops
+        from edgec.runtime.generation import Sampling, Tokens, checked_prompt, checked_source, checked_stops
 
         if not isinstance(self.engine, OpenVinoDecoder):
             raise RequestError(
@@ -192,7 +202,9 @@ class Session:
         decoding = self.engine.decoding
         prompt = checked_prompt(ids, max_new_tokens, decoding)
         sampling = Sampling(temperature, top_k, seed).checked(decoding)
-        return Tokens(self.engine, prompt, max_new_tokens, sampling, checked_stops(stop_tokens, decoding))
+        stops = checked_stops(stop_tokens, decoding)
+        read = checked_source(source, decoding, self.inputs)
+        return Tokens(self.engine, read, prompt, max_new_tokens, sampling, stops)
 
     def __repr__(self) -> str:
         engine = self.engine.description

@@ -63,7 +63,7 @@ def build(graph: Graph, candidate: Candidate, folder: Path, library: Path | None
             if candidate.form == STATEFUL:
                 assert graph.decoder is not None
                 openvino_steps.keep_caches(model, graph.decoder.caches)
-                inputs, outputs = openvino_steps.inputs_of_steps(), (LOGITS,)
+                inputs, outputs = openvino_steps.inputs_of_steps(graph.decoder.crosses), (LOGITS,)
             names = LayerNames(graph.model)
             _rename(model, names)
             layers = _layers(model, names)

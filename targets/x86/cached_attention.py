@@ -22,7 +22,7 @@ class CachedAttention(Pass):
 
     ::
 
-        q, k, v, mask ── Attention(scale)    ⇒    q, k, v, mask ── GroupedAttention(scale, groups)
+        q, k, v(, mask) ── Attention(scale)    ⇒    q, k, v(, mask) ── GroupedAttention(scale, groups)
 
     OpenVINO's own reading of `Attention` repeats grouped keys with Tile and guards hidden rows with a Select:
     its CPU plugin then finds no cache in it, and copies keys and values in every step. `groups` are the heads
@@ -33,7 +33,7 @@ class CachedAttention(Pass):
     after = ("decompose.plugins",)
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
-        """Rename every attention of four-dimensional queries, keys, values and a mask."""
+        """Rename every attention of four-dimensional queries, keys and values."""
         for node in list(model.graph):
             if not is_op(node, "Attention"):
                 continue
@@ -51,8 +51,8 @@ class CachedAttention(Pass):
 
 
 def _settings(node: ir.Node) -> tuple[float, int]:
-    if len(node.inputs) != 4 or any(value is None for value in node.inputs) or len(node.outputs) != 1:
-        raise Refusal("it has no mask, or a cache of its own")
+    if len(node.inputs) not in (3, 4) or None in node.inputs or len(node.outputs) != 1:
+        raise Refusal("it has a cache of its own")
     if attribute(node, "is_causal", 0) or attribute(node, "softcap", 0.0):
         raise Refusal("it hides keys or caps scores by an attribute")
     shapes = [sizes(value) for value in node.inputs[:3]]

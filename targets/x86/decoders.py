@@ -50,6 +50,12 @@ def candidates(graph: Graph, precision: str, asked: str | None) -> list[Candidat
     raise JobError(f"--precision {wanted} is not available for decoders on x86", fix="use fp32, bf16 or int8")
 
 
+def encoder_of(candidate: Candidate) -> Candidate:
+    """How the encoder beside a step is built: in what the step computes in."""
+    # `DECOMPOSED` of `forms`, which reads this module.
+    return Candidate("openvino", candidate.rest or candidate.precision, "decomposed")
+
+
 def settings(candidate: Candidate) -> dict[str, str]:
     """How OpenVINO is to keep caches and multiply: as the candidate says, not in 8 bits by itself."""
     return {

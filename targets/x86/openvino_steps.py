@@ -25,7 +25,7 @@ def _attention(node: Any) -> list[Any]:
     """Grouped keys and values are repeated as OpenVINO's plugin recognises it: it then repeats nothing."""
     from openvino import opset13 as ops
 
-    queries, keys, values, mask = (node.get_input(index) for index in range(4))
+    queries, keys, values, *masks = (node.get_input(index) for index in range(node.get_input_size()))
     groups = node.get_attribute("groups")
 
     def repeated(value: Any) -> Any:
@@ -40,6 +40,8 @@ def _attention(node: Any) -> list[Any]:
         whole = np.array([0, heads * groups, -1, width], np.int64)
         return ops.reshape(wide, ops.constant(whole), special_zero=True).output(0)
 
+    # The scale is told behind a mask, and 0 hides nothing.
+    mask = masks[0] if masks else ops.constant(np.float32(0)).output(0)
     scale = ops.constant(np.float32(node.get_attribute("scale")))
     found = ops.scaled_dot_product_attention(
         queries, repeated(keys), repeated(values), mask, scale, causal=False
@@ -90,6 +92,6 @@ def keep_caches(model: Any, caches: Sequence[Cache]) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def inputs_of_steps() -> tuple[str, str]:
+def inputs_of_steps(crosses: Sequence[Cache]) -> tuple[str, ...]:
     """The names of a step's inputs, in the model's order."""
-    return IDS, BEAMS
+    return (IDS, *(cache.past for cache in crosses), BEAMS)

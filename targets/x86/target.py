@@ -6,6 +6,7 @@ import functools
 import importlib.util
 from pathlib import Path
 
+from edgec.core.decoder import ENCODER
 from edgec.core.errors import JobError, MissingExtraError, RequestError, UnsupportedError
 from edgec.core.graph import Arrays, Graph
 from edgec.runtime.engine import Engine, LayerTime
@@ -183,6 +184,11 @@ class X86:
 
             library = self._kernels.library if kernel_ops(graph.model) else None
             build_openvino(graph, candidate, folder, library)
+            if graph.decoder is not None and graph.decoder.encoder is not None:
+                encoder = decoders.encoder_of(candidate)
+                inside = folder / ENCODER
+                inside.mkdir()
+                self.build(self.lower(graph.decoder.encoder, encoder), encoder, inside)
 
     def _ops(self, graph: Graph, candidate: Candidate) -> frozenset[str]:
         """The ops of `ai.edgec` that stay as they are for the candidate's engine."""

@@ -155,4 +155,4 @@ def decoder_graph(constants):
         drawn=(),
     )
     graph = Graph(step_model(constants), Source("step.onnx", "onnx", "step", ""), (), [], [], decoder=decoder)
-    return graph.by_generations()
+    return graph.by_generations(None)

@@ -153,6 +153,7 @@ def test_drawn_tokens_follow_their_scores_and_the_seed(session):
         (([1], 1), {"temperature": -1.0}, "a temperature of -1.0"),
         (([1], 1), {"top_k": 41}, "top_k 41"),
         (([1], 1), {"seed": -1}, "seed -1"),
+        (([1], 1), {"source": np.zeros((1, 3), np.int64)}, "has no encoder to read a source"),
     ],
 )
 def test_what_is_refused(session, arguments, options, said):
