@@ -14,6 +14,8 @@ struct Shape {
     int64_t groups;
 };
 
+constexpr int64_t LINES = 4;  // rows of a plane at a time
+
 struct Job {
     Shape shape;
     const float *x, *weight;
@@ -24,27 +26,53 @@ struct Job {
     int64_t together;  // panels of a tile
 };
 
+// Columns of a panel that lie side by side in the output.
+struct Run {
+    int64_t place, count;  // in the panel
+    int64_t row, column;   // in the input, of the filter's first number
+};
+
+inline int64_t runs_of(const Shape& s, int64_t first, int64_t count, Run (&runs)[PANEL]) {
+    int64_t found = 0;
+    for (int64_t place = 0; place < count;) {
+        const int64_t row = (first + place) / s.columns, column = (first + place) % s.columns;
+        const int64_t here = at_most(s.columns - column, count - place);
+        runs[found++] = {place, here, row * s.down - s.top, column * s.right - s.left};
+        place += here;
+    }
+    return found;
+}
+
+// Numbers that lie apart, one by one: a vector's gather takes longer.
+__attribute__((optimize("no-tree-vectorize"))) void copy_apart(const float* from, float* to, int64_t begin, int64_t end,
+                                                               int64_t step) {
+    for (int64_t j = begin; j < end; ++j) to[j] = from[j * step];
+}
+
 // One panel of the matrix (channels * filter, columns) whose product with the weight is the convolution.
 void gather(const Shape& s, const float* x, int64_t first, int64_t count, float* panel) {
-    const int64_t channels = s.channels / s.groups;
-    int64_t row[PANEL], column[PANEL];
-    for (int64_t j = 0; j < count; ++j) {
-        row[j] = (first + j) / s.columns * s.down - s.top;
-        column[j] = (first + j) % s.columns * s.right - s.left;
-    }
-    // Columns of one output row with neighbours in the input, whole rows of them at once.
+    Run runs[PANEL];
+    const int64_t found = runs_of(s, first, count, runs), channels = s.channels / s.groups;
     for (int64_t c = 0; c < channels; ++c) {
         const float* plane = x + c * s.height * s.width;
         for (int64_t ky = 0; ky < s.tall; ++ky) {
             for (int64_t kx = 0; kx < s.wide; ++kx, panel += PANEL) {
-                const int64_t dy = ky * s.down_step, dx = kx * s.right_step;
-                for (int64_t j = 0; j < count; ++j) {
-                    const int64_t at = row[j] + dy, beside = column[j] + dx;
-                    const bool inside = static_cast<uint64_t>(at) < static_cast<uint64_t>(s.height) &&
-                                        static_cast<uint64_t>(beside) < static_cast<uint64_t>(s.width);
-                    panel[j] = inside ? plane[at * s.width + beside] : 0.0f;
+                for (int64_t j = 0; j < PANEL; j += W) store(panel + j, splat(0.0f));
+                for (int64_t each = 0; each < found; ++each) {
+                    const Run& run = runs[each];
+                    const int64_t row = run.row + ky * s.down_step, column = run.column + kx * s.right_step;
+                    if (row < 0 || row >= s.height) continue;
+                    const float* from = plane + row * s.width;
+                    // The first that is not left of the picture, and the first that is right of it.
+                    const int64_t begin = column < 0 ? rounded_up(-column, s.right) : 0;
+                    const int64_t end = column >= s.width ? 0 : at_most(run.count, (s.width - 1 - column) / s.right + 1);
+                    float* to = panel + run.place;
+                    if (s.right == 1) {
+                        for (int64_t j = begin; j < end; ++j) to[j] = from[column + j];
+                    } else {
+                        copy_apart(from + column, to, begin, end, s.right);
+                    }
                 }
-                for (int64_t j = count; j < PANEL; ++j) panel[j] = 0.0f;
             }
         }
     }
@@ -109,22 +137,33 @@ void filter_plane(const Shape& s, const float* x, const float* weight, float shi
                 line[(j + s.left) % s.right * phase + (j + s.left) / s.right] = from[j];
         }
     }
-    for (int64_t row = 0; row < s.rows; ++row) {
+    // Some rows at once: one sum would wait for itself.
+    for (int64_t row = 0; row < s.rows; row += LINES) {
+        const int64_t here = at_most(LINES, s.rows - row);
         for (int64_t column = 0; column < s.columns; column += W) {
-            Vec sum = splat(shift);
+            Vec sum[LINES];
+            const float* lines[LINES];
+            for (int64_t i = 0; i < LINES; ++i) {
+                sum[i] = splat(shift);
+                lines[i] = work + (row + at_most(i, here - 1)) * s.down * s.right * phase + column;
+            }
             for (int64_t ky = 0; ky < s.tall; ++ky) {
-                const float* line = work + (row * s.down + ky * s.down_step) * s.right * phase + column;
                 for (int64_t kx = 0; kx < s.wide; ++kx) {
                     const int64_t dx = kx * s.right_step;
-                    const float* from = s.right == 1 ? line + dx : line + dx % s.right * phase + dx / s.right;
-                    sum += load(from) * weight[ky * s.wide + kx];
+                    const int64_t at = ky * s.down_step * s.right * phase +
+                                       (s.right == 1 ? dx : dx % s.right * phase + dx / s.right);
+                    const Vec factor = splat(weight[ky * s.wide + kx]);
+#pragma GCC unroll 4
+                    for (int64_t i = 0; i < LINES; ++i) sum[i] += load(lines[i] + at) * factor;
                 }
             }
-            float* to = y + row * s.columns + column;
-            if (column + W <= s.columns) {
-                store(to, sum);
-            } else {
-                for (int64_t j = 0; j < s.columns - column; ++j) to[j] = sum[j];
+            for (int64_t i = 0; i < here; ++i) {
+                float* to = y + (row + i) * s.columns + column;
+                if (column + W <= s.columns) {
+                    store(to, sum[i]);
+                } else {
+                    for (int64_t j = 0; j < s.columns - column; ++j) to[j] = sum[i][j];
+                }
             }
         }
     }

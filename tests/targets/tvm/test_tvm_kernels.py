@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from arm_kernels import missing
 from scipy.special import erf
-from tvm_kernels import ARM, ISAS, call
+from tvm_kernels import ARM, ISAS, arm, call
 
 from edgec.targets.tvm.importing import in_panels
 from edgec.targets.tvm.kernels import ACTIVATIONS, GEOMETRY, PANELS
@@ -14,6 +15,17 @@ CASES = 25
 
 # float32 keeps 6e-8 of a number; a sum of n products of size 1 is off by about sqrt(n) times that.
 CLOSE = 2e-6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def emulator():
+    """The emulated core, started for all tests at once."""
+    if not missing():
+        yield arm()
+        arm().close()
+        arm.cache_clear()
+    else:
+        yield None
 
 
 def activated(name, x):
