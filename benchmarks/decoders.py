@@ -200,21 +200,22 @@ def draw(kind: str, folder: Path) -> int:
 
 def peers_of(kind: str, weights: str, scratch: Path) -> tuple[dict[str, Any], list[str], int]:
     """All engines by name, who is left out and why, and the vocabulary."""
-    import edgec
+    from edgec.compiler import compile_graph
     from edgec.frontends.decoders import from_decoder
+    from edgec.request import Request
 
     source = scratch / kind
     vocabulary = draw(kind, source)
     found: dict[str, Any] = {"transformers": Transformers(source)}
     left = []
-    bundle = edgec.compile(f"hf:{source}", precision=weights, output=scratch / "bundle").path
+    graph = from_decoder(str(source))
+    bundle = compile_graph(graph, Request.checked("x86", scratch / "bundle", weights)).path
     found["edgec"] = Edgec(bundle)
     settings = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"} if weights == "fp32" else {}
     try:
         found["OpenVINO GenAI"] = GenAI(bundle, source, scratch / "genai", settings)
     except ImportError:
         left.append("OpenVINO GenAI is left out: `pip install openvino-genai`")
-    graph = from_decoder(str(source))
     assert graph.exported is not None
     exported = Path(graph.exported)
     if weights == "int8":
