@@ -157,8 +157,9 @@ def check(kernels: Kernels, folder: Path) -> list[list[object]]:
     meta = json.loads(str(stored["meta"]))
     counts: dict[str, list[int]] = {}
     worst: dict[str, float] = {}
-    for index, attributes in enumerate(meta):
-        op_type = attributes["op"]
+    for index, case in enumerate(meta):
+        op_type = case["op"]
+        attributes = {name: value for name, value in case.items() if name != "op"}
         if op_type == RESTORE:
             expected = stored[f"{index}_expected0"]
             tokens, places = (
