@@ -19,7 +19,8 @@ A second release takes a WORK of its own, with `bundles` linked to the first one
 rows. `setup` compiles edgec's runner and plugins by their own CMakeLists.txt. Three things differ from a
 Jetson: the plan's compute capability becomes this GPU's, the builder is told not to look for cuDNN, nor in
 8.6 for cuBLAS, and there is no preview. Everything else is what a bundle ships: the engine is built and run
-by `edgec-engine`, and judged by `edgec_engine`'s own `verify` on the bundle's samples. The plain export is
+by `edgec-engine`, and judged by `edgec_engine`'s own `verify` on the bundle's samples: of every variant that
+the plan has, and `edgec_engine.choice`'s rule is applied to their times. The plain export is
 TorchScript's of the same module at opset 17 (16 for 8.5, whose parser has no LayerNormalization), built with
 the fp16 flag and TensorRT's other defaults; it is beside the fp16 rows alone. Times are of CUDA graphs, the
 median of 31 alternating blocks.
@@ -30,6 +31,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
+import functools
 import inspect
 import json
 import os
@@ -258,11 +260,17 @@ def compile_row(work: Work, row: Row) -> None:
     bundle = work.at("bundles", row.name)
     if bundle.exists():
         return
-    words = [row.model, row.precision, row.batch, row.tokens, bundle]
-    work.run([sys.executable, "-c", code, *words], f"compile_{row.name}")
-    plan = json.loads((bundle / "engine/plan.json").read_text(encoding="utf-8"))
+    made = bundle.with_name(f"{row.name}.partial")
+    words = [row.model, row.precision, row.batch, row.tokens, made]
+    try:
+        work.run([sys.executable, "-c", code, *words], f"compile_{row.name}")
+    except RuntimeError:
+        work.at("logs", f"compile_{row.name}.failed").touch()
+        raise
+    plan = json.loads((made / "engine/plan.json").read_text(encoding="utf-8"))
     plan["compute_capability"] = compute_capability()
-    (bundle / "engine/plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    (made / "engine/plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    made.rename(bundle)
 
 
 def compile_here(model: str, precision: str, batch: str, tokens: str, bundle: str) -> None:
@@ -285,7 +293,11 @@ def export_row(work: Work, row: Row) -> None:
         "tensorrt_gpu.export_here(*sys.argv[1:])"
     )
     words = [row.model, row.batch, work.opset, path]
-    work.run([sys.executable, "-c", code, *words], f"export_{row.export}")
+    try:
+        work.run([sys.executable, "-c", code, *words], f"export_{row.export}")
+    except RuntimeError:
+        work.at("logs", f"export_{row.export}.failed").touch()
+        raise
 
 
 def export_here(model: str, batch: str, opset: str, path: str) -> None:
@@ -309,16 +321,47 @@ def engine_of(work: Work, kind: str, name: str) -> Path:
     return work.at("engines", kind, name, "model.engine")
 
 
-def build_row(work: Work, row: Row) -> None:
-    """Build the bundle's engine with edgec's own runner."""
-    engine = engine_of(work, "edgec", row.name)
+def variants(work: Work, row: Row) -> list[dict[str, Any]]:
+    """The variants of a compiled row's plan; a plan without any is one of its own, without a name."""
+    path = work.at("bundles", row.name) / "engine/plan.json"
+    if not path.exists():
+        return []
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")).get("variants")
+    return found or [{"name": "", "precision": "", "edit": ""}]
+
+
+def variant_engine(work: Work, row: Row, name: str) -> Path:
+    """Where a variant's engine is."""
+    return work.at("engines", "edgec", row.name, name or "own", "model.engine")
+
+
+def build_variant(work: Work, row: Row, name: str) -> None:
+    """Build one of the bundle's variants with edgec's own runner, when the bundle is there."""
+    wait_for(work.at("bundles", row.name) / "report.json", work.at("logs", f"compile_{row.name}.failed"))
+    if name not in [one["name"] for one in variants(work, row)]:
+        return
+    engine = variant_engine(work, row, name)
     if engine.exists():
         return
     state = engine.parent / "plugins"
     state.mkdir(exist_ok=True)
     for library in work.plugins:
         shutil.copy(library, state)
-    work.run([work.runner, "build", work.at("bundles", row.name), engine], f"build_{row.name}")
+    words: list[object] = [work.runner, "build", work.at("bundles", row.name), engine]
+    work.run(words + ["--variant", name] * bool(name), f"build_{row.name}_{name}")
+
+
+def wait_for(path: Path, failed: Path, limit: float = 600) -> None:
+    """Wait until a file is there, which another step is writing.
+
+    Raises:
+        RuntimeError: that step failed, or takes longer.
+    """
+    end = time.monotonic() + limit
+    while not path.exists():
+        if failed.exists() or time.monotonic() > end:
+            raise RuntimeError(f"{path} is not there")
+        time.sleep(0.5)
 
 
 def build_export(work: Work, row: Row) -> None:
@@ -326,6 +369,7 @@ def build_export(work: Work, row: Row) -> None:
     engine = engine_of(work, "plain", row.export)
     if engine.exists():
         return
+    wait_for(work.export(row), work.at("logs", f"export_{row.export}.failed"))
     kept = engine.with_name("timing.cache")
     words = [work.timer, "build", work.export(row), engine, "fp16", f"cache={kept}"]
     work.run(words, f"plain_{row.export}")
@@ -334,19 +378,18 @@ def build_export(work: Work, row: Row) -> None:
 class Shipped:
     """The runner that a bundle ships, for `edgec_engine.verification`."""
 
-    def __init__(self, work: Work, row: Row) -> None:
-        self.work, self.row = work, row
+    def __init__(self, work: Work, row: Row, variant: str) -> None:
+        self.work, self.row, self.variant = work, row, variant
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once, through files."""
-        folder = self.work.at("arrays", self.row.name, "x").parent
-        folder.mkdir(exist_ok=True)
+        folder = self.work.at("arrays", self.row.name, self.variant or "own", "x").parent
         words: list[object] = [self.work.runner, "run", self.work.at("bundles", self.row.name)]
-        words += [engine_of(self.work, "edgec", self.row.name), "--output", folder]
+        words += [variant_engine(self.work, self.row, self.variant), "--output", folder]
         for name, array in feeds.items():
             np.save(folder / f"{name}.in.npy", array)
             words += ["--input", f"{name}={folder / f'{name}.in.npy'}"]
-        said = self.work.run(words, f"run_{self.row.name}")
+        said = self.work.run(words, f"run_{self.row.name}_{self.variant}")
         names = [line.split(" ")[0] for line in said.splitlines() if line]
         return {name: np.load(folder / f"{name.replace('/', '_')}.npy") for name in names}
 
@@ -358,10 +401,13 @@ def verify_row(work: Work, row: Row) -> None:
     if bundle.exists():
         numerics = json.loads((bundle / "report.json").read_text(encoding="utf-8"))["numerics"]
         found["edgec"], found["emulated"] = "passed", numerics["gates"][-1]
-        try:
-            found["verified"] = _verified(work, row, bundle)
-        except RuntimeError as error:
-            found["failed"] = str(error)
+        found["variants"] = {}
+        for one in variants(work, row):
+            if variant_engine(work, row, one["name"]).exists():
+                try:
+                    found["variants"][one["name"]] = _verified(work, row, bundle, one["name"])
+                except RuntimeError as error:
+                    found["failed"] = str(error)
         if row.precision == "fp16":
             _expect_of_export(work, row, bundle)
     else:
@@ -371,14 +417,14 @@ def verify_row(work: Work, row: Row) -> None:
     work.at("verified", f"{row.name}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
-def _verified(work: Work, row: Row, bundle: Path) -> dict[str, Any]:
+def _verified(work: Work, row: Row, bundle: Path, variant: str) -> dict[str, Any]:
     """What ships with the bundle judges it."""
     if "edgec_engine" not in sys.modules:
         sys.path.insert(0, str(bundle / "device"))
     from edgec_engine import verification
     from edgec_engine.plan import Plan
 
-    result: dict[str, Any] = verification.verify(Plan.read(str(bundle)), Shipped(work, row))
+    result: dict[str, Any] = verification.verify(Plan.read(str(bundle)), Shipped(work, row, variant))
     return result
 
 
@@ -403,11 +449,12 @@ def time_rows(work: Work, rows: list[Row]) -> None:
     groups: dict[Path, Row] = {}
     words: list[object] = [*work.plugins]
     for row in rows:
-        engines = {"edgec": engine_of(work, "edgec", row.name)}
-        if not engines["edgec"].exists():
+        names = [one["name"] for one in variants(work, row)]
+        engines = {name or "own": variant_engine(work, row, name) for name in names}
+        if not any(engine.exists() for engine in engines.values()):
             continue
         if row.precision == "fp16":
-            engines["plain"] = engine_of(work, "plain", row.export)
+            engines["export"] = engine_of(work, "plain", row.export)
         folder = work.at("inputs", row.name, "x").parent
         with np.load(work.at("bundles", row.name) / "samples/0.inputs.npz") as feeds:
             for name in feeds.files:
@@ -425,10 +472,14 @@ def time_rows(work: Work, rows: list[Row]) -> None:
         if "untimed" in told:
             here["untimed"] = told["untimed"]
         else:
-            here[f"{told['name']}_time"] = {key: told[key] for key in ("layers", "graph", "stream")}
+            times = {key: told[key] for key in ("layers", "graph", "stream")}
+            if told["name"] == "export":
+                here["export_time"] = times
+            else:
+                here.setdefault("times", {})[told["name"]] = times
     for folder, here in found.items():
         row = groups[folder]
-        if "plain_time" in here:
+        if "export_time" in here:
             here["plain_off"] = _plain_error(work, row, folder)
         work.at("timed", f"{row.name}.json").write_text(json.dumps(here), encoding="utf-8")
 
@@ -441,7 +492,7 @@ def _plain_error(work: Work, row: Row, folder: Path) -> float | None:
     with np.load(path) as kept:
         (name,) = kept.files
         expected = kept[name]
-    actual = np.fromfile(folder / f"plain.{name}.raw", expected.dtype).reshape(expected.shape)
+    actual = np.fromfile(folder / f"export.{name}.raw", expected.dtype).reshape(expected.shape)
     return float(np.abs(actual - expected).max() / expected.std())
 
 
@@ -456,6 +507,7 @@ def main() -> None:
     parser.add_argument("--libraries", type=Path)
     parser.add_argument("--headers", type=Path)
     parser.add_argument("--workers", type=int, default=WORKERS)
+    parser.add_argument("--edits", action="store_true", help="build also the variants with an edited graph")
     parser.add_argument("--beside", type=Path, action="append", default=[])
     options = parser.parse_args()
     work = Work(options.work)
@@ -472,10 +524,15 @@ def main() -> None:
         steps = [(export_row, row) for row in _exports(rows)] + [(compile_row, row) for row in rows]
         _all(work, steps, options.workers)
     elif options.step == "build":
-        plain = {id(row) for row in _exports([row for row in rows if row.precision == "fp16"])}
+        exports = {id(row) for row in _exports([row for row in rows if row.precision == "fp16"])}
         steps = []
         for row in rows:
-            steps += [(build_row, row)] + [(build_export, row)] * (id(row) in plain)
+            names = ("kept", "flag", "plain") if row.precision == "fp16" else ("",)
+            steps += [(functools.partial(build_variant, name=name), row) for name in names]
+            steps += [(build_export, row)] * (id(row) in exports)
+        if options.edits:
+            edited = [f"{types}_one_row" for types in ("flag", "plain", "kept")]
+            steps += [(functools.partial(build_variant, name=name), row) for row in rows for name in edited]
         _all(work, steps, options.workers)
     elif options.step == "verify":
         _all(work, [(verify_row, row) for row in rows], options.workers)
@@ -503,7 +560,8 @@ def _all(work: Work, steps: list[Any], workers: int) -> None:
             said = "done"
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             said = str(error)
-        line = f"{step[0].__name__} {step[1].name}: {time.monotonic() - started:.0f} s, {said}"
+        what = getattr(step[0], "__name__", "") or f"build_variant {step[0].keywords['name']}"
+        line = f"{what} {step[1].name}: {time.monotonic() - started:.0f} s, {said}"
         print(line, flush=True)
         return line
 

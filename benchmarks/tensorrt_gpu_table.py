@@ -17,15 +17,22 @@ EXPLAINED = (
     "tokens away. Ratio: edgec's median time over the plain export's, of alternating blocks."
 )
 
+EXPORT = "export"
+"""The plain export among the names of a row's variants."""
+
+VARIANTS = (
+    "Every variant that was built: TensorRT's verdict, and its median time over the plain export's. The "
+    "first that passes is taken; one after it takes its place where it passes and wins 8 of 9 blocks by 1 %."
+)
+
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The results in Markdown."""
     listed = []
     for row in rows:
-        emulated, verified = row.get("emulated"), row.get("verified")
-        edgec, plain = (
-            np.array(row[kind]["graph"]) if kind in row else None for kind in ("edgec_time", "plain_time")
-        )
+        emulated, chosen = row.get("emulated"), choice(row)
+        verified = row.get("variants", {}).get(chosen)
+        edgec, plain = _times(row, chosen), _times(row, EXPORT)
         said = row.get("failed") or row.get("untimed") or (verified or {}).get("broken") or ""
         listed.append(
             [
@@ -39,6 +46,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 "" if verified is None else "{scaled:.0e}, {rms:.0e}".format(**verified["gate"]),
                 row["edgec"],
                 _verdict(row),
+                chosen or "",
                 "" if edgec is None else f"{np.median(edgec):.1f}",
                 "" if plain is None else f"{np.median(plain):.1f}",
                 "" if edgec is None or plain is None else f"{np.median(edgec / plain):.3f}",
@@ -47,8 +55,57 @@ def table(rows: list[dict[str, Any]]) -> str:
             ]
         )
     headers = ["TensorRT", "model", "precision", "batch", "tokens", "off, emulated", "off, TensorRT"]
-    headers += ["allowed", "edgec's verdict", "TensorRT's", "edgec, µs", "plain, µs", "ratio", "plain, off"]
-    return markdown([*headers, ""], listed)
+    headers += ["allowed", "edgec's verdict", "TensorRT's", "chosen", "edgec, µs", "plain, µs", "ratio"]
+    return markdown([*headers, "plain, off", ""], listed)
+
+
+def choice(row: dict[str, Any]) -> str | None:
+    """What the device would keep of a row's variants, by the rule of `edgec_engine.choice`.
+
+    The first is the plan's own; None where nothing was built.
+    """
+    judged = row.get("variants", {})
+    best: str | None = None
+    for name in judged:
+        if best is None:
+            best = name
+        elif judged[name]["passed"]:
+            is_first = not judged[best]["passed"]
+            best = name if is_first or _is_faster(_times(row, name), _times(row, best)) else best
+    return best
+
+
+def _is_faster(trial: np.ndarray | None, best: np.ndarray | None) -> bool:
+    if trial is None or best is None:
+        return False
+    return bool(np.mean(trial < best) >= 8 / 9 and np.median(trial) <= 0.99 * np.median(best))
+
+
+def _times(row: dict[str, Any], name: str | None) -> np.ndarray | None:
+    """Microseconds of each block; None where it was not timed."""
+    found = row.get("export_time") if name == EXPORT else row.get("times", {}).get(name or "own")
+    return None if found is None else np.array(found["graph"])
+
+
+def variants_table(rows: list[dict[str, Any]]) -> str:
+    """Every variant's time over the plain export's, and what was refused."""
+    names = list(dict.fromkeys(name for row in rows for name in row.get("variants", {}) if name))
+    listed = []
+    for row in rows:
+        plain = _times(row, EXPORT)
+        cells = []
+        for name in names:
+            judged, times = row.get("variants", {}).get(name), _times(row, name)
+            word = "" if judged is None else "passed" if judged["passed"] else "REFUSED"
+            if times is not None and plain is not None:
+                word += f" {np.median(times / plain):.3f}"
+            elif times is not None:
+                word += f" {np.median(times):.0f} µs"
+            cells.append(word.strip())
+        if any(cells):
+            named = [row[key] for key in ("tensorrt", "model", "batch", "tokens")]
+            listed.append([*named, *cells, choice(row) or ""])
+    return markdown(["TensorRT", "model", "batch", "tokens", *names, "chosen"], listed) if listed else ""
 
 
 def _off(judged: dict[str, Any] | None) -> str:
@@ -58,9 +115,10 @@ def _off(judged: dict[str, Any] | None) -> str:
 def _verdict(row: dict[str, Any]) -> str:
     if row["edgec"] == "refused":
         return "–"
-    if "verified" not in row:
+    chosen = choice(row)
+    if chosen is None:
         return "failed"
-    return "passed" if row["verified"]["passed"] else "REFUSED"
+    return "passed" if row["variants"][chosen]["passed"] else "REFUSED"
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
@@ -76,9 +134,11 @@ def summary(rows: list[dict[str, Any]]) -> str:
         ).format(release, len(of), **counts)
         for kind, reduced in (("as they are", False), ("reduced", True)):
             ratios = [
-                np.median(np.array(row["edgec_time"]["graph"]) / np.array(row["plain_time"]["graph"]))
+                np.median(times / plain)
                 for row in of
-                if "plain_time" in row and (row["tokens"] != "off") == reduced
+                if (row["tokens"] != "off") == reduced
+                and (plain := _times(row, EXPORT)) is not None
+                and (times := _times(row, choice(row))) is not None
             ]
             if ratios:
                 mean = np.exp(np.mean(np.log(ratios)))
@@ -113,6 +173,7 @@ def publish(works: list[Path], rows: list[str]) -> None:
         EXPLAINED,
         summary(found),
         table(found),
+        *(["## Variants", VARIANTS, variants_table(found)] if variants_table(found) else []),
         *([notes.read_text(encoding="utf-8").strip()] if notes.exists() else []),
         *([f"Not measured: {', '.join(missing)}."] if missing else []),
     ]
