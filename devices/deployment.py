@@ -24,6 +24,9 @@ from edgec.core.errors import JobError, RequestError, Terminated
 from edgec.core.progress import Progress
 from edgec.devices.connections.base import Connection, ConnectionCutError
 
+BUILD_TIME = 600.0
+"""Seconds for variants where nothing is said."""
+
 _PLAN = "engine/plan.json"
 _BUILDER = "device/"
 _BENCH = "bench"
@@ -48,17 +51,21 @@ class Deployment:
     measured: dict[str, Any]
 
 
-def deploy(bundle: Bundle, connection: Connection, progress: Progress) -> Deployment:
+def deploy(
+    bundle: Bundle, connection: Connection, progress: Progress, build_time: float = BUILD_TIME
+) -> Deployment:
     """Deploy a bundle.
 
     Args:
         bundle: a bundle that is built on its device.
         connection: the device.
         progress: told each step, and what the device says while it builds.
+        build_time: seconds that the device may take for trying variants of the engine; with 0 it builds the
+            plan's own alone.
 
     Raises:
         RequestError: the bundle's engine is not built on a device.
-        ConnectionCutError: the connection broke; the device keeps what was copied.
+        ConnectionCutError: the connection broke; the device keeps what was copied and built.
         JobError: the device does not fit the bundle, or cannot build, verify or measure it.
     """
     if not (bundle.path / _PLAN).is_file():
@@ -75,12 +82,12 @@ def deploy(bundle: Bundle, connection: Connection, progress: Progress) -> Deploy
         progress.step(f"checking {connection.name}")
         device.engine("check --plan-only")
         device.copy(bundle, _files(bundle))
-    with device.removed_on_failure():
-        # A kept timing cache makes the next build of a like model much shorter.
+        # A kept timing cache makes the next build of a like model much shorter; one that is there is newer.
         state, cache = _quoted(device.state), _quoted(f"{final}/bundle.device/timing.cache")
-        _said(connection, f"mkdir -p {state} && if [ -f {cache} ]; then cp {cache} {state}; fi")
+        _said(connection, f"mkdir -p {state} && if [ -f {cache} ]; then cp -n {cache} {state}; fi")
         report = device.engine("check")
-        engine = device.engine("build")
+        engine = device.engine(f"build --build-time {build_time:g}")
+    with device.removed_on_failure():
         measured = device.engine(_BENCH)
         progress.step("putting it in its place")
         new, now, before = (_quoted(path) for path in (device.root, final, f"{final}.previous"))

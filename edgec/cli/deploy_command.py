@@ -15,9 +15,17 @@ def command(
     rollback: Annotated[
         bool, typer.Option("--rollback", help="go back to the deployment before the last one")
     ] = False,
+    build_time: Annotated[
+        str,
+        typer.Option(
+            help="how long the device may try variants of the engine, to keep the fastest that is right; "
+            "0 for none"
+        ),
+    ] = "10m",
     as_json: options.AsJson = False,
 ) -> None:
     """Build a bundle's engine on its device, verify it, and bring its latency home."""
+    from edgec import amounts
     from edgec.core.bundle import Bundle
     from edgec.core.progress import progress
     from edgec.devices.connections import connect
@@ -25,6 +33,8 @@ def command(
     from edgec.judging.runtime_warnings import texts
     from edgec.report.measured import merge
 
+    seconds = amounts.seconds(build_time, "--build-time")
+    assert seconds is not None
     opened = Bundle.open(bundle)
     if rollback:
         with progress() as steps, connect(device) as connection:
@@ -36,7 +46,7 @@ def command(
             steps.note(text)
         steps.step(f"connecting to {device}")
         with connect(device) as connection:
-            done = deploy(opened, connection, steps)
+            done = deploy(opened, connection, steps, seconds)
         if not opened.is_unpacked:
             merge(opened, done.measured)
     fields = {
@@ -71,6 +81,11 @@ def _print(fields: dict[str, Any]) -> None:
     latency, gpu, verified = measured["latency"], measured["gpu"], measured["verified"]
     print(f"device    {engine['gpu']}, TensorRT {engine['tensorrt']} ({fields['device']})")
     print(f"engine    {fields['folder']}.device, built in {engine['seconds']:.1f} s")
+    choice = measured.get("choice") or {"tried": [], "left": []}
+    for one in choice["tried"]:
+        print(f"          {one['name']}: {'chosen' if one['won'] else one['why']}")
+    if choice["left"]:
+        print(f"          not tried, the time was spent: {', '.join(choice['left'])}")
     for note in engine["notes"]:
         print(f"          {note}")
     print(f"numerics  {verified['samples']} samples, off by {verified['scaled']:.1e} of the output's spread")

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,21 @@ SIMULATION = Path(__file__).parent / "simulation"
 SOURCES = {"/fc/MatMul": "encoder.fc", "/fc/Add": "encoder.fc", "/act/Relu": "encoder.act"}
 
 
-def write_bundle(folder: Path, *, batch: str | int = "batch", ids: bool = False, **changes: Any) -> Path:
-    """Write a sealed bundle with a linear layer and a ReLU; `changes` replace fields of its plan."""
+def write_bundle(
+    folder: Path,
+    *,
+    batch: str | int = "batch",
+    ids: bool = False,
+    others: Mapping[str, float] | None = None,
+    **changes: Any,
+) -> Path:
+    """Write a sealed bundle with a linear layer and a ReLU; `changes` replace fields of its plan.
+
+    `others` are variants' graphs, `model_NAME.onnx` by name, whose weights are so many times as large.
+    """
     (folder / "engine").mkdir(parents=True)
+    for name, scale in (others or {}).items():
+        onnx.save(_model(batch, ids, name, scale), folder / "engine" / f"model_{name}.onnx")
     model = _model(batch, ids)
     onnx.save(model, folder / "engine" / "model.onnx")
     rng = np.random.default_rng(0)
@@ -83,9 +96,24 @@ def write_bundle(folder: Path, *, batch: str | int = "batch", ids: bool = False,
     return folder
 
 
-def _model(batch: str | int, ids: bool) -> onnx.ModelProto:
+def variant(precision: str, edit: str = "", model: str = "", **changes: Any) -> dict[str, Any]:
+    """A variant as a plan has it; `model` names one of the bundle's others."""
+    return {
+        "name": "_".join(filter(None, (precision, edit))),
+        "what": f"types {precision}, edit {edit or 'none'}",
+        "precision": precision,
+        "edit": edit,
+        "model": f"model_{model}.onnx" if model else "model.onnx",
+        "model_sha256": "0" * 64,
+        "flags": [],
+        "layer_precisions": {},
+        **changes,
+    }
+
+
+def _model(batch: str | int, ids: bool, name: str = "small", scale: float = 1.0) -> onnx.ModelProto:
     rng = np.random.default_rng(1)
-    weight = rng.standard_normal((16, 8)).astype(np.float32)
+    weight = scale * rng.standard_normal((16, 8)).astype(np.float32)
     first = "f" if ids else "x"
     nodes = [onnx.helper.make_node("Cast", ["x"], ["f"], name="/cast", to=1)] if ids else []
     nodes += [
@@ -96,7 +124,7 @@ def _model(batch: str | int, ids: bool) -> onnx.ModelProto:
     kind = onnx.TensorProto.INT64 if ids else onnx.TensorProto.FLOAT
     graph = onnx.helper.make_graph(
         nodes,
-        "small",
+        name,
         [onnx.helper.make_tensor_value_info("x", kind, [batch, 16])],
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [batch, 8])],
         [onnx.numpy_helper.from_array(weight, "w"), onnx.numpy_helper.from_array(weight[0], "b")],

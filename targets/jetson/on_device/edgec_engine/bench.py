@@ -39,7 +39,7 @@ def bench(plan: Plan, runner: Runner, blocks: int = 7, seconds: float = 0.5) -> 
         times = _block(lambda: runner.run(feeds), seconds)
         medians.append(statistics.median(times))
         whole.extend(times)
-    alone = _gpu_alone(runner, feeds, seconds)
+    alone = gpu_block(runner, feeds, seconds)
     layers = _layers(plan, runner, feeds)
     after = machine.describe(plan.state)
     return {
@@ -69,7 +69,8 @@ def _block(call: Any, seconds: float) -> list[float]:
     return times
 
 
-def _gpu_alone(runner: Runner, feeds: Mapping[str, np.ndarray], seconds: float) -> list[float]:
+def gpu_block(runner: Runner, feeds: Mapping[str, np.ndarray], seconds: float) -> list[float]:
+    """Milliseconds of the GPU alone, one a run, for so many seconds; three runs at least."""
     runner.upload(feeds)
     timer = runner.timer()
     times: list[float] = []

@@ -22,66 +22,85 @@ from edgec_engine.tensorrt_module import PORTABLE, logger, said, tensorrt
 
 Say = Callable[[str], None]
 
+_LEAST = 32 << 20
+"""Bytes of workspace under which no build is tried again."""
+
 _TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-def build(plan: Plan, say: Say, again: bool = False) -> dict[str, Any]:
-    """Build the bundle's engine, or keep the one that is there and still holds.
+def build(plan: Plan, say: Say) -> dict[str, Any]:
+    """Build an engine, whatever is there; the caller holds `alone`.
+
+    Where the device's memory is too small for the plan's workspace, it is built with less, which is said.
 
     Args:
-        plan: the plan.
+        plan: the plan, or that of one of its variants.
         say: told each step.
-        again: build even where a good engine is there.
 
     Returns:
-        the sidecar, with `kept` that says whether it was there before.
+        the sidecar.
 
     Raises:
         DeviceError: why it cannot be built; no engine is left half written.
     """
-    with _alone(plan):
-        device = this_machine(plan)
-        if not again:
-            with contextlib.suppress(DeviceError):
-                return dict(engine_file.check(plan, device), kept=True)
-        started = time.time()
-        libraries = plugins.prepare(plan, say)
-        trt = tensorrt()
-        log = logger(trt)
-        plugins.check_registered(trt, log, plan)
-        builder = trt.Builder(log)
-        say("parsing the model")
-        network, parser = _parse(trt, builder, log, plan)
-        config = _configure(trt, builder, network, plan)
-        progress = monitor(trt, say)
-        if progress is not None:
-            config.progress_monitor = progress
-        cache = _with_timing_cache(config, plan, say)
-        notes = [] if plan.fields["strongly_typed"] else _weak_precision(trt, network, config, plan)
-        say(f"building the engine with TensorRT {trt.__version__}")
+    device = this_machine(plan)
+    started = time.time()
+    libraries = plugins.prepare(plan, say)
+    trt = tensorrt()
+    log = logger(trt)
+    plugins.check_registered(trt, log, plan)
+    builder = trt.Builder(log)
+    say("parsing the model")
+    network, parser = _parse(trt, builder, log, plan)
+    config = _configure(trt, builder, network, plan)
+    progress = monitor(trt, say)
+    if progress is not None:
+        config.progress_monitor = progress
+    cache = _with_timing_cache(config, plan, say)
+    notes = [] if plan.fields["strongly_typed"] else _weak_precision(trt, network, config, plan)
+    say(f"building the engine with TensorRT {trt.__version__}")
+    serialized = _within_memory(trt, builder, network, config, log, plan, notes, say)
+    del parser  # holds the weights that the network points to, so it must outlive the build
+    data = bytes(memoryview(serialized))
+    _keep_timing_cache(config, cache, plan)
+    sidecar = {
+        "schema": 1,
+        **device,
+        "engine_sha256": hashlib.sha256(data).hexdigest(),
+        "engine_bytes": len(data),
+        "model_sha256": plan.fields["model_sha256"],
+        "plan_sha256": sha256(plan.bundle / "engine" / "plan.json"),
+        "plugins": libraries,
+        "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 3),
+        "notes": notes,
+        "variant": plan.fields.get("variant", ""),
+    }
+    engine_file.write(plan, data, sidecar)
+    return sidecar
+
+
+def _within_memory(
+    trt: Any, builder: Any, network: Any, config: Any, log: Any, plan: Plan, notes: list[str], say: Say
+) -> Any:
+    """The serialized engine; built with a smaller and smaller workspace while memory is what it lacks."""
+    workspace = int(plan.fields["workspace_bytes"])
+    while True:
         serialized = builder.build_serialized_network(network, config)
-        if serialized is None:
+        if serialized is not None:
+            return serialized
+        why = said(log)
+        if not re.search(r"out of memory|OutOfMemory|insufficient memory", why, re.I) or workspace <= _LEAST:
             raise DeviceError(
-                f"TensorRT {trt.__version__} does not build the engine: {said(log)}",
+                f"TensorRT {trt.__version__} does not build the engine: {why}",
                 "compile again with other --passes, or report the node it names",
             )
-        del parser  # holds the weights that the network points to, so it must outlive the build
-        data = bytes(memoryview(serialized))
-        _keep_timing_cache(config, cache, plan)
-        sidecar = {
-            "schema": 1,
-            **device,
-            "engine_sha256": hashlib.sha256(data).hexdigest(),
-            "engine_bytes": len(data),
-            "model_sha256": plan.fields["model_sha256"],
-            "plan_sha256": sha256(plan.bundle / "engine" / "plan.json"),
-            "plugins": libraries,
-            "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-            "seconds": round(time.time() - started, 3),
-            "notes": notes,
-        }
-        engine_file.write(plan, data, sidecar)
-        return dict(sidecar, kept=False)
+        workspace //= 4
+        note = f"the device's memory was too small: built with a workspace of {workspace >> 20} MB"
+        say(note)
+        notes.append(note)
+        log.errors.clear()
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
 
 
 def this_machine(plan: Plan) -> dict[str, Any]:
@@ -236,7 +255,7 @@ def _keep_timing_cache(config: Any, cache: Any, plan: Plan) -> None:
 
 
 @contextlib.contextmanager
-def _alone(plan: Plan) -> Iterator[None]:
+def alone(plan: Plan) -> Iterator[None]:
     """One build at a time in a state folder; the lock goes with the process."""
     try:
         plan.state.mkdir(parents=True, exist_ok=True)

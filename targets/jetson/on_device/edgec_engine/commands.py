@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
-from edgec_engine import checks, engine_file, npz, verification
+from edgec_engine import checks, choice, engine_file, npz, verification
 from edgec_engine.bench import bench
-from edgec_engine.builder import build
 from edgec_engine.errors import DeviceError
 from edgec_engine.machine import describe
 from edgec_engine.plan import LARGEST_SAMPLE, Plan, write_atomically
@@ -59,11 +60,14 @@ def _check(options: argparse.Namespace) -> Result:
 def _build(options: argparse.Namespace) -> Result:
     plan = Plan.read(options.bundle, options.state)
     checks.require(checks.check(plan))
-    sidecar = build(plan, _say, options.again)
+    sidecar = choice.choose(
+        plan, _say, options.build_time, again=options.again, block_seconds=options.seconds
+    )
     done = "kept, it was built before" if sidecar["kept"] else "built in {:.1f} s".format(sidecar["seconds"])
-    return sidecar, ["{}: {} ({:.1f} MB)".format(plan.engine, done, sidecar["engine_bytes"] / 1e6)] + sidecar[
-        "notes"
-    ]
+    lines = ["{}: {} ({:.1f} MB)".format(plan.engine, done, sidecar["engine_bytes"] / 1e6)]
+    for one in sidecar["choice"]["tried"][: len(plan.variants)]:
+        lines.append("{}: {}".format(one["name"], "chosen" if one["won"] else one["why"]))
+    return sidecar, lines + sidecar["notes"]
 
 
 def _verify(options: argparse.Namespace) -> Result:
@@ -87,6 +91,7 @@ def _bench(options: argparse.Namespace) -> Result:
         _say("measuring")
         report = bench(plan, runner, options.blocks, options.seconds)
     report["verified"] = verified
+    report["choice"] = choice.read(plan)
     text = json.dumps(_finite(report), indent=1, sort_keys=True) + "\n"
     path = Path(options.output) if options.output else plan.state / "measured.json"
     write_atomically(path, text.encode())
@@ -140,7 +145,7 @@ def _serve(options: argparse.Namespace) -> Result:
         ) from error
     plan = Plan.read(options.bundle, options.state)
     checks.require(checks.check(plan))
-    build(plan, _say)
+    choice.choose(plan, _say, options.build_time)
     with Runner(plan) as runner:
         verification.require(verification.verify(plan, runner))
         try:
@@ -190,7 +195,16 @@ def _parser() -> argparse.ArgumentParser:
         if name == "check":
             command.add_argument("--plan-only", action="store_true", help="leave out the bundle's files")
         if name == "build":
+            length = choice.BLOCK_SECONDS
+            command.add_argument("--seconds", type=float, default=length, help="length of a block of runs")
             command.add_argument("--again", action="store_true", help="even where a good engine is there")
+        if name in ("build", "serve"):
+            command.add_argument(
+                "--build-time",
+                type=_seconds,
+                default=os.environ.get("EDGEC_BUILD_TIME", "10m"),
+                help="what trying variants of the engine may take in all, 90s or 10m; 0 for none",
+            )
         if name == "bench":
             command.add_argument("--blocks", type=int, default=7, help="blocks of runs")
             command.add_argument("--seconds", type=float, default=0.5, help="length of a block")
@@ -202,6 +216,13 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--host", default="127.0.0.1")
             command.add_argument("--port", type=int, default=8000)
     return parser
+
+
+def _seconds(text: str) -> float:
+    match = re.match(r"^\s*(\d+(?:\.\d+)?)\s*(s|m|h|)\s*$", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time, write it like 90s or 10m")
+    return float(match.group(1)) * {"m": 60, "h": 3600}.get(match.group(2), 1)
 
 
 def _say(text: str) -> None:

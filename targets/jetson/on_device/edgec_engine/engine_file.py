@@ -28,6 +28,16 @@ def write(plan: Plan, engine: bytes, sidecar: dict[str, Any]) -> None:
     write_atomically(sidecar_path(plan), text.encode())
 
 
+def adopt(trial: Plan, plan: Plan, sidecar: dict[str, Any]) -> None:
+    """Make a trial's engine the plan's own, with this sidecar."""
+    if sidecar_path(plan).exists():
+        sidecar_path(plan).unlink()
+    trial.engine.replace(plan.engine)
+    sidecar_path(trial).unlink()
+    text = json.dumps(sidecar, indent=1, sort_keys=True) + "\n"
+    write_atomically(sidecar_path(plan), text.encode())
+
+
 def read_sidecar(plan: Plan) -> dict[str, Any]:
     """The sidecar of the built engine.
 

@@ -28,12 +28,29 @@ class Plan:
         bundle: the bundle's folder.
         state: the folder that takes whatever is made on the device; the bundle itself is never written to.
         fields: `plan.json`.
+        engine: the engine, once it is built.
     """
 
-    def __init__(self, bundle: Path, state: Path, fields: dict[str, Any]) -> None:
+    def __init__(
+        self, bundle: Path, state: Path, fields: dict[str, Any], engine: str = "model.engine"
+    ) -> None:
         self.bundle = bundle
         self.state = state
         self.fields = fields
+        self.engine = state / engine
+
+    def of(self, variant: Mapping[str, Any], engine: str) -> Plan:
+        """The plan of one of `variants`, whose engine has a file name of its own.
+
+        `model_sha256` stays: it is what an engine is known by, and the plan's own digest covers the rest.
+        """
+        own = {key: variant[key] for key in ("model", "flags", "layer_precisions")}
+        return Plan(self.bundle, self.state, {**self.fields, **own, "variant": variant["name"]}, engine)
+
+    @property
+    def variants(self) -> list[dict[str, Any]]:
+        """The ways to build the engine, the plan's own first; empty where there is one only."""
+        return self.fields.get("variants") or []
 
     @classmethod
     def read(cls, bundle: str, state: str | None = None) -> Plan:
@@ -68,8 +85,9 @@ class Plan:
             raise DeviceError(
                 "{}: the plan lacks {}".format(path, ", ".join(missing)), "compile the model again", 2
             )
-        for key in ("model", "timing_cache"):
-            name = fields.get(key)
+        names = [(key, fields.get(key)) for key in ("model", "timing_cache")]
+        names += [("model", variant.get("model")) for variant in fields.get("variants") or []]
+        for key, name in names:
             if not isinstance(name, str) or name in (".", "..") or "/" in name or "\0" in name:
                 raise DeviceError(
                     f"{path}: {key} {name!r} is not a file of the bundle", "do not trust this bundle", 2
@@ -81,11 +99,6 @@ class Plan:
     def model(self) -> Path:
         """The ONNX model."""
         return self.bundle / "engine" / str(self.fields["model"])
-
-    @property
-    def engine(self) -> Path:
-        """The engine, once it is built."""
-        return self.state / "model.engine"
 
     @property
     def timing_cache(self) -> Path:

@@ -7,6 +7,10 @@ layer precisions and the explicit batch flag from 11 on. Its engines hold the ON
 the calls and their order, never a speed or a numeric of TensorRT.
 
 EDGEC_SIMULATED_TENSORRT is the version (10.3.0); EDGEC_SIMULATED_GPU stands for the GPU, as in cudart.c.
+EDGEC_SIMULATED_BUILD is `fails`, `fails:GRAPH` for a graph of that name, `memory:BYTES` for a device that has
+no more for a workspace, or `off:GRAPH` for one that is switched off there. EDGEC_SIMULATED_SLOW, as
+`GRAPH=MS,FLAG=MS`, is what a run takes for a graph's name and a builder flag, by the events' clock: no more
+and no less.
 """
 
 import ctypes
@@ -263,11 +267,17 @@ class Builder:
         return Profile()
 
     def build_serialized_network(self, network, config):
-        if os.environ.get("EDGEC_SIMULATED_BUILD") == "fails":
+        what, _, which = os.environ.get("EDGEC_SIMULATED_BUILD", "").partition(":")
+        if what == "fails" and which in ("", network.model.graph.name):
             self.logger.log(
                 ILogger.ERROR, "[optimizer.cpp::computeCosts] Could not find any implementation for node x"
             )
             return None
+        if what == "memory" and config.pools[MemoryPoolType.WORKSPACE] > int(which):
+            self.logger.log(ILogger.ERROR, "[virtualMemoryBuffer.cpp] Cuda Runtime (out of memory)")
+            return None
+        if what == "off" and which == network.model.graph.name:
+            os._exit(9)
         monitor = getattr(config, "progress_monitor", None)
         if monitor:
             monitor.phase_start("Building Engine", None, 2)
@@ -413,6 +423,12 @@ class IExecutionContext:
             data = ctypes.string_at(self.addresses[name], size)
             feeds[name] = np.frombuffer(data, dtype).reshape(self.shapes[name]).astype(_feed_dtype(value))
         names = list(engine.outputs)
+        for slow in filter(None, os.environ.get("EDGEC_SIMULATED_SLOW", "").split(",")):
+            key, _, milliseconds = slow.partition("=")
+            if key == engine.model.graph.name or key in engine.fields["flags"]:
+                spend = ctypes.CDLL("libcudart.so").edgec_simulated_spend
+                spend.argtypes = [ctypes.c_double]
+                spend(float(milliseconds))
         started = time.perf_counter()
         results = engine.session.run(names, feeds)
         elapsed = (time.perf_counter() - started) * 1e3

@@ -1,6 +1,6 @@
 // edgec-engine build|run|bench BUNDLE ENGINE: a bundle's engine without Python.
 //
-//   edgec-engine build BUNDLE ENGINE
+//   edgec-engine build BUNDLE ENGINE [--variant NAME]
 //   edgec-engine run   BUNDLE ENGINE --input NAME=FILE.npy … [--output FOLDER]
 //   edgec-engine bench BUNDLE ENGINE --input NAME=FILE.npy … [--blocks N] [--runs N]
 //
@@ -20,7 +20,7 @@ namespace {
 using edgec::Error;
 
 struct Options {
-    std::string command, bundle, engine, output;
+    std::string command, bundle, engine, output, variant;
     edgec::Arrays feeds;
     int blocks = 7, runs = 100;
 };
@@ -34,7 +34,7 @@ int positive(const std::string &text) {
 
 Options read(const std::vector<std::string> &words) {
     if (words.size() < 3) throw Error("usage: edgec-engine build|run|bench BUNDLE ENGINE [--input NAME=FILE.npy …]", 2);
-    Options options{words[0], words[1], words[2], "", {}};
+    Options options{words[0], words[1], words[2], "", "", {}};
     for (std::size_t at = 3; at < words.size(); at += 2) {
         if (at + 1 == words.size()) throw Error(words[at] + " needs a value", 2);
         const std::string &value = words[at + 1];
@@ -44,6 +44,8 @@ Options read(const std::vector<std::string> &words) {
             options.feeds[value.substr(0, equals)] = edgec::read_npy(value.substr(equals + 1));
         } else if (words[at] == "--output") {
             options.output = value;
+        } else if (words[at] == "--variant") {
+            options.variant = value;
         } else if (words[at] == "--blocks") {
             options.blocks = positive(value);
         } else if (words[at] == "--runs") {
@@ -97,7 +99,7 @@ void bench(edgec::Runner &runner, const Options &options) {
 int main(int count, char **words) {
     try {
         const Options options = read(std::vector<std::string>(words + 1, words + count));
-        const edgec::Plan plan = edgec::Plan::read(options.bundle);
+        const edgec::Plan plan = edgec::Plan::read(options.bundle, options.variant);
         if (options.command == "build") {
             edgec::build(plan, options.engine);
         } else if (options.command == "run" || options.command == "bench") {

@@ -18,9 +18,26 @@ std::vector<std::int64_t> sizes(const Json &list) {
     return result;
 }
 
+// What a plan and each of its variants say for themselves; an engine's record speaks of the plan's model always.
+void read_build(Plan &plan, const Json &fields) {
+    plan.model = plan.bundle + "/engine/" + fields.at("model").text();
+    for (const Json &flag : fields.at("flags").list()) plan.flags.push_back(flag.text());
+    for (const auto &[node, kind] : fields.at("layer_precisions").object()) plan.layer_precisions[node] = kind.text();
+}
+
+const Json &variant_named(const Json &fields, const std::string &name, const std::string &bundle) {
+    const auto variants = fields.object().find("variants");
+    if (variants != fields.object().end()) {
+        for (const Json &variant : variants->second.list()) {
+            if (variant.at("name").text() == name) return variant;
+        }
+    }
+    throw Error(bundle + ": the plan has no variant '" + name + "'", 2);
+}
+
 }  // namespace
 
-Plan Plan::read(const std::string &bundle) {
+Plan Plan::read(const std::string &bundle, const std::string &variant) {
     const std::vector<char> text = read_file(bundle + "/engine/plan.json");
     const Json fields = Json::parse(std::string(text.begin(), text.end()));
     if (fields.at("schema").number() > kSchema) {
@@ -28,7 +45,7 @@ Plan Plan::read(const std::string &bundle) {
     }
     Plan plan;
     plan.bundle = bundle;
-    plan.model = bundle + "/engine/" + fields.at("model").text();
+    read_build(plan, variant.empty() ? fields : variant_named(fields, variant, bundle));
     plan.model_sha256 = fields.at("model_sha256").text();
     plan.tensorrt = fields.at("tensorrt").text();
     plan.compute_capability = fields.at("compute_capability").text();
@@ -36,8 +53,6 @@ Plan Plan::read(const std::string &bundle) {
     plan.workspace_bytes = static_cast<std::uint64_t>(fields.at("workspace_bytes").number());
     const auto level = fields.object().find("optimization_level");
     if (level != fields.object().end()) plan.optimization_level = static_cast<int>(level->second.number());
-    for (const Json &flag : fields.at("flags").list()) plan.flags.push_back(flag.text());
-    for (const auto &[node, kind] : fields.at("layer_precisions").object()) plan.layer_precisions[node] = kind.text();
     for (const Json &entry : fields.at("profiles").list()) {
         Profile profile;
         for (const auto &[name, range] : entry.at("inputs").object()) {

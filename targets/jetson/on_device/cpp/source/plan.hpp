@@ -24,8 +24,9 @@ struct Plan {
     int optimization_level = 3;
     std::vector<std::string> libraries;  // of plugins, each once
 
-    // Throws Error where the folder is no Jetson bundle.
-    static Plan read(const std::string &bundle);
+    // The plan's own engine, or that of one of its variants. Throws Error where the folder is no Jetson bundle or
+    // has no such variant.
+    static Plan read(const std::string &bundle, const std::string &variant = "");
 };
 
 }  // namespace edgec
