@@ -90,7 +90,7 @@ def row(name: str, version: str) -> list[object]:
     kept = write_half(half, seen, CAPABILITY)
     error = mean_error(expected, run(spelled_out(half)))
     shown = [one if math.isfinite(one) else "not finite" for one in (plain, error)]
-    return [name, version, *shown, f"{len(kept.layers)} of {exact.graph.num_nodes()}"]
+    return [name, version, *shown, f"{len(kept.keep)} of {exact.graph.num_nodes()}"]
 
 
 def main() -> None:

@@ -119,7 +119,7 @@ def _version(neutral: Any, version: str) -> dict[str, Any]:
         "nodes": half.graph.num_nodes(),
         "fp32": fp32.scaled,
         "fp16": _over_spread(neutral.references, found),
-        "kept": len(kept.layers),
+        "kept": len(kept.keep),
         "error": mean_error(expected, run(judge, fresh)),
         "plain": plain_error if np.isfinite(plain_error) else None,
         "sites": len(sites),

@@ -21,6 +21,7 @@ SCHEMA = 1
 PLAN = "plan.json"
 MODEL = "model.onnx"
 TIMING_CACHE = "timing.cache"
+WEIGHTS = "model.weights"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,31 @@ class PlanTensor:
 
 
 @dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to build the engine: the device builds those that its time allows, and keeps the fastest.
+
+    Attributes:
+        name: short, for folders and options.
+        what: what is different, in words.
+        precision: what decides its types, `kept`, `flag` or `plain`; variants of the same differ by an edit.
+        edit: how its graph is another one; empty where it is not.
+        model: its model's file.
+        model_sha256: of that file.
+        flags: as `Plan.flags`.
+        layer_precisions: as `Plan.layer_precisions`.
+    """
+
+    name: str
+    what: str
+    precision: str
+    edit: str
+    model: str
+    model_sha256: str
+    flags: tuple[str, ...]
+    layer_precisions: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """A build plan.
 
@@ -117,6 +143,8 @@ class Plan:
         model: the model's file.
         timing_cache: where the builder keeps its timing cache.
         optimization_level: TensorRT's builder optimization level.
+        variants: other ways to build it, the most promising first; the plan itself is the first of all and
+            stands in front of them. Empty where there is one way only.
     """
 
     tensorrt: str
@@ -141,6 +169,7 @@ class Plan:
     model: str = MODEL
     timing_cache: str = TIMING_CACHE
     optimization_level: int = 3
+    variants: tuple[Variant, ...] = ()
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
@@ -170,9 +199,11 @@ class Plan:
 def _from_json(fields: Mapping[str, Any]) -> Plan:
     if fields["schema"] != SCHEMA:
         raise ValueError(f"schema {fields['schema']}, this edgec reads {SCHEMA}")
-    for key in ("model", "weights", "timing_cache"):
-        if fields.get(key) is not None and not is_inside(fields[key]):
-            raise ValueError(f"{key} {fields[key]!r} is not a file of its own folder")
+    files = {key: fields.get(key) for key in ("model", "weights", "timing_cache")}
+    files |= {f"the model of variant {one['name']}": one["model"] for one in fields.get("variants", ())}
+    for key, name in files.items():
+        if name is not None and not is_inside(name):
+            raise ValueError(f"{key} {name!r} is not a file of its own folder")
     known = {
         **fields,
         "flags": tuple(fields["flags"]),
@@ -186,6 +217,9 @@ def _from_json(fields: Mapping[str, Any]) -> Plan:
             for profile in fields["profiles"]
         ),
         "plugins": tuple(PluginUse(**plugin) for plugin in fields["plugins"]),
+        "variants": tuple(
+            Variant(**{**one, "flags": tuple(one["flags"])}) for one in fields.get("variants", ())
+        ),
         "needs": Needs(**fields["needs"]),
         "gate": Gate(**fields["gate"]),
         **{

@@ -11,12 +11,12 @@ from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
 from edgec.core.errors import RequestError
 from edgec.core.graph import Arrays, Graph
 from edgec.passes.manager import Pipeline
-from edgec.passes.precision.decide import beyond_half, decide, hot_attentions
+from edgec.passes.precision.decide import beyond_half, decide, hot_attentions, islands
 from edgec.passes.precision.half import HalfPrecision, clamp_masks
 from edgec.passes.precision.judge import evaluable
 from edgec.passes.precision.quantize import SCHEMES, QuantizeProducts, activation_limits, noisiest, products
 from edgec.passes.precision.ranges import calibrate
-from edgec.passes.precision.weights import RoundWeights
+from edgec.passes.precision.weights import Constants, RoundWeights
 from edgec.plugins.bindings import tensorrt
 from edgec.plugins.infra import plugins
 from edgec.targets.base import Candidate
@@ -36,16 +36,22 @@ SHARES = (0.1, 0.25, 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
-    """What was decided, as the report tells it.
+class Half:
+    """What was decided for fp16.
 
     Attributes:
-        layers: reasons by node name.
+        keep: the nodes that stay in fp32, with the reason.
+        hot: those of them that are plugins which read what fp16 does not hold.
+        apart: attentions that were written in parts because their scores leave fp16's range.
+        weights: by product, its constants rounded.
         error: the typed graph's error against fp32, root of the mean square over the outputs' spread.
         plain_error: likewise with every op in fp16; None where it is not finite.
     """
 
-    layers: dict[str, str]
+    keep: dict[str, str]
+    hot: dict[str, str]
+    apart: frozenset[str]
+    weights: Mapping[str, Constants]
     error: float
     plain_error: float | None
 
@@ -55,7 +61,7 @@ def decision_feeds(graph: Graph) -> Sequence[Arrays]:
     return (graph.calibration or tuple(graph.examples))[:FEEDS]
 
 
-def write_half(model: ir.Model, feeds: Sequence[Arrays], compute_capability: int) -> Kept:
+def write_half(model: ir.Model, feeds: Sequence[Arrays], compute_capability: int) -> Half:
     """Write fp16 into a lowered fp32 model, in place.
 
     Args:
@@ -64,17 +70,49 @@ def write_half(model: ir.Model, feeds: Sequence[Arrays], compute_capability: int
         compute_capability: of the device, times ten.
     """
     clamp_masks(model)
-    split_attention(model, _hot(model, feeds))
+    attentions = _hot(model, feeds)
+    apart = frozenset(node.name or "" for node in attentions)
+    split_attention(model, attentions)
     hot = _hot_plugins(model, feeds)
+    _write_half_only(model, hot)
     fused = _fused(model, compute_capability)
     bodies, inside = _bodies(model)
     decision = decide(bodies, feeds, fused=fused, full=inside)
     keep = {name: why for name, why in decision.keep.items() if name not in inside} | hot
+    plain = decision.plain_error if decision.plain_error < float("inf") else None
+    write_decided(model, keep, decision.weights)
+    return Half(keep, hot, apart, decision.weights, decision.error, plain)
+
+
+def prepared(model: ir.Model, decided: Half) -> ir.Model:
+    """A lowered fp32 model as `write_decided` takes it, where another of the same network was decided on.
+
+    The model itself is changed, and given back.
+    """
+    clamp_masks(model)
+    named = [node for node in model.graph if is_op(node, "Attention") and node.name in decided.apart]
+    split_attention(model, named)
+    _write_half_only(model, decided.hot)
+    return model
+
+
+def never_half(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, str]:
+    """The nodes of a prepared model that stay fp32 even where norms and softmax do not, with the reason."""
+    bodies, inside = _bodies(model)
+    return {name: why for name, why in islands(bodies, feeds).items() if name not in inside}
+
+
+def write_decided(model: ir.Model, keep: Mapping[str, str], weights: Mapping[str, Constants]) -> None:
+    """Write fp16 into a lowered fp32 model whose masks are clamped, as it was decided, in place.
+
+    Args:
+        model: the lowered model.
+        keep: the nodes that stay in fp32, with the reason.
+        weights: constants of products, rounded.
+    """
     _mark(model, keep)
     full = frozenset(keep)
-    Pipeline([RoundWeights(decision.weights, full), HalfPrecision(full)]).run(model)
-    plain = decision.plain_error if decision.plain_error < float("inf") else None
-    return Kept(keep, decision.error, plain)
+    Pipeline([RoundWeights(weights, full), HalfPrecision(full)]).run(model)
 
 
 def write_int8(
@@ -100,6 +138,7 @@ def write_int8(
     clamp_masks(model)
     split_attention(model, _hot(model, feeds))
     hot = _hot_plugins(model, feeds[:FEEDS])
+    _write_half_only(model, hot)
     limits = activation_limits(evaluable(with_bodies(model)), feeds, scheme)
     fused = _fused(model, compute_capability)
     bodies, inside = _bodies(model)
@@ -144,8 +183,8 @@ def lowered(
     compute_capability: int,
     *,
     keep: frozenset[str] = frozenset(),
-) -> ir.Model:
-    """A neutral graph in a dialect, with a candidate's precision written in.
+) -> tuple[ir.Model, Half | None]:
+    """A neutral graph in a dialect, with a candidate's precision written in, and what fp16 decided.
 
     Args:
         graph: the neutral graph.
@@ -166,8 +205,8 @@ def lowered(
             typed=dialect.strongly_typed,
         )
     elif half:
-        write_half(model, decision_feeds(graph), compute_capability)
-    return model
+        return model, write_half(model, decision_feeds(graph), compute_capability)
+    return model, None
 
 
 def _hot(model: ir.Model, feeds: Sequence[Arrays]) -> set[ir.Node]:
@@ -186,7 +225,7 @@ def _bodies(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
 def _hot_plugins(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, str]:
     """The plugins' nodes that stay in fp32, as what they read leaves fp16's range, with the reason.
 
-    One that has no kernel in fp32 is written as its body, which the decision then treats node by node.
+    One that has no kernel in fp32 is written as its body then, which the decision treats node by node.
     """
     found: dict[str, str] = {}
     kernels = tensorrt.cuda_kernels()
@@ -209,9 +248,20 @@ def _hot_plugins(model: ir.Model, feeds: Sequence[Arrays]) -> dict[str, str]:
             elif maker is not None and maker.name in found:
                 # With bodies in their place, results of plugins have other names.
                 found[node.name or ""] = found[maker.name or ""]
-    half_only = [node for node in nodes if "float32" not in kernels[node.op_type].types]
-    write_bodies(model, [node for node in half_only if node.name in found])
     return found
+
+
+def _write_half_only(model: ir.Model, hot: Collection[str]) -> None:
+    """Write hot plugins that have no kernel in fp32 as their bodies, in place."""
+    kernels = tensorrt.cuda_kernels()
+    half_only = [
+        node
+        for node in model.graph
+        if node.domain == EDGEC_DOMAIN
+        and node.op_type in kernels
+        and "float32" not in kernels[node.op_type].types
+    ]
+    write_bodies(model, [node for node in half_only if node.name in hot])
 
 
 def _fused(model: ir.Model, compute_capability: int) -> set[str]:

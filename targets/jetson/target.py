@@ -17,10 +17,11 @@ from edgec.targets.jetson import lowering, on_device, writing
 from edgec.targets.jetson.aside import LACKING
 from edgec.targets.jetson.devices import device
 from edgec.targets.jetson.engine import CheckedGraph
-from edgec.targets.jetson.plan import MODEL, Plan
+from edgec.targets.jetson.plan import MODEL, WEIGHTS, Plan, Variant
 from edgec.targets.jetson.precise import int8_candidates, kept_nodes, lowered
 from edgec.targets.jetson.preview import has_fp32_products, nearest_capability, preview
 from edgec.targets.jetson.shapes import shape_profiles
+from edgec.targets.jetson.variants import LoweredGraph, half_variants, write_variants
 
 ENGINE = "tensorrt"
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -79,19 +80,20 @@ class Jetson:
         return int8_candidates(ENGINE, form, model, graph)
 
     def lower(self, graph: Graph, candidate: Candidate) -> Graph:
-        """The graph in the dialect of the device's TensorRT, with the candidate's precision written in."""
-        return graph.with_model(
-            lowered(
-                graph,
-                candidate,
-                self.device.dialect,
-                self.device.compute_capability,
-                keep=self._kernels(half=candidate.precision != "fp32"),
-            )
-        )
+        """The graph in the dialect of the device's TensorRT, with the candidate's precision written in.
+
+        One in fp16 brings its variants.
+        """
+        kernels = self._kernels(half=candidate.precision != "fp32")
+        device = self.device
+        model, decided = lowered(graph, candidate, device.dialect, device.compute_capability, keep=kernels)
+        if decided is None:
+            return graph.with_model(model)
+        others = half_variants(graph, device.dialect, decided, kernels)
+        return LoweredGraph(**{**vars(graph), "model": model}, others=others)
 
     def build(self, graph: Graph, candidate: Candidate, folder: Path) -> None:
-        """Write the model, its plan and the preview's record into an empty folder, with its `engine.json`.
+        """Write the models, their plan and the preview's record into an empty folder, with its `engine.json`.
 
         Raises:
             UnsupportedError: the device's parser would misread something, or TensorRT's parser or builder
@@ -100,7 +102,12 @@ class Jetson:
         model = graph.model
         lowering.check(model, self.device.dialect, self._kernels(half=candidate.precision != "fp32"))
         weights = writing.write_model(model, folder)
-        plan = writing.write_plan(graph, self.device, candidate.precision, folder, weights)
+        variants: tuple[Variant, ...] = ()
+        if weights is None:
+            flags = writing.builder_flags(graph, self.device, candidate.precision)
+            variants = write_variants(graph, folder, flags, typed=self.device.dialect.strongly_typed)
+            weights = WEIGHTS if (folder / WEIGHTS).exists() else None
+        plan = writing.write_plan(graph, self.device, candidate.precision, folder, weights, variants)
         if candidate.precision == self._shipped:
             self._preview(graph, folder)
         EngineDescription(ENGINE, MODEL, candidate.precision, 0, candidate.form, plan.sources).write(folder)

@@ -22,12 +22,15 @@ from edgec.targets.jetson.plan import (
     Plan,
     PlanTensor,
     PluginUse,
+    Variant,
 )
 from edgec.targets.jetson.precise import kept_nodes
 from edgec.targets.jetson.shapes import shape_profiles
 from edgec.targets.jetson.sites import attention_sites
 
 PREVIEW = "preview.json"
+
+OBEY = "obey_precision_constraints"
 
 _PROTOBUF_BYTES = 1_900_000_000
 """A protobuf ends at 2 GB; larger weights go to a file beside the model."""
@@ -41,11 +44,16 @@ _BUILDER_BYTES = 700_000_000
 def write_model(model: ir.Model, folder: Path) -> str | None:
     """Write `model.onnx`; returns the name of its weights' file, None where they are inside."""
     weights = model_bytes(model)
-    model.graph.sort()
-    model.producer_name, model.producer_version = "edgec", None
+    finish(model)
     name = Path(MODEL).with_suffix(".weights").name if weights > _PROTOBUF_BYTES else None
     ir.save(model, folder / MODEL, external_data=name)
     return name
+
+
+def finish(model: ir.Model) -> None:
+    """What a model is given before it is written, in place."""
+    model.graph.sort()
+    model.producer_name, model.producer_version = "edgec", None
 
 
 def model_bytes(model: ir.Model) -> int:
@@ -53,7 +61,14 @@ def model_bytes(model: ir.Model) -> int:
     return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
 
 
-def write_plan(graph: Graph, device: Device, precision: str, folder: Path, weights: str | None) -> Plan:
+def write_plan(
+    graph: Graph,
+    device: Device,
+    precision: str,
+    folder: Path,
+    weights: str | None,
+    variants: tuple[Variant, ...] = (),
+) -> Plan:
     """Write `plan.json` of a lowered graph whose model is in the folder."""
     model, dialect = graph.model, device.dialect
     size = model_bytes(model)
@@ -68,7 +83,7 @@ def write_plan(graph: Graph, device: Device, precision: str, folder: Path, weigh
         weights=weights,
         weights_sha256=None if weights is None else file_sha256(folder / weights),
         strongly_typed=dialect.strongly_typed,
-        flags=() if dialect.strongly_typed else _flags(precision, quantised=has_pairs(model)),
+        flags=builder_flags(graph, device, precision),
         layer_precisions=dict.fromkeys(sorted(kept_nodes(model)), "fp32"),
         profiles=shape_profiles(graph),
         workspace_bytes=workspace,
@@ -78,7 +93,8 @@ def write_plan(graph: Graph, device: Device, precision: str, folder: Path, weigh
         inputs=_tensors(list(model.graph.inputs), narrow=dialect.narrow_integers),
         outputs=_tensors(list(model.graph.outputs), narrow=dialect.narrow_integers),
         gate=shipped_gate(graph, precision),
-        sources={node.name: source_layer(node) for node in model.graph if node.name},
+        sources=_sources(graph),
+        variants=variants,
     )
     plan.write(folder)
     return plan
@@ -111,10 +127,23 @@ def plugin_summary(model: ir.Model) -> dict[str, Any]:
     return {"nodes": dict(sorted(counts.items())), "previewed_as": previewed}
 
 
-def _flags(precision: str, *, quantised: bool) -> tuple[str, ...]:
+def builder_flags(graph: Graph, device: Device, precision: str) -> tuple[str, ...]:
     """Builder flags of a weakly typed build: without `obey` it may move kept layers to fp16 for speed."""
+    if device.dialect.strongly_typed:
+        return ()
+    quantised = has_pairs(graph.model)
     lower = ("int8",) if precision == "int8" or quantised else ()
-    return lower if precision == "fp32" else (*lower, "fp16", "obey_precision_constraints")
+    return lower if precision == "fp32" else (*lower, "fp16", OBEY)
+
+
+def _sources(graph: Graph) -> dict[str, str]:
+    """The user's layer of every node, of the graph and of its variants."""
+    return {
+        node.name: source_layer(node)
+        for model in (*getattr(graph, "others", {}).values(), graph.model)
+        for node in model.graph
+        if node.name
+    }
 
 
 def _plugins(model: ir.Model) -> tuple[PluginUse, ...]:

@@ -75,7 +75,8 @@ class Rtx:
 
     def lower(self, graph: Graph, candidate: Candidate) -> Graph:
         """The graph in TensorRT-RTX's dialect, with the candidate's precision written in."""
-        return graph.with_model(lowered(graph, candidate, self.dialect, min(self.capabilities)))
+        model, _ = lowered(graph, candidate, self.dialect, min(self.capabilities))
+        return graph.with_model(model)
 
     def build(self, graph: Graph, candidate: Candidate, folder: Path) -> None:
         """Write the engine, and the model it was built from, into an empty folder, with its `engine.json`.
