@@ -32,7 +32,7 @@ app = typer.Typer(
 
 COMMANDS = (
     *("compile", "run", "bench", "verify", "inspect", "report"),
-    *("package", "deploy", "sign", "serve", "sweep", "zoo", "passes", "ops", "devices", "doctor"),
+    *("package", "export", "deploy", "sign", "serve", "sweep", "zoo", "passes", "ops", "devices", "doctor"),
 )
 
 
