@@ -18,6 +18,7 @@ from edgec.targets.base import Candidate
 from edgec.targets.tvm.importing import Imported, imported
 from edgec.targets.tvm.kernels import ENTRIES
 from edgec.targets.tvm.machines import Core
+from edgec.targets.tvm.quiet import quiet
 from edgec.targets.tvm.runtime_files import FILES, runtime_folder, version
 
 MODEL = "model.so"
@@ -60,7 +61,7 @@ def _export(found: Imported, core: Core, folder: Path) -> None:
     target = tvm.target.Target(dict(core.llvm))
     kernels = kernel_object([*plugin_entries().values(), *ENTRIES.values()], core.machine())
     try:
-        with tvm.transform.PassContext(opt_level=3), target:
+        with quiet(), tvm.transform.PassContext(opt_level=3), target:
             module = relax.get_default_pipeline(target)(found.module)
             executable = relax.build(module, target, relax_pipeline=None)
     except Exception as error:

@@ -17,6 +17,7 @@ from edgec.core.errors import JobError
 from edgec.plugins.bindings.tvm import PREFIX, Entry, plugin_entries
 from edgec.plugins.infra import plugins
 from edgec.targets.tvm.kernels import ACTIVATIONS, ENTRIES, GEOMETRY, PANELS
+from edgec.targets.tvm.quiet import quiet
 
 
 class Imported:
@@ -45,7 +46,7 @@ def imported(model: ir.Model, processor: str) -> Imported:
     importer = _importer()(model, PANELS[processor])
     proto = ir.to_proto(model)
     # TVM prints what it could not convert before it raises, and warns of every renamed input.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with quiet(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         module = importer.from_onnx(proto.graph, model.opset_imports[""])
     return Imported(module, importer.sites)
