@@ -37,6 +37,9 @@ SECONDS = 60
 BYTES = 4 << 30
 """Most memory of a case: what it may map besides what the parent has already."""
 
+SIGNATURE = "model.sig"
+"""It signs the manifest and is not in it."""
+
 TARGETS = ("x86:ort", "x86:openvino", "coreml", "jetson")
 
 WORDS = ("", "x", "y", "\0", "a\nb", "../../x", "\u202eevil", "\ud800", "n" * 5000, '"""', "$(id)", "{{7*7}}")
@@ -288,11 +291,12 @@ def _break_json(fields: object, rng: Rng) -> None:
         return
 
 
-def _bundle_case(number: int, rng: Rng, folder: Path, bundle: Path) -> Case:
-    broken = folder / "b.edgec"
-    shutil.copytree(bundle, broken)
+BUNDLE_KINDS = ("json", "bytes", "cut", "link", "fifo", "lost", "added", "arrays")
+
+
+def break_bundle(broken: Path, kind: str, sound: Path, rng: Rng) -> Path:
+    """Break a copy of a sound bundle in one way; the path that was drawn."""
     files = sorted(path for path in broken.rglob("*") if path.is_file())
-    kind = str(_pick(["json", "bytes", "cut", "link", "fifo", "lost", "added", "zip", "arrays"], rng))
     path = _pick([one for one in files if one.stat().st_size], rng)
     if kind == "json":
         path = _pick([one for one in files if one.suffix == ".json"], rng)
@@ -309,7 +313,7 @@ def _bundle_case(number: int, rng: Rng, folder: Path, bundle: Path) -> Case:
         path.write_bytes(path.read_bytes()[: int(rng.integers(path.stat().st_size))])
     elif kind == "link":
         path.unlink()
-        path.symlink_to(_pick(["/etc/passwd", "nowhere", str(bundle / path.relative_to(broken))], rng))
+        path.symlink_to(_pick(["/etc/passwd", "nowhere", str(sound / path.relative_to(broken))], rng))
     elif kind == "fifo":
         path.unlink()
         os.mkfifo(path)
@@ -320,9 +324,17 @@ def _bundle_case(number: int, rng: Rng, folder: Path, bundle: Path) -> Case:
     elif kind == "arrays":
         path = _pick([one for one in files if one.suffix == ".npz"], rng)
         _break_arrays(path, rng)
+    return path
+
+
+def _bundle_case(number: int, rng: Rng, folder: Path, bundle: Path) -> Case:
+    broken = folder / "b.edgec"
+    shutil.copytree(bundle, broken)
+    kind = str(_pick([*BUNDLE_KINDS, "zip"], rng))
+    path = break_bundle(broken, kind, bundle, rng)
     with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
         if rng.integers(4) and (broken / "manifest.json").is_file():
-            _reseal(broken)
+            reseal(broken)
     name = "b.edgec"
     if kind == "zip":
         name = "b.zip"
@@ -332,14 +344,14 @@ def _bundle_case(number: int, rng: Rng, folder: Path, bundle: Path) -> Case:
     return Case(number, f"bundle {kind} {path.name}", [command[0], name, *command[1:]])
 
 
-def _reseal(bundle: Path) -> None:
+def reseal(bundle: Path) -> None:
     """What an attacker does who can compute a hash."""
     manifest = bundle / "manifest.json"
     fields = json.loads(manifest.read_text())
     fields["files"] = {
         path.relative_to(bundle).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(bundle.rglob("*"))
-        if path.is_file() and path != manifest
+        if path.is_file() and path != manifest and path.name != SIGNATURE
     }
     fields.pop("sha256", None)
     text = json.dumps(fields, sort_keys=True, ensure_ascii=False)
@@ -397,8 +409,25 @@ def draw(number: int, folder: Path, bundles: list[Path]) -> Case:
     )
 
 
-def run(case: Case, folder: Path) -> dict[str, object] | None:
-    """Run a case in a child; what is wrong with how it ended, None where nothing is."""
+@dataclasses.dataclass
+class Ended:
+    """How a case ended.
+
+    Attributes:
+        status: of the command; None where it did not end in time.
+        wrong: what is wrong with that whatever the case is; None where nothing is.
+        said: its last line.
+        seconds: how long it took.
+    """
+
+    status: int | None
+    wrong: str | None
+    said: str
+    seconds: float
+
+
+def run(case: Case, folder: Path) -> Ended:
+    """Run a case in a child."""
     from edgec.cli import main
 
     said = folder.with_suffix(".txt")
@@ -437,17 +466,8 @@ def run(case: Case, folder: Path) -> dict[str, object] | None:
         wrong = "no sentence"
     elif _outside(folder) != before:
         wrong = "wrote outside"
-    if wrong is None:
-        return None
     last = text.strip().splitlines()[-1:] or [""]
-    return {
-        "case": case.number,
-        "wrong": wrong,
-        "kind": case.kind,
-        "command": case.arguments,
-        "seconds": round(time.monotonic() - start, 1),
-        "said": last[0][:300],
-    }
+    return Ended(status, wrong, last[0][:300], round(time.monotonic() - start, 1))
 
 
 def _waited(child: int, deadline: float) -> int | None:
@@ -496,12 +516,13 @@ def main() -> int:
             place = kept / str(number) / "case"
             shutil.rmtree(place.parent, ignore_errors=True)
             place.mkdir(parents=True)
-            failed = run(draw(number, place, bundles), place)
-            if failed is None:
+            case = draw(number, place, bundles)
+            ended = run(case, place)
+            if ended.wrong is None:
                 shutil.rmtree(place.parent, ignore_errors=True)
             else:
                 failures += 1
-                print(json.dumps(failed), flush=True)
+                print(json.dumps({**dataclasses.asdict(case), **dataclasses.asdict(ended)}), flush=True)
     print(
         f"{options.cases} cases from {options.first}: {failures} failed",
         file=io.TextIOWrapper(sys.stderr.buffer),
