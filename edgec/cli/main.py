@@ -32,7 +32,20 @@ app = typer.Typer(
 
 COMMANDS = (
     *("compile", "run", "bench", "verify", "inspect", "report"),
-    *("package", "export", "deploy", "sign", "serve", "sweep", "zoo", "passes", "ops", "devices", "doctor"),
+    *(
+        "package",
+        "export",
+        "reseal",
+        "deploy",
+        "sign",
+        "serve",
+        "sweep",
+        "zoo",
+        "passes",
+        "ops",
+        "devices",
+        "doctor",
+    ),
 )
 
 

@@ -43,7 +43,7 @@ def write_polygraphy(bundle: Bundle, folder: Path) -> dict[str, Any]:
 
     Args:
         bundle: a Jetson bundle.
-        folder: where to; an earlier one there is replaced.
+        folder: where to; nothing is there yet.
 
     Returns:
         `folder`, `files`, `commands`.
