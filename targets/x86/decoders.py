@@ -57,8 +57,13 @@ def encoder_of(candidate: Candidate) -> Candidate:
 
 
 def settings(candidate: Candidate) -> dict[str, str]:
-    """How OpenVINO is to keep caches and multiply: as the candidate says, not in 8 bits by itself."""
+    """How OpenVINO is to keep caches and multiply: as the candidate says, not in 8 bits by itself.
+
+    Threads are not pinned: the parts of a step are so short that a thread which is bound to a core where
+    something else runs holds up all of them, thousands of times a second.
+    """
     return {
+        "ENABLE_CPU_PINNING": "NO",
         "KV_CACHE_PRECISION": _PLUGIN[candidate.rest or candidate.precision],
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
     }
