@@ -18,6 +18,7 @@ from edgec.targets.base import Candidate
 from edgec.targets.tvm.importing import Imported, imported
 from edgec.targets.tvm.kernels import ENTRIES
 from edgec.targets.tvm.machines import Core
+from edgec.targets.tvm.prediction import multiply_accumulates
 from edgec.targets.tvm.quiet import quiet
 from edgec.targets.tvm.runtime_files import FILES, runtime_folder, version
 
@@ -50,7 +51,12 @@ def build(graph: Graph, candidate: Candidate, core: Core, kind: str, folder: Pat
         extensions=(LOADER, *FILES),
         inputs=tuple(value.name or "" for value in graph.model.graph.inputs),
         outputs=tuple(value.name or "" for value in graph.model.graph.outputs),
-        settings={"processor": core.processor, "core": core.name, "needs": " ".join(core.needs)},
+        settings={
+            "processor": core.processor,
+            "core": core.name,
+            "needs": " ".join(core.needs),
+            "macs": str(multiply_accumulates(graph.model)),
+        },
     ).write(folder)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from edgec.core.bundle import ENGINE
 from edgec.core.errors import JobError, UnsupportedError
 from edgec.core.graph import Arrays, Graph
-from edgec.runtime.engine import Engine, LayerTime
+from edgec.runtime.engine import Engine, EngineDescription, LayerTime
 from edgec.targets.base import Candidate
 from edgec.targets.tvm.machines import ANY_X86, Core, core_named
 from edgec.targets.tvm.runtime_files import version
@@ -86,6 +88,14 @@ class Tvm:
         from edgec.targets.tvm.shipping import ship_example
 
         ship_example(bundle)
+
+    def annotate(self, report: dict[str, Any], bundle: Path) -> None:
+        """Add what is predicted of a board that nothing was measured on."""
+        from edgec.targets.tvm.prediction import least_latency
+
+        if not self.runs_here:
+            macs = int(EngineDescription.read(bundle / ENGINE).settings["macs"])
+            report["latency"]["predicted"] = least_latency(self.core.name, macs)
 
     def open(self, folder: Path) -> Engine:
         """Open what `build` wrote; under an emulator where this machine has another processor.

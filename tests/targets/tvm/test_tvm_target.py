@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from x86_graphs import block_proto, graph_of
+from x86_graphs import LENGTH, WIDTH, block_proto, graph_of
 
 from edgec.core.bundle import ENGINE, IO, InputsOutputs, write_json
 from edgec.core.errors import JobError, RequestError
@@ -18,6 +18,7 @@ from edgec.runtime.engine import EngineDescription
 from edgec.runtime.engine_tvm import check_processor
 from edgec.runtime.engines import open_engine
 from edgec.targets import target_named
+from edgec.targets.tvm.prediction import least_latency
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("tvm") is None, reason="TVM is not installed")
 
@@ -63,6 +64,17 @@ def test_the_example_runs_the_engine_without_python(block, tmp_path):
     short = subprocess.run([*program, folder / "engine.json"], check=False, capture_output=True, text=True)
     assert short.returncode == 1
     assert "bytes of x" in short.stderr
+
+
+def test_products_are_counted_and_a_board_is_predicted(block):
+    _, folder = block
+    width, length = WIDTH, LENGTH
+    macs = length * width * width * (3 + 1 + 2 + 2) + 2 * length * length * width
+    assert EngineDescription.read(folder).settings["macs"] == str(macs)
+    [predicted] = least_latency("cortex-a72", 24_000_000)
+    # 4 cores, 4 a cycle, 1.5 GHz.
+    assert predicted["p50"] == pytest.approx(1.0)
+    assert len(least_latency("", macs)) == 3
 
 
 def test_a_library_for_another_processor_is_refused_before_it_is_loaded(block, tmp_path):
