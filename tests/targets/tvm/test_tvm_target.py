@@ -66,7 +66,7 @@ def test_the_example_runs_the_engine_without_python(block, tmp_path):
     assert "bytes of x" in short.stderr
 
 
-def test_products_are_counted_and_a_board_is_predicted(block):
+def test_products_are_counted_and_a_board_is_predicted(block, tmp_path):
     _, folder = block
     width, length = WIDTH, LENGTH
     macs = length * width * width * (3 + 1 + 2 + 2) + 2 * length * length * width
@@ -74,7 +74,11 @@ def test_products_are_counted_and_a_board_is_predicted(block):
     [predicted] = least_latency("cortex-a72", 24_000_000)
     # 4 cores, 4 a cycle, 1.5 GHz.
     assert predicted["p50"] == pytest.approx(1.0)
-    assert len(least_latency("", macs)) == 3
+    shutil.copytree(folder, tmp_path / ENGINE)
+    for name, boards in (("arm", 3), ("arm:cortex-a76", 1), ("x86:tvm", 0)):
+        report = {"latency": {"predicted": []}}
+        target_named(name).annotate(report, tmp_path)
+        assert len(report["latency"]["predicted"]) == boards
 
 
 def test_a_library_for_another_processor_is_refused_before_it_is_loaded(block, tmp_path):
