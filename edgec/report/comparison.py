@@ -7,7 +7,6 @@ where it was measured: rows of one device may be compared, others only looked at
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,7 +125,6 @@ def _size(path: Path) -> int:
 
 def render(rows: Sequence[Row], edgec: str) -> str:
     """One HTML file of all bundles."""
-    largest = functools.partial(max, default=0.0)
     return (
         environment()
         .get_template("compare.html.j2")
@@ -134,8 +132,7 @@ def render(rows: Sequence[Row], edgec: str) -> str:
             rows=rows,
             edgec=edgec,
             devices=sorted({row.device for row in rows if row.device}),
-            longest=1.1 * largest(row.p50 or 0.0 for row in rows),
-            heaviest=largest(float(row.size) for row in rows),
+            longest=1.1 * max((row.p50 or 0.0 for row in rows), default=0.0),
             **page_parts(),
         )
     )
