@@ -70,7 +70,7 @@ def write_polygraphy(bundle: Bundle, folder: Path) -> dict[str, Any]:
                 shutil.copytree(bundle.path / name, scratch / name)
         _write_arrays(scratch, feeds, list(expected.references))
         (scratch / LOADER).write_text(_LOADER, encoding="utf-8")
-        lines = commands(plan, list(expected.references))
+        lines = commands(plan, [dict(one) for one in expected.references])
         (scratch / COMMANDS).write_text("\n".join(lines) + "\n", encoding="utf-8")
         files = sorted(str(path.relative_to(scratch)) for path in scratch.rglob("*") if path.is_file())
     return {"folder": str(folder), "files": files, "commands": [line for line in lines if line[:1] != "#"]}
