@@ -18,6 +18,8 @@ namespace {
 
 constexpr char kMagic[] = "\x93NUMPY";
 constexpr std::size_t kMagicSize = 6;
+constexpr std::size_t kLongestHeader = 10000;
+constexpr std::ptrdiff_t kMostDigits = 15;
 
 std::string captured(const std::string &header, const std::string &pattern, const std::string &path) {
     std::smatch match;
@@ -88,20 +90,24 @@ Array read_npy(const std::string &path) {
     std::size_t length = byte(8) | byte(9) << 8;
     if (!narrow) length |= byte(10) << 16 | byte(11) << 24;
     if (begin + length > file.size()) throw Error(path + ": the .npy file is cut", 2);
+    // A regular expression takes stack for each character.
+    if (length > kLongestHeader) throw Error(path + ": its header is longer than numpy reads", 2);
     const std::string header(file.data() + begin, length);
     if (captured(header, "'fortran_order': (True|False)", path) == "True") {
         throw Error(path + ": the array is in Fortran order; write numpy.ascontiguousarray of it", 2);
     }
     Array array;
-    array.dtype = captured(header, "'descr': '([<|=>][a-z]\\d+)'", path);
+    array.dtype = captured(header, "'descr': '([<|=>][a-z]\\d{1,3})'", path);
     const std::string sizes = captured(header, "'shape': \\(([^)]*)\\)", path);
     const std::regex digits("\\d+");
     for (std::sregex_iterator at(sizes.begin(), sizes.end(), digits), end; at != end; ++at) {
+        if (at->length() > kMostDigits) throw Error(path + ": the .npy file says that it is larger than any memory", 2);
         array.shape.push_back(std::stoll(at->str()));
     }
     array.data.assign(file.begin() + static_cast<std::ptrdiff_t>(begin + length), file.end());
-    const auto expected = static_cast<std::size_t>(elements(array.shape)) * std::stoul(array.dtype.substr(2));
-    if (array.data.size() != expected) throw Error(path + ": the .npy file is cut", 2);
+    std::vector<std::int64_t> bytes = array.shape;
+    bytes.push_back(std::stol(array.dtype.substr(2)));
+    if (array.data.size() != static_cast<std::size_t>(elements(bytes))) throw Error(path + ": the .npy file is cut", 2);
     return array;
 }
 
@@ -121,7 +127,9 @@ void write_npy(const std::string &path, const Array &array) {
 
 std::int64_t elements(const std::vector<std::int64_t> &shape) {
     std::int64_t count = 1;
-    for (const std::int64_t size : shape) count *= size;
+    for (const std::int64_t size : shape) {
+        if (__builtin_mul_overflow(count, size, &count)) throw Error(to_text(shape) + ": more elements than any memory holds", 2);
+    }
     return count;
 }
 

@@ -160,6 +160,14 @@ double Json::number() const {
     return number_;
 }
 
+std::int64_t Json::whole() const {
+    constexpr double kMost = 9007199254740992.0;  // 2^53
+    if (!(number() >= -kMost && number() <= kMost)) throw Error("a whole number was expected in JSON");
+    const auto result = static_cast<std::int64_t>(number_);
+    if (static_cast<double>(result) != number_) throw Error("a whole number was expected in JSON");
+    return result;
+}
+
 const std::string &Json::text() const {
     if (kind_ != Kind::text) throw Error("a text was expected in JSON");
     return text_;

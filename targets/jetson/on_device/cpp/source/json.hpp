@@ -1,6 +1,7 @@
 // Just enough JSON to read a plan and an engine's record.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
@@ -18,6 +19,7 @@ public:
     // Each throws Error where the value is of another kind or the key is missing.
     bool boolean() const;
     double number() const;
+    std::int64_t whole() const;  // not where a double cannot hold every such number
     const std::string &text() const;
     const std::vector<Json> &list() const;
     const std::map<std::string, Json> &object() const;

@@ -14,7 +14,7 @@ constexpr int kSchema = 1;
 
 std::vector<std::int64_t> sizes(const Json &list) {
     std::vector<std::int64_t> result;
-    for (const Json &size : list.list()) result.push_back(static_cast<std::int64_t>(size.number()));
+    for (const Json &size : list.list()) result.push_back(size.whole());
     return result;
 }
 
@@ -40,7 +40,7 @@ const Json &variant_named(const Json &fields, const std::string &name, const std
 Plan Plan::read(const std::string &bundle, const std::string &variant) {
     const std::vector<char> text = read_file(bundle + "/engine/plan.json");
     const Json fields = Json::parse(std::string(text.begin(), text.end()));
-    if (fields.at("schema").number() > kSchema) {
+    if (fields.at("schema").whole() > kSchema) {
         throw Error(bundle + ": the plan is of a newer schema; build edgec-engine from the bundle's own device/cpp", 2);
     }
     Plan plan;
@@ -50,9 +50,15 @@ Plan Plan::read(const std::string &bundle, const std::string &variant) {
     plan.tensorrt = fields.at("tensorrt").text();
     plan.compute_capability = fields.at("compute_capability").text();
     plan.strongly_typed = fields.at("strongly_typed").boolean();
-    plan.workspace_bytes = static_cast<std::uint64_t>(fields.at("workspace_bytes").number());
+    const std::int64_t workspace = fields.at("workspace_bytes").whole();
+    if (workspace < 0) throw Error(bundle + ": the plan's workspace has a negative size", 2);
+    plan.workspace_bytes = static_cast<std::uint64_t>(workspace);
     const auto level = fields.object().find("optimization_level");
-    if (level != fields.object().end()) plan.optimization_level = static_cast<int>(level->second.number());
+    if (level != fields.object().end()) {
+        const std::int64_t asked = level->second.whole();
+        if (asked < 0 || asked > 5) throw Error(bundle + ": the plan's optimization_level is not from 0 to 5", 2);
+        plan.optimization_level = static_cast<int>(asked);
+    }
     for (const Json &entry : fields.at("profiles").list()) {
         Profile profile;
         for (const auto &[name, range] : entry.at("inputs").object()) {
