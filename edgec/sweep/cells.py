@@ -67,7 +67,7 @@ class Runner:
 
     def _compiled(self, cell: Cell, folder: Path, stop: threading.Event) -> Row | None:
         begun = time.monotonic()
-        row = Row(*(cell.model, cell.target, cell.row), "failed", key=key_of(cell), machine=platform.node())
+        row = Row(*(cell.name, cell.target, cell.row), "failed", key=key_of(cell), machine=platform.node())
         # A compile that outlives a killed node does not write where the next one does.
         attempt = folder / uuid.uuid4().hex
         attempt.mkdir()

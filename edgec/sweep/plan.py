@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ class Cell:
     """One compile.
 
     Attributes:
+        name: the model as the plan names it.
         model: as `edgec compile` takes it, files by their absolute path.
         target: likewise.
         row: the name of its row of options.
@@ -40,6 +42,7 @@ class Cell:
         device: what it needs alone while it runs; empty where nothing.
     """
 
+    name: str
     model: str
     target: str
     row: str = PLAIN
@@ -50,13 +53,12 @@ class Cell:
     @property
     def folder(self) -> str:
         """The name of its folder: readable, and of this cell only."""
-        asked = "\0".join((self.model, self.target, *self.words))
-        name = Path(self.model).name if "/" in self.model else self.model
-        readable = re.sub(r"[^\w.-]+", "-", f"{name}.{self.target}.{self.row}")
+        asked = "\0".join((self.name, self.target, *self.words))
+        readable = re.sub(r"[^\w.-]+", "-", f"{self.name.rpartition('/')[2]}.{self.target}.{self.row}")
         return f"{readable[:80]}.{hashlib.sha256(asked.encode()).hexdigest()[:10]}"
 
     def __str__(self) -> str:
-        return f"{self.model} → {self.target}" + ("" if self.row == PLAIN else f" ({self.row})")
+        return f"{self.name} → {self.target}" + ("" if self.row == PLAIN else f" ({self.row})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +137,7 @@ def made(
         words, files = _words(options, beside)
         words += tuple(word for text in inputs.get(model, ()) for word in ("--input", text))
         device = devices.get(target, "")
-        cells.append(Cell(_located(model, beside), target, row, words, files, device))
+        cells.append(Cell(model, _located(model, beside), target, row, words, files, device))
     return Plan(name, tuple(cells))
 
 
@@ -150,7 +152,7 @@ def _words(options: Mapping[str, Any], beside: Path) -> tuple[tuple[str, ...], t
             continue
         text = str(value)
         if OPTIONS[name] is Path:
-            text = str((beside / text).resolve())
+            text = str(_absolute(beside / text))
             files.append(text)
         words += [f"--{name}", text]
     return tuple(words), tuple(files)
@@ -162,8 +164,13 @@ def _located(model: str, beside: Path) -> str:
     if colon and kind in ("zoo", "timm"):
         return model
     if colon and kind == "hf":
-        return f"hf:{(beside / rest).resolve()}"
-    return str((beside / kind).resolve()) + colon + rest
+        return f"hf:{_absolute(beside / rest)}"
+    return str(_absolute(beside / kind)) + colon + rest
+
+
+def _absolute(path: Path) -> Path:
+    """Without `..`, and with links as they are named."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _check(fields: Mapping[str, Any]) -> None:

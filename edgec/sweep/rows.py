@@ -21,7 +21,7 @@ class Row:
     """What came of a cell.
 
     Attributes:
-        model: the cell's.
+        model: the cell's, as the plan names it.
         target: likewise.
         row: the name of its options.
         verdict: what came of it.
