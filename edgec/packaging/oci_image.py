@@ -126,8 +126,8 @@ def _layer(blobs: Blobs, root: Path, scratch: Path) -> tuple[Descriptor, str]:
     packed = scratch.with_name(scratch.name + ".gz")
     with (
         scratch.open("rb") as plain,
-        packed.open("wb") as file,
-        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as stream,
+        packed.open("wb") as zipped,
+        gzip.GzipFile(filename="", mode="wb", fileobj=zipped, mtime=0, compresslevel=6) as stream,
     ):
         shutil.copyfileobj(plain, stream, 1 << 20)
     scratch.unlink()

@@ -209,6 +209,11 @@ def _write_together(models: Mapping[str, ir.Model], folder: Path) -> None:
                     file.write(data)
                 offset, length = places[digest]
                 value.const_value = ir.ExternalTensor(
-                    WEIGHTS, offset, length, tensor.dtype, shape=tensor.shape, name=value.name or ""
+                    WEIGHTS,
+                    offset,
+                    length,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape.numpy()),
+                    name=value.name or "",
                 )
             ir.save(copy, folder / name)
