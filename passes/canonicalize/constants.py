@@ -11,8 +11,9 @@ from edgec.core.dialect import SOURCE_KEY, is_op, source_layer
 from edgec.core.op_traits import CREATION, DRAWS, QUANTIZATION
 from edgec.passes.canonicalize.evaluate import evaluate
 from edgec.passes.canonicalize.shapes import infer_node
+from edgec.passes.canonicalize.written_out import WritingOut
 from edgec.passes.editing import Editor, attribute, constant, constant_tensor
-from edgec.passes.infra import MatchLog, Pass, register
+from edgec.passes.infra import MatchLog, Pass, Refusal, register
 
 _KEPT = DRAWS | QUANTIZATION | {"Dropout"}
 """Another result each time; or says how a weight is stored, which would be lost."""
@@ -42,7 +43,8 @@ class Constants(Pass):
         table ── Gather(index) ── Reshape ── Transpose ── bias   ⇒     bias
 
     Shapes are inferred on the way, so a Shape of fixed sizes is a constant, and a Shape whose open
-    dimension ends in a Reshape becomes that Reshape's -1. A folded value keeps its name. Draws of
+    dimension ends in a Reshape becomes that Reshape's -1. A folded value keeps its name. An `If` or a loop
+    that constants decide is written out (`written_out`). Draws of
     random numbers and (de)quantisation are never folded; a result that would make the model grow
     by more than a bound is left to the engine, with the reason.
     """
@@ -66,22 +68,28 @@ class _Folding:
     def __init__(self, editor: Editor) -> None:
         self.editor = editor
         self.log = editor.log
+        self.inference = MatchLog()
+        self.writing = WritingOut(editor)
         self.grown = 0
         self.vectors: dict[ir.Value, Vector] = {}
         """What is known of integer vectors made from shapes with open dimensions."""
 
     def run(self) -> None:
         """Walk the graph once, in order."""
-        inference = MatchLog()
         for node in self.editor.graph:
-            infer_node(node, self.editor.model, inference)
-            if is_op(node, node.op_type) and self._fold(node):
-                self.log.matched(node)
-                self.editor.prune(node)
+            self._visit(node)
+
+    def _visit(self, node: ir.Node) -> None:
+        infer_node(node, self.editor.model, self.inference)
+        if is_op(node, node.op_type) and self._fold(node):
+            self.log.matched(node)
+            self.editor.prune(node)
 
     def _fold(self, node: ir.Node) -> bool:
         if node.op_type in _KEPT:
             return False
+        if node.op_type in ("If", "Loop", "Scan"):
+            return self._write_out(node)
         self._follow(node)
         if node.op_type == "Reshape" and self._open_reshape(node):
             return True
@@ -96,6 +104,13 @@ class _Folding:
             self._become(node, 0, tensor)
             return True
         return self._compute(node)
+
+    def _write_out(self, node: ir.Node) -> bool:
+        try:
+            return self.writing.write_out(node, self._visit)
+        except Refusal as refusal:
+            self.log.missed(node, refusal)
+            return False
 
     def _become(self, node: ir.Node, index: int, tensor: ir.TensorProtocol) -> None:
         """Put an initializer of the same name in the place of an output."""
