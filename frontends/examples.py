@@ -36,7 +36,9 @@ _BIAS = -1e4
 HIDDEN_WHOLE = ", rows hidden whole"
 """What the words for a mask end with where it hides rows whole."""
 
-Kind = Literal["values", "positions", "segments", "lengths", "mask", "bias", "sound", "offset", "fixed"]
+Kind = Literal[
+    "values", "positions", "segments", "lengths", "mask", "bias", "sound", "offset", "choices", "fixed"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +49,8 @@ class Drawing:
         kind: `values` of a range (of floats: normal unless `uniform`); `positions`, runs that count up;
             `segments`, runs of equal numbers in order; `lengths`; a `mask` of ones and zeros; a `bias` of
             0 and what hides a score; `sound`, from the amplitude `low` (1 where it is 0) up to `high` among
-            the samples; `offset`, normal with means of their own along an axis; `fixed`, what `like` holds:
-            sizes that must fit other inputs'.
+            the samples; `offset`, normal with means of their own along an axis; `choices`, one number of
+            `like`, in turn; `fixed`, what `like` holds: sizes that must fit other inputs'.
         low: smallest value.
         high: one past the largest integer, and the largest float; of lengths 0 for the other inputs' own.
         uniform: whether floats are uniform from `low` to `high`.
@@ -182,6 +184,8 @@ def _words(spec: TensorSpec, drawing: Drawing, arrays: Sequence[np.ndarray]) -> 
         return "a mask with padding and holes" + (HIDDEN_WHOLE if whole else "")
     if kind == "bias":
         return f"0, and {_BIAS:g} or the lowest number where hidden"
+    if kind == "choices":
+        return " or ".join(f"{number:g}" for number in np.unique(numbers)[::-1])
     if kind == "positions":
         return f"counting up, {reach}"
     if kind == "lengths":
@@ -203,6 +207,8 @@ def _words(spec: TensorSpec, drawing: Drawing, arrays: Sequence[np.ndarray]) -> 
 
 def tame(drawing: Drawing) -> Drawing:
     """A drawing that stays near the start of its range: for a source that refuses the far end."""
+    if drawing.kind == "choices" and drawing.like is not None:
+        return dataclasses.replace(drawing, like=drawing.like[:1])
     if drawing.kind in ("values", "segments", "mask", "fixed") and not drawing.uniform:
         return drawing
     return Drawing(low=drawing.low, high=min(drawing.high or _SMALL, drawing.low + _SMALL))
@@ -264,6 +270,9 @@ def _draw_one(
         return np.where(_mask(shape, generator, min(sample, 2)), 0, hidden).astype(dtype)
     if kind == "fixed":
         return np.broadcast_to(np.asarray(drawing.like), shape).astype(dtype)
+    if kind == "choices":
+        choices = np.ravel(np.asarray(drawing.like))
+        return np.full(shape, choices[sample % len(choices)], dtype)
     if kind == "positions":
         return _positions(shape, drawing, generator, sample).astype(dtype)
     if kind == "segments":

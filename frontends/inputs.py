@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from edgec.core.errors import RequestError
 from edgec.core.graph import OpenSize, TensorSpec
+from edgec.frontends.fixed_inputs import fixes_value
 
 DTYPES = (
     "float16",
@@ -75,6 +76,12 @@ def parse_input(text: str) -> InputRequest:
         RequestError: it does not have that form.
     """
     where = f"--input {text}"
+    if fixes_value(text):
+        raise RequestError(
+            "a value fixes an input of an ONNX file, and the model is none",
+            where=where,
+            fix="fix it in the function that makes the module, or export the model to ONNX",
+        )
     text, open_sizes = _without_bounds(text, where)
     head, _, last = text.rpartition(":")
     dtype = None
@@ -129,6 +136,8 @@ def open_sizes(texts: Sequence[str]) -> dict[str, OpenSize]:
     """
     found: dict[str, OpenSize] = {}
     for text in texts:
+        if fixes_value(text):
+            continue
         for name, size in parse_input(text).open_sizes.items():
             if found.setdefault(name, size) != size:
                 raise RequestError(

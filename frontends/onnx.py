@@ -22,6 +22,7 @@ from edgec.frontends.examples import Drawing, count, draw, numberless, small_int
 from edgec.frontends.fingerprint import fingerprint
 from edgec.frontends.finish import inline, input_specs, set_input_shapes, set_output_shapes, to_dialect
 from edgec.frontends.fitting import fitting_sizes
+from edgec.frontends.fixed_inputs import FixedFile, parted
 from edgec.frontends.float_width import Run, Widened, foreign_floats
 from edgec.frontends.inputs import InputRequest, apply_requests, open_sizes, option, parse_inputs
 from edgec.frontends.onnx_checks import check
@@ -71,7 +72,8 @@ def from_onnx(
         preprocessing: how raw data becomes an input, by input name.
         labels: class names.
         notes: what the user should read, one sentence each.
-        inputs: `--input` options; they must give every open dimension a size or a name.
+        inputs: `--input` options; they must give every open dimension a size or a name, and may fix inputs
+            at a value (`sr=16000`), which the engine then does not take.
         batch: size of the open first dimension of every input.
         seed: of the drawn examples.
         samples: how many examples to draw.
@@ -83,9 +85,14 @@ def from_onnx(
     """
     progress = progress or Silent()
     file = Path(path)
+    folder = file.absolute().parent
     progress.step(f"reading {file.name}")
     model = _load(file)
     opset = model.opset_imports.get("", ONNX_OPSET)
+    fixed, inputs = parted(inputs)
+    fixed_file = FixedFile(model, fixed, path) if fixed else None
+    if fixed_file is not None:
+        file = fixed_file.path
     foreign = foreign_floats(model)
     widened = Widened(model, foreign) if foreign is not None else None
     meanings = {**_meanings(model), **(semantics or {})}
@@ -97,7 +104,7 @@ def from_onnx(
     known = {**ranges_of(model, asked), **(drawings or {})}
     asked = understood(asked, known)
     progress.step("running the file as it is")
-    said = list(notes)
+    said = [*notes, *([fixed_file.note] if fixed_file is not None else [])]
 
     def rounded(feeds: Sequence[Arrays]) -> list[Arrays]:
         return list(feeds) if widened is None else widened.feeds(feeds)
@@ -130,6 +137,8 @@ def from_onnx(
                 "Inputs were drawn from 0 to 1: on values of both signs the file computes no numbers."
             )
         made = drawn_samples(feeds, references, asked, ranges)
+    if fixed_file is not None:
+        run = fixed_file.kept(run)
     feeds, references = made.feeds, _only_tensors(made.references, path)
     if broken := numberless(references):
         raise RequestError(
@@ -146,7 +155,7 @@ def from_onnx(
     to_dialect(model, where=path)
     set_output_shapes(model, references)
     progress.step(f"checking the conversion from opset {opset}")
-    unchecked = check_conversion(model, opset, feeds, references, folder=file.absolute().parent, where=path)
+    unchecked = check_conversion(model, opset, feeds, references, folder=folder, where=path)
     if unchecked:
         said.append(unchecked)
     progress.step("running the file in float64")
@@ -158,7 +167,7 @@ def from_onnx(
         source=Source(
             spec=spec or path,
             kind=kind,
-            name=name or file.stem,
+            name=name or Path(path).stem,
             sha256=fingerprint(model),
             exporter_reason=f"an ONNX file of opset {opset}",
             notes=tuple(said),
@@ -169,7 +178,7 @@ def from_onnx(
         run_source=run,
         run_exact=run_exact,
         drawn=made.drawn,
-        exported=path if widened is None else str(widened.path),
+        exported=(path if fixed_file is None else str(file)) if widened is None else str(widened.path),
         preprocessing=dict(preprocessing or {}),
         labels=tuple(labels),
     )
@@ -342,7 +351,7 @@ def _first_run(file: Path, feed: Arrays, where: str, widened: Widened | None) ->
             raise RequestError(
                 f"ONNX Runtime cannot run the file: {first_line(error)}",
                 where=where,
-                fix="check it with onnx.checker, or the shapes given with --input",
+                fix="check it with onnx.checker, or the shapes given with --input" + _fixable(feed),
             ) from error
         reference = in_fp32(ReferenceFile(file))
         try:
@@ -356,6 +365,12 @@ def _first_run(file: Path, feed: Arrays, where: str, widened: Widened | None) ->
                 where=where,
                 fix="export the model with ops that ONNX Runtime has",
             ) from second
+
+
+def _fixable(feed: Arrays) -> str:
+    """What fixing would help: a whole number may choose a way through the file that takes other shapes."""
+    whole = [name for name, array in feed.items() if array.size == 1 and array.dtype.kind in "iu"]
+    return "".join(f", or fix what chooses its way with --input {name}=VALUE" for name in whole[:1])
 
 
 def _only_tensors(references: list[Arrays], where: str) -> list[Arrays]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -135,7 +135,16 @@ def _drawing(spec: TensorSpec, uses: Sequence[Use]) -> Drawing | None:
         return Drawing("lengths", low=1, high=int(max(below)) + 1 if below else 0)
     if positions and "index" in kinds:
         return Drawing("positions", high=POSITIONS)
+    if "equal" in kinds and "index" not in kinds and all(size == 1 for size in spec.shape):
+        return Drawing("choices", like=_choices(use.high for use in uses if use.kind == "equal"))
     return _of_sizes(spec, kinds, words)
+
+
+def _choices(compared: Iterable[float | None]) -> np.ndarray:
+    """The numbers that one number is compared with, and one that is none of them."""
+    known = sorted({int(number) for number in compared if number is not None}, reverse=True)
+    other = next(number for number in (known[0] // 2, known[0] + 1) if number not in known)
+    return np.array([*known, other], np.int64)
 
 
 def _of_sizes(spec: TensorSpec, kinds: Mapping[str, Use], words: set[str]) -> Drawing | None:

@@ -62,8 +62,8 @@ class Use:
     """One thing that a graph does with an input.
 
     Attributes:
-        kind: `index`, `angle`, `below`, `mask`, `bias`, `unit`, `power`, `sum`, `size` where it says how
-            large something is to be, or `amount` where it scales what is computed.
+        kind: `index`, `angle`, `below`, `equal` to `high`, `mask`, `bias`, `unit`, `power`, `sum`, `size`
+            where it says how large something is to be, or `amount` where it scales what is computed.
         low: smallest value that makes sense there.
         high: largest value; None where nothing says.
         inverted: of a mask, whether ones hide.
@@ -137,6 +137,10 @@ def _found(at: _At, node: ir.Node, index: int, fixed: Constants) -> Iterator[Use
             other = fixed.of(node.inputs[1 - index])
             if other is not None and other.size > 1 and np.ptp(other.astype(np.float64)) == other.size - 1:
                 yield Use("below", high=float(other.max()))
+        elif op == "Equal" and at.scale:
+            number = fixed.number(node.inputs[1 - index])
+            if number is not None:
+                yield Use("equal", high=(number - at.shift) / at.scale)
         elif op in ("Div", "Mul") and not fixed.holds(node.inputs[1 - index]):
             yield Use("amount")
         elif op in ("Div", "Mul", "Sub") and at.scale == 1 and at.shift == 0:

@@ -45,7 +45,7 @@ Inputs = Annotated[
         "--input",
         metavar="NAME:SHAPE:DTYPE",
         help="shape of an input that the model leaves open, e.g. pixels:1x3x224x224:float32; "
-        "a letter or a name keeps a dimension open",
+        "a letter or a name keeps a dimension open; NAME=VALUE fixes an input of an ONNX file, e.g. sr=16000",
     ),
 ]
 Example = Annotated[

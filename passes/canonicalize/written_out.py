@@ -64,10 +64,12 @@ class WritingOut:
         turns = _turns(node, body)
         if turns is None:
             return False
-        self._refuse_large(node, body, turns)
+        self._refuse_large(body, turns)
         carried: list[ir.Value | None] = list(node.inputs[2:])
         told: list[list[ir.Value]] = [[] for _ in node.outputs[len(carried) :]]
-        if not turns and any(value.uses() or value.is_graph_output() for value in node.outputs[len(carried) :]):
+        if not turns and any(
+            value.uses() or value.is_graph_output() for value in node.outputs[len(carried) :]
+        ):
             return False
         for turn in range(turns):
             numbers = (np.array(turn, np.int64), np.array(True))
@@ -95,7 +97,7 @@ class WritingOut:
         turns = scanned[0].shape[axes[0]]
         if not isinstance(turns, int) or turns < 1:
             return False
-        self._refuse_large(node, body, turns)
+        self._refuse_large(body, turns)
         carried: list[ir.Value | None] = list(node.inputs[:states])
         told: list[list[ir.Value]] = [[] for _ in range(made)]
         for turn in range(turns):
@@ -116,7 +118,7 @@ class WritingOut:
         self._become(node, [*carried, *stacks])
         return True
 
-    def _refuse_large(self, node: ir.Node, body: ir.Graph, turns: int) -> None:
+    def _refuse_large(self, body: ir.Graph, turns: int) -> None:
         nodes = turns * max(1, sum(1 for _ in body.all_nodes()))
         if turns > _MOST_TURNS or nodes > _MOST_NODES:
             raise Refusal(
@@ -252,7 +254,7 @@ def _turns(node: ir.Node, body: ir.Graph) -> int | None:
 
 
 def _slice_of(value: ir.Value, body: ir.Graph) -> tuple[list[ir.Node], list[int]] | None:
-    """The body's nodes that make the value, and the places of carried inputs they read; None where unknown."""
+    """The body's nodes that make the value, and which carried inputs they read; None where unknown."""
     places = {formal: place for place, formal in enumerate(body.inputs)}
     needed: set[ir.Node] = set()
     carried: set[int] = set()
@@ -270,7 +272,9 @@ def _slice_of(value: ir.Value, body: ir.Graph) -> tuple[list[ir.Node], list[int]
         maker = one.producer()
         if maker is None or maker.graph is not body or maker.domain not in ("", "ai.onnx"):
             return None
-        if maker.op_type in DRAWS or any(item.type == ir.AttributeType.GRAPH for item in maker.attributes.values()):
+        if maker.op_type in DRAWS or any(
+            item.type == ir.AttributeType.GRAPH for item in maker.attributes.values()
+        ):
             return None
         needed.add(maker)
         pending += [read for read in maker.inputs if read is not None]

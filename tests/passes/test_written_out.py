@@ -11,7 +11,8 @@ DEAD = "canonicalize.dead"
 def test_an_if_on_a_shape_is_its_branch_alone():
     model = build(
         "(float[2,3] x) => (float[2,3] y, float[2,3] z) { s = Shape(x)\n n = Size(s)\n c = Equal(n, two)\n"
-        "y, z = If(c) <then_branch = one () => (float[2,3] a, float[2,3] b) { a = Relu(x)\n b = Identity(x) },"
+        "y, z = If(c) <then_branch = one () => (float[2,3] a, float[2,3] b)"
+        "{ a = Relu(x)\n b = Identity(x) },"
         "else_branch = other () => (float[2,3] a, float[2,3] b) { b = Neg(x)\n a = Exp(b) }> }",
         two=np.array(2, np.int64),
     )
@@ -55,7 +56,7 @@ def test_a_loop_of_a_constant_count_is_its_turns_and_stacks_what_they_tell():
     )
     check(model, FOLD, DEAD)
     found = ops(model)
-    assert found["Tanh"] == 3 and found["Concat"] == 1 and "Loop" not in found
+    assert (found["Tanh"], found["Concat"], found["Loop"]) == (3, 1, 0)
 
 
 def test_a_loop_that_counts_itself_ends_where_its_own_condition_says():
@@ -105,8 +106,8 @@ def test_a_scan_is_its_turns_along_any_axis_and_either_way(axis, backwards):
     model = build(
         f"(float[2] h0, float[{shape}] x) => (float[2] y, float[{told}] z) {{ y, z = Scan <num_scan_inputs=1,"
         f"scan_input_axes=[{axis}], scan_input_directions=[{backwards}], scan_output_axes=[{axis}],"
-        f"scan_output_directions=[{backwards}], body = b (float[2] h, float[2] r) => (float[2] h2, float[2] t)"
-        "{ s = Add(h, r)\n h2 = Tanh(s)\n t = Exp(h2) }>(h0, x) }"
+        f"scan_output_directions=[{backwards}], body = b (float[2] h, float[2] r) =>"
+        "(float[2] h2, float[2] t) { s = Add(h, r)\n h2 = Tanh(s)\n t = Exp(h2) }>(h0, x) }"
     )
     check(model, FOLD, DEAD)
     assert ops(model)["Tanh"] == 3
@@ -124,7 +125,7 @@ def test_an_if_inside_a_loop_is_decided_turn_by_turn():
     )
     check(model, FOLD, DEAD, "canonicalize.identity")
     found = ops(model)
-    assert found["Exp"] == 1 and found["Tanh"] == 2
+    assert (found["Exp"], found["Tanh"]) == (1, 2)
 
 
 def test_no_turn_gives_what_went_in():
