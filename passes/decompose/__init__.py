@@ -7,11 +7,16 @@ def load_passes() -> None:
     """Import every module of a decomposition, so that all are registered."""
     from edgec.passes.decompose import (  # noqa: F401
         attention,
+        col2im,
         gelu,
         layer_norm,
         norm_affine,
         plugins,
+        pool_indices,
         quantised,
         rms_norm,
         rotary_embedding,
+        sampled,
+        scatter_add,
+        spectrum,
     )

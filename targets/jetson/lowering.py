@@ -10,10 +10,16 @@ import onnx_ir as ir
 from edgec.core.dialect import EDGEC_DOMAIN, is_op, source_layer
 from edgec.core.errors import UnsupportedError
 from edgec.passes.decompose.attention import DecomposeAttention
+from edgec.passes.decompose.col2im import DecomposeCol2Im
+from edgec.passes.decompose.parts import STAYS_KEY
 from edgec.passes.decompose.plugins import DecomposePlugins
+from edgec.passes.decompose.pool_indices import DecomposePoolIndices
 from edgec.passes.decompose.quantised import DecomposeQuantised
+from edgec.passes.decompose.sampled import DecomposeSampled
+from edgec.passes.decompose.scatter_add import DecomposeScatterAdd
+from edgec.passes.decompose.spectrum import DecomposeSpectrum
 from edgec.passes.editing import Editor, attribute, constant, sizes
-from edgec.passes.infra import registered
+from edgec.passes.infra import Pass, registered
 from edgec.passes.manager import Pipeline
 from edgec.plugins.bindings import tensorrt
 from edgec.plugins.infra import plugins
@@ -47,7 +53,7 @@ def lower(
     native = native_attention and dialect.native_attention
     Pipeline(_passes(copy, dialect, native, keep)).run(copy)
     _infer(copy)
-    Pipeline([DecomposeQuantised(symmetric=True), BytesAsFloats()]).run(copy)
+    Pipeline([*_parts(dialect), DecomposeQuantised(symmetric=True), BytesAsFloats()]).run(copy)
     steps = [OneQuery(wrong=not dialect.one_query), Definitions(dialect.ops), FloatOnly(dialect.float_only)]
     Pipeline(steps).run(copy)
     _name_plugins(copy)
@@ -90,6 +96,17 @@ def _passes(model: ir.Model, dialect: Dialect, native: bool, keep: frozenset[str
         ("LayerNormalization", "decompose.layer_norm"),
     )
     return steps + [known[name]() for op_type, name in replacements if op_type not in dialect.ops]
+
+
+def _parts(dialect: Dialect) -> list[Pass]:
+    """The rewrites of ops that this parser lacks, and of those that TensorRT computes wrongly."""
+    lacking: list[tuple[str, Pass]] = [
+        ("STFT", DecomposeSpectrum()),
+        ("Col2Im", DecomposeCol2Im()),
+        ("DeformConv", DecomposeSampled(frozenset({"DeformConv"}))),
+    ]
+    steps = [step for op_type, step in lacking if op_type not in dialect.ops]
+    return [*steps, DecomposeScatterAdd(), DecomposePoolIndices()]
 
 
 def _name_plugins(model: ir.Model) -> None:
@@ -191,19 +208,21 @@ def _obstacle(node: ir.Node, dialect: Dialect, keep: frozenset[str], opset: int)
         return "" if node.op_type in keep else "it has no plugin"
     if node.domain != "":
         return "its domain is unknown"
+    stays = node.metadata_props.get(STAYS_KEY, "")
     if node.op_type not in dialect.ops:
-        return "the parser does not know the op"
+        return "the parser does not know the op" + (f", and {stays}" if stays else "")
     overlooked = misread(node, dialect, opset)
     if overlooked:
         return f"the parser overlooks its {' and '.join(overlooked)} and says nothing"
     if node.op_type in ("ScatterElements", "ScatterND", "Scatter"):
         reduction = attribute(node, "reduction", "none")
         if reduction != "none":
-            return f"TensorRT computes a scatter with reduction {reduction!r} wrongly and says nothing"
+            wrong = f"TensorRT computes a scatter with reduction {reduction!r} wrongly and says nothing"
+            return f"{wrong}, and {stays}" if stays else wrong
     if node.op_type == "MaxPool" and len(node.outputs) > 1:
         indices = node.outputs[1]
         if indices.uses() or indices.is_graph_output():
-            return "its indices are read"
+            return f"its indices are read, and {stays}" if stays else "its indices are read"
     axes_place = {"Slice": 3, "ReduceSum": 1, "Squeeze": 1, "Unsqueeze": 1, "CumSum": 1}.get(node.op_type)
     if node.op_type in dialect.constant_axes and axes_place is not None and axes_place < len(node.inputs):
         axes = node.inputs[axes_place]

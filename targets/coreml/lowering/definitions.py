@@ -9,12 +9,19 @@ import onnx.inliner
 import onnx.shape_inference
 import onnx_ir as ir
 
-from edgec.core.dialect import EDGEC_DOMAIN, SOURCE_KEY
+from edgec.core.dialect import EDGEC_DOMAIN, SOURCE_KEY, is_op
+from edgec.passes.decompose.col2im import DecomposeCol2Im
+from edgec.passes.decompose.pool_indices import DecomposePoolIndices
+from edgec.passes.decompose.sampled import DecomposeSampled
+from edgec.passes.decompose.spectrum import DecomposeSpectrum
+from edgec.passes.manager import Pipeline
 from edgec.plugins.infra import plugins
 from edgec.targets.coreml.lowering.table import REFUSED, table
 
 WHOLE_KEY = "edgec.whole"
 """Node metadata: the node of whose definition this one is a part, as messages name it."""
+
+_IN_PARTS = ("DFT", "STFT", "Col2Im", "RoiAlign", "DeformConv", "MaxPool", "MaxUnpool")
 
 _DEEPEST = 8
 """Definitions that use ops with definitions are expanded so many levels deep."""
@@ -31,7 +38,7 @@ def expanded(model: ir.Model) -> ir.Model:
     that a node leaves to their defaults are written out first. What replaces a node says so in its metadata
     (`WHOLE_KEY`) and has its source layer.
     """
-    model = with_bodies(model)
+    model = _in_parts(with_bodies(model))
     refused: set[tuple[str, str]] = set()
     for _ in range(_DEEPEST):
         local = {(key[0], key[1]) for key in model.functions}
@@ -55,6 +62,15 @@ def expanded(model: ir.Model) -> ir.Model:
             proto = inlined
         model = ir.from_proto(_named(proto))
     return model
+
+
+def _in_parts(model: ir.Model) -> ir.Model:
+    """The model with the ops that Core ML has parts of written in them; itself where it uses none."""
+    if not any(is_op(node, *_IN_PARTS) for node in model.graph):
+        return model
+    copy = model.clone()
+    Pipeline([DecomposeSpectrum(), DecomposeCol2Im(), DecomposeSampled(), DecomposePoolIndices()]).run(copy)
+    return copy
 
 
 def with_bodies(model: ir.Model) -> ir.Model:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from edgec.core.dialect import EDGEC_DOMAIN
 from edgec.core.errors import RequestError, UnsupportedError
 from edgec.core.graph import OpenSize
+from edgec.passes.decompose.parts import STAYS_KEY
 from edgec.targets.coreml.caches import Cache
 from edgec.targets.coreml.images import ImageInput, fold_factors
 from edgec.targets.coreml.lowering.classes import Classifier, classifier_of, probabilities
@@ -210,7 +211,10 @@ class _Walk:
             if _domain(node) == "" and node.op_type in REFUSED:
                 self._refused(node, Refusal(*REFUSED[node.op_type]))
             elif (_domain(node), node.op_type) not in table() and node.op_type != "Constant":
-                self._refused(node, Refusal("there is no lowering for it"))
+                stays = node.metadata_props.get(STAYS_KEY)
+                self._refused(
+                    node, Refusal("there is no lowering for it" + (f", and {stays}" if stays else ""))
+                )
 
     def _unsupported(self) -> UnsupportedError:
         fixes = list(dict.fromkeys(fix for fix in self.fixes if fix))
@@ -378,7 +382,8 @@ class _Walk:
         rule = rule or table().get((domain, node.op_type))
         if rule is None:
             fix = "" if domain != EDGEC_DOMAIN else "keep its function body in the model"
-            raise Refusal("there is no lowering for it and it has no definition in other ops", fix)
+            stays = node.metadata_props.get(STAYS_KEY, "it has no definition in other ops")
+            raise Refusal(f"there is no lowering for it, and {stays}", fix)
         with scoped(self.builder, FULL_KEY in node.metadata_props or _counts(node)):
             return rule(Site(node, operands, self.release, stem, self.builder))
 

@@ -152,7 +152,7 @@ def test_newer_forms_are_written_in_older_ones(name, version):
 
 def test_everything_without_a_form_is_listed_with_its_layer():
     text = """bad (float[3, 3] x, int64[3, 3] i, double[2] d) => (float[3, 3] y, float z, double[2] e) {
-        y = ScatterElements <reduction = "add"> (x, i, x)
+        y = ScatterElements <reduction = "mul"> (x, i, x)
         z = Det (x)
         e = Identity (d)
     }"""
@@ -255,10 +255,10 @@ def test_a_node_is_refused_once_and_a_definition_with_branches_is_not_written_ou
     ]
 
 
-def test_indices_of_a_pooling_are_refused_where_the_graph_gives_them():
+def test_indices_of_a_pooling_are_refused_where_they_are_told_by_columns():
     text = "p (float[1, 2, 4, 4] x) => (int64[1, 2, 2, 2] i) "
-    text += "{ y, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x) }"
-    with pytest.raises(UnsupportedError, match="its indices are read"):
+    text += "{ y, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2], storage_order = 1> (x) }"
+    with pytest.raises(UnsupportedError, match="its indices are read, and its places are told by columns"):
         lower(model(text), dialects()["10.3"], native_attention=False)
 
 
@@ -279,3 +279,23 @@ def test_defaults_that_shape_inference_looks_for_are_written_out(caplog):
 def test_a_weakly_typed_build_of_a_quantised_file_may_use_int8(precision, flags):
     assert writing._flags(precision, quantised=True) == flags
     assert "int8" not in writing._flags(precision, quantised=False)
+
+
+def test_ops_that_no_parser_has_are_written_in_those_it_has():
+    text = """parts (float[1, 8, 1] d, float[1, 16, 16] c, float[3, 3] x, int64[3, 3] i, float[1, 1, 4, 4] p)
+        => (float[1, 8, 2] a, float[1, 4, 8, 8] b, float[3, 3] y, float[1, 1, 4, 4] u) {
+        axis = Constant <value_int = 1> ()
+        a = DFT (d, , axis)
+        image = Constant <value_ints = [8, 8]> ()
+        block = Constant <value_ints = [2, 2]> ()
+        b = Col2Im <strides = [2, 2]> (c, image, block)
+        y = ScatterElements <reduction = "add"> (x, i, x)
+        v, w = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (p)
+        u = MaxUnpool <kernel_shape = [2, 2], strides = [2, 2]> (v, w)
+    }"""
+    built = model(text)
+    for value in built.graph.initializers.values():
+        assert value.const_value is not None
+    for version in ("8.5", "10.3"):
+        found = ops(lower(built, dialects()[version], native_attention=False))
+        assert not {"DFT", "Col2Im", "ScatterElements", "MaxUnpool"} & set(found)
