@@ -62,7 +62,9 @@ class GenAI:
         from openvino import Type
         from openvino import opset13 as ops
 
-        model = openvino.Core().read_model(bundle / "engine" / "model.xml")
+        from edgec.runtime.openvino_core import new_core
+
+        model = new_core().read_model(bundle / "engine" / "model.xml")
         # The pipeline sets a mask whatever the model takes; nothing of the graph reads it.
         mask = ops.parameter([1, -1], Type.i64, name="attention_mask")
         mask.output(0).get_tensor().set_names({"attention_mask"})

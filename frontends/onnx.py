@@ -155,7 +155,7 @@ def from_onnx(
     to_dialect(model, where=path)
     set_output_shapes(model, references)
     progress.step(f"checking the conversion from opset {opset}")
-    unchecked = check_conversion(model, opset, feeds, references, folder=folder, where=path)
+    unchecked = check_conversion(model, opset, feeds, references, folder=folder, where=path, run=run)
     if unchecked:
         said.append(unchecked)
     progress.step("running the file in float64")

@@ -233,7 +233,9 @@ def from_module(
     set_input_shapes(model, kept)
     set_output_shapes(model, references)
     feeds = [{key: value for key, value in feed.items() if key in read} for feed in feeds]
-    unchecked = check_conversion(model, opset, feeds, references, folder=exported.path.parent, where=spec)
+    unchecked = check_conversion(
+        model, opset, feeds, references, folder=exported.path.parent, where=spec, run=source
+    )
     if unchecked:
         said.append(unchecked)
     graph = Graph(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -230,26 +230,9 @@ class Graph:
         run = self.run_reduced if self.is_reduced else self.run_source
         if run is None or not floats:
             return None
-        moves = [
-            {name: np.zeros(array.shape, np.float32) for name, array in reference.items() if _is_real(array)}
-            for reference in self.references
-        ]
-        for draw in range(ROUNDINGS):
-            for feeds, reference, far in zip(self.examples, self.references, moves, strict=True):
-                moved = {
-                    name: _rounded(array, precision, draw) if name in floats else array
-                    for name, array in feeds.items()
-                }
-                try:
-                    found = run(moved)
-                except Exception as error:  # whatever the source raises
-                    _logger.debug("the source does not run on rounded inputs", exc_info=error)
-                    return None
-                for name, farthest in far.items():
-                    if found[name].shape == farthest.shape:
-                        with np.errstate(invalid="ignore"):
-                            apart = np.abs(found[name].astype(np.float32) - reference[name])
-                        far[name] = np.fmax(farthest, np.where(np.isfinite(apart), apart, 0.0))
+        moves = moved_by_rounding(run, self.examples, self.references, floats, precision)
+        if moves is None:
+            return None
         return Expected(self.references, ties=self.ties, moves=moves)
 
     @property
@@ -301,6 +284,49 @@ and that no number that moves is taken for one that hardly does."""
 
 _REACH = 4.0
 """Roundings by which inputs are moved: an engine rounds its weights and all that lies between as well."""
+
+
+def moved_by_rounding(
+    run: Callable[[Mapping[str, np.ndarray]], Arrays],
+    examples: Sequence[Arrays],
+    references: Sequence[Arrays],
+    floats: Collection[str],
+    precision: str,
+) -> list[Arrays] | None:
+    """How far each number of a network's outputs moves where its inputs are rounded.
+
+    Args:
+        run: runs the network.
+        examples: feeds.
+        references: its outputs on them.
+        floats: the float32 inputs.
+        precision: `fp32`, `fp16` or `bf16`: what inputs are rounded to, and moved by some roundings of.
+
+    Returns:
+        the farthest moves, float32 in the outputs' shapes, a mapping an example; None where the network does
+        not run on moved inputs.
+    """
+    moves: list[Arrays] = [
+        {name: np.zeros(array.shape, np.float32) for name, array in reference.items() if _is_real(array)}
+        for reference in references
+    ]
+    for draw in range(ROUNDINGS):
+        for feeds, reference, far in zip(examples, references, moves, strict=True):
+            moved = {
+                name: _rounded(array, precision, draw) if name in floats else array
+                for name, array in feeds.items()
+            }
+            try:
+                found = run(moved)
+            except Exception as error:  # whatever the source raises
+                _logger.debug("the source does not run on rounded inputs", exc_info=error)
+                return None
+            for name, farthest in far.items():
+                if found[name].shape == farthest.shape:
+                    with np.errstate(invalid="ignore"):
+                        apart = np.abs(found[name].astype(np.float32) - reference[name])
+                    far[name] = np.fmax(farthest, np.where(np.isfinite(apart), apart, 0.0))
+    return moves
 
 
 def _is_real(array: np.ndarray) -> bool:

@@ -73,17 +73,28 @@ class _Terminal:
 class _Pipe:
     def __init__(self) -> None:
         self._started = time.monotonic()
+        self._held = ""
 
     def stage(self, number: int, of: int, text: str, seconds: float | None = None) -> None:
         said = "" if seconds is None else f" ({_left(seconds)})"
         after = f", after {time.monotonic() - self._started:.0f} s" if number > 1 else ""
-        print(printable(f"step {number} of {of}: {text}{said}{after}"), file=sys.stderr, flush=True)
+        line = printable(f"step {number} of {of}: {text}{said}{after}")
+        if number == 1:
+            # Where the request is wrong that is all there is to say: nothing stands before it.
+            self._held = line
+        else:
+            self._say(line)
 
     def step(self, text: str) -> None:
         """Nothing: a log of a pipe keeps only what matters."""
 
     def note(self, text: str) -> None:
-        print(printable(text), file=sys.stderr)
+        self._say(printable(text))
+
+    def _say(self, line: str) -> None:
+        for each in filter(None, (self._held, line)):
+            print(each, file=sys.stderr, flush=True)
+        self._held = ""
 
 
 def _left(seconds: float) -> str:

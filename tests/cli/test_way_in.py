@@ -81,3 +81,10 @@ def test_a_compile_says_its_stages(edgec: Command, model_file: Path, tmp_path: P
     stages = [line.split(":")[0] for line in done.err.splitlines() if line.startswith("step ")]
     assert stages == [f"step {number} of 5" for number in range(1, 6)]
     assert done.json["target"] == "x86"
+
+
+def test_what_fails_while_it_is_read_is_one_sentence_and_no_stage(edgec: Command, tmp_path: Path) -> None:
+    done = edgec("compile", tmp_path / "nowhere.onnx", "--target", "x86", "-o", tmp_path / "b.edgec")
+    assert done.status == 2
+    [line] = done.err.splitlines()
+    assert line.startswith("edgec: ")

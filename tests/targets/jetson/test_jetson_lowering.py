@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import types
 
 import numpy as np
 import onnx
@@ -277,8 +278,16 @@ def test_defaults_that_shape_inference_looks_for_are_written_out(caplog):
     [("fp32", ("int8",)), ("fp16", ("int8", "fp16", "obey_precision_constraints"))],
 )
 def test_a_weakly_typed_build_of_a_quantised_file_may_use_int8(precision, flags):
-    assert writing._flags(precision, quantised=True) == flags
-    assert "int8" not in writing._flags(precision, quantised=False)
+    text = """q (float[2, 4] x) => (float[2, 4] y) <float s = {0.5}> {
+        i = QuantizeLinear (x, s)
+        y = DequantizeLinear (i, s)
+    }"""
+    device = types.SimpleNamespace(dialect=dialects()["8.5"])
+    assert not device.dialect.strongly_typed
+    quantised = types.SimpleNamespace(model=model(text))
+    plain = types.SimpleNamespace(model=model("p (float[2, 4] x) => (float[2, 4] y) { y = Relu (x) }"))
+    assert writing.builder_flags(quantised, device, precision) == flags
+    assert "int8" not in writing.builder_flags(plain, device, precision)
 
 
 def test_ops_that_no_parser_has_are_written_in_those_it_has():
