@@ -37,7 +37,17 @@ HIDDEN_WHOLE = ", rows hidden whole"
 """What the words for a mask end with where it hides rows whole."""
 
 Kind = Literal[
-    "values", "positions", "segments", "lengths", "mask", "bias", "sound", "offset", "choices", "fixed"
+    "values",
+    "positions",
+    "segments",
+    "lengths",
+    "mask",
+    "bias",
+    "sound",
+    "offset",
+    "choices",
+    "boxes",
+    "fixed",
 ]
 
 
@@ -50,7 +60,8 @@ class Drawing:
             `segments`, runs of equal numbers in order; `lengths`; a `mask` of ones and zeros; a `bias` of
             0 and what hides a score; `sound`, from the amplitude `low` (1 where it is 0) up to `high` among
             the samples; `offset`, normal with means of their own along an axis; `choices`, one number of
-            `like`, in turn; `fixed`, what `like` holds: sizes that must fit other inputs'.
+            `like`, in turn; `boxes`, left, top, right and bottom along the last axis; `fixed`, what `like`
+            holds: sizes that must fit other inputs'.
         low: smallest value.
         high: one past the largest integer, and the largest float; of lengths 0 for the other inputs' own.
         uniform: whether floats are uniform from `low` to `high`.
@@ -186,6 +197,8 @@ def _words(spec: TensorSpec, drawing: Drawing, arrays: Sequence[np.ndarray]) -> 
         return f"0, and {_BIAS:g} or the lowest number where hidden"
     if kind == "choices":
         return " or ".join(f"{number:g}" for number in np.unique(numbers)[::-1])
+    if kind == "boxes":
+        return f"boxes within {reach}"
     if kind == "positions":
         return f"counting up, {reach}"
     if kind == "lengths":
@@ -209,7 +222,7 @@ def tame(drawing: Drawing) -> Drawing:
     """A drawing that stays near the start of its range: for a source that refuses the far end."""
     if drawing.kind == "choices" and drawing.like is not None:
         return dataclasses.replace(drawing, like=drawing.like[:1])
-    if drawing.kind in ("values", "segments", "mask", "fixed") and not drawing.uniform:
+    if drawing.kind in ("values", "segments", "mask", "boxes", "fixed") and not drawing.uniform:
         return drawing
     return Drawing(low=drawing.low, high=min(drawing.high or _SMALL, drawing.low + _SMALL))
 
@@ -273,6 +286,8 @@ def _draw_one(
     if kind == "choices":
         choices = np.ravel(np.asarray(drawing.like))
         return np.full(shape, choices[sample % len(choices)], dtype)
+    if kind == "boxes":
+        return _boxes(shape, drawing, generator, sample).astype(dtype)
     if kind == "positions":
         return _positions(shape, drawing, generator, sample).astype(dtype)
     if kind == "segments":
@@ -349,6 +364,20 @@ def _positions(
         start = starts.get(sample, generator.integers(low, last + 1, rows))
     run = np.asarray(start)[..., None] + np.arange(length)
     return (low + (run - low) % max(1, high - low)).reshape(shape)
+
+
+def _boxes(
+    shape: tuple[int, ...], drawing: Drawing, generator: np.random.Generator, sample: int
+) -> np.ndarray:
+    """Corners in order; the second sample has a box of all there is and one of nothing."""
+    low, high = int(drawing.low), int(drawing.high) - 1
+    ends = generator.integers(low, high + 1, (*shape[:-1], 2, 2))
+    boxes = np.sort(ends, axis=-2).reshape(shape)
+    if sample == 1 and boxes.size:
+        rows = boxes.reshape(-1, 4)
+        rows[0] = low, low, high, high
+        rows[-1] = low
+    return boxes
 
 
 def _segments(shape: tuple[int, ...], drawing: Drawing, generator: np.random.Generator) -> np.ndarray:

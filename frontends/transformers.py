@@ -1,8 +1,7 @@
-"""`hf:DIR`: a transformers checkpoint folder, an encoder for features or for classification."""
+"""`hf:DIR`: a transformers checkpoint folder, for features or with its head, or a part (`hf:DIR:encoder`)."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec.core.errors import EdgecError, RequestError
-from edgec.core.graph import Graph, Semantics
+from edgec.core.graph import Graph
 from edgec.core.progress import Progress, Silent
-from edgec.frontends.examples import Drawing
+from edgec.frontends.checkpoint_inputs import preprocessor
+from edgec.frontends.checkpoint_parts import part_of, parted
 from edgec.frontends.inputs import option, parse_inputs
 from edgec.frontends.quiet import first_line, quiet
 from edgec.frontends.torchvision_guard import prepare_torchvision, require
@@ -22,17 +22,15 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("edgec.frontends")
 
-DEFAULT_TOKENS = 128
-"""Sequence length where the user gives none and the model takes as many."""
-
-_HEADS = {
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
-    "ForTokenClassification": "AutoModelForTokenClassification",
-    "ForImageClassification": "AutoModelForImageClassification",
-}
-"""Heads that belong to the model; any other (language modelling, pretraining) is left out."""
-
-_TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_HEADS = (
+    *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
+    *("ForImageClassification", "ForImageClassificationWithTeacher", "ForDepthEstimation"),
+    *("ForObjectDetection", "ForZeroShotObjectDetection", "ForPoseEstimation", "ForKeypointDetection"),
+    *("ForSemanticSegmentation", "ForInstanceSegmentation", "ForUniversalSegmentation", "ForSegmentation"),
+    *("ForAudioClassification", "ForAudioFrameClassification", "ForXVector", "ForCTC"),
+    *("ForConditionalGeneration", "ForSpeechSeq2Seq", "MTModel", "EncoderDecoderModel"),
+)
+"""Heads that belong to the model; any other (masked language modelling, pretraining) is left out."""
 
 
 def from_transformers(
@@ -53,11 +51,13 @@ def from_transformers(
     """Load a checkpoint folder, as `save_pretrained` writes it, and trace the model.
 
     Token models take `input_ids`, `attention_mask` and, where they know segments, `token_type_ids`,
-    of min(128, `max_position_embeddings`) tokens; vision models take `pixel_values`; models of both,
-    such as CLIP, take all of these. Nothing is fetched and no code of the checkpoint is run.
+    of min(128, `max_position_embeddings`) tokens, pages a `bbox` beside; vision models take `pixel_values`,
+    promptable ones points beside; models of both, such as CLIP, take all of these; models of sound take
+    samples or frames. Nothing is fetched and no code of the checkpoint is run.
 
     Args:
-        folder: the folder.
+        folder: the folder, or the folder and a part of the model: `DIR:encoder` and `DIR:decoder` of an
+            encoder-decoder, `DIR:text` and `DIR:vision` of a model of both.
         spec: what the user named; `hf:` and the folder where not given.
         kind: the frontend, as in `Source.kind`.
         name: short name; the folder's name where not given.
@@ -77,47 +77,28 @@ def from_transformers(
     """
     progress = progress or Silent()
     spec = spec or f"hf:{folder}"
+    folder, wanted = parted(folder)
     path = Path(folder)
     said = list(notes)
     model = load_checkpoint(folder, spec, progress, said)
     from edgec.frontends.torch import from_module
 
-    config: Any = model.config
-    if model.main_input_name == "input_ids":
-        if getattr(config.get_text_config(), "vocab_size", None) is None:
-            raise RequestError(
-                "its config.json names no vocab_size, so edgec does not know which token ids there are",
-                where=spec,
-                fix="write file.py:function with your own example inputs",
-            )
-        arguments, drawings = _token_inputs(model)
-        inputs = _for_all(inputs, tuple(arguments))
-        if _takes_both(model):
-            arguments |= _pixel_inputs(config.vision_config)
-    elif model.main_input_name == "pixel_values":
-        arguments, drawings = _pixel_inputs(config), {}
-    else:
-        raise RequestError(
-            f"the model takes {model.main_input_name!r}, and edgec takes token and image encoders",
-            where=spec,
-            fix="write file.py:function with your own example inputs",
-        )
-    meanings: dict[str, Semantics] = {
-        "input_ids": "tokens",
-        "attention_mask": "mask",
-        "token_type_ids": "unknown",
-        "pixel_values": "image",
-    }
+    part = part_of(model, wanted, path, spec)
+    takes = part.takes
+    inputs = _for_all(inputs, takes.tokens)
+    said += takes.notes
     return from_module(
-        model,
-        arguments,
+        part.module,
+        takes.arguments,
         spec=spec,
-        name=name or path.resolve().name,
+        name=name or "-".join(filter(None, (path.resolve().name, wanted))),
         kind=kind,
-        semantics={key: meanings[key] for key in arguments},
-        drawings=drawings,
+        semantics={key: takes.semantics.get(key, "unknown") for key in takes.arguments},
+        drawings={key: drawing for key, drawing in takes.drawings.items() if key in takes.arguments},
         examples=examples,
-        preprocessing=_preprocessing(path, model),
+        preprocessing={
+            key: known for key, known in _preprocessing(path, model).items() if key in takes.arguments
+        },
         labels=_labels(model),
         notes=said,
         weights="from the checkpoint",
@@ -222,13 +203,6 @@ def _load(path: Path, spec: str, notes: list[str], generates: str) -> torch.nn.M
             where=spec,
             fix="correct architectures in its config.json; code that comes with a checkpoint is not run",
         )
-    whole = generates or architecture.endswith("EncoderModel")
-    if getattr(config, "is_encoder_decoder", False) and not whole:
-        raise RequestError(
-            f"{config.model_type} is an encoder-decoder, and edgec takes encoders",
-            where=spec,
-            fix="write file.py:function that returns the encoder",
-        )
     loader, keeps_head = (
         (getattr(transformers, generates), True) if generates else _loader(config, architecture)
     )
@@ -275,66 +249,13 @@ def _loader(config: Any, architecture: str) -> tuple[Any, bool]:
     """
     import transformers
 
-    suffix = next((suffix for suffix in _HEADS if architecture.endswith(suffix)), None)
-    if suffix is not None:
-        return getattr(transformers, _HEADS[suffix]), True
+    named = getattr(transformers, architecture, None) if architecture else None
+    if architecture.endswith(_HEADS) and named is not None:
+        return named, True
     if "For" in architecture or architecture.endswith("LMHeadModel"):
         return transformers.AutoModel, False
-    named = getattr(transformers, architecture, None) if architecture else None
     known = getattr(named, "config_class", None)
     return (named if known is not None and isinstance(config, known) else transformers.AutoModel), True
-
-
-def _takes_both(model: torch.nn.Module) -> bool:
-    """Whether it has a tower for text and one for pictures, as CLIP has."""
-    config: Any = model.config
-    parameters = inspect.signature(model.forward).parameters
-    return "pixel_values" in parameters and hasattr(config, "vision_config")
-
-
-def _token_inputs(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Drawing]]:
-    import torch
-
-    whole: Any = model.config
-    config = whole.get_text_config()
-    parameters = inspect.signature(model.forward).parameters
-    limits = (getattr(config, key, None) for key in ("max_position_embeddings", "n_positions"))
-    limit = next((limit for limit in limits if limit and limit > 0), None)  # XLNet's is -1: there is none
-    pad = getattr(config, "pad_token_id", None)
-    # RoBERTa numbers positions from behind the padding token's id.
-    reserved = pad + 1 if pad is not None and _reserves_padding(model) else 0
-    usable = limit - reserved if limit else DEFAULT_TOKENS
-    shape = (1, min(DEFAULT_TOKENS, usable))
-    takes = [
-        name
-        for name in _TOKEN_INPUTS
-        if name in parameters and (name != "token_type_ids" or getattr(config, "type_vocab_size", 0) > 1)
-    ]
-    drawings = {
-        "input_ids": Drawing(high=config.vocab_size, pad=pad, padded_by="attention_mask"),
-        "attention_mask": Drawing("mask"),
-        "token_type_ids": Drawing("segments", high=getattr(config, "type_vocab_size", 2)),
-    }
-    return (
-        {name: torch.zeros(shape, dtype=torch.int64) for name in takes},
-        {name: drawings.get(name, Drawing()) for name in takes},
-    )
-
-
-def _reserves_padding(model: torch.nn.Module) -> bool:
-    """Whether the position table keeps a row for padding, as RoBERTa's does."""
-    return any(
-        name.endswith("position_embeddings") and getattr(layer, "padding_idx", None) is not None
-        for name, layer in model.named_modules()
-    )
-
-
-def _pixel_inputs(config: Any) -> dict[str, torch.Tensor]:
-    import torch
-
-    size = getattr(config, "image_size", None) or 224
-    height, width = size if isinstance(size, (tuple, list)) else (size, size)
-    return {"pixel_values": torch.zeros(1, getattr(config, "num_channels", 3), height, width)}
 
 
 def _for_all(inputs: Sequence[str], names: tuple[str, ...]) -> tuple[str, ...]:
@@ -353,18 +274,14 @@ def _preprocessing(path: Path, model: torch.nn.Module) -> dict[str, dict[str, ob
         found: dict[str, object] = {"pad_token_id": getattr(config.get_text_config(), "pad_token_id", None)}
         if (path / "tokenizer.json").is_file():
             found["tokenizer"] = "tokenizer.json"
-        pictures = _picture_preprocessing(path) if _takes_both(model) else {}
+        pictures = _picture_preprocessing(path) if hasattr(config, "vision_config") else {}
         return {"input_ids": found, **pictures}
     return _picture_preprocessing(path)
 
 
 def _picture_preprocessing(path: Path) -> dict[str, dict[str, object]]:
-    file = path / "preprocessor_config.json"
-    if not file.is_file():
-        return {}
-    try:
-        known = json.loads(file.read_text("utf-8"))
-    except ValueError:
+    known = preprocessor(path)
+    if not known:
         return {}
     keys: Mapping[str, str] = {"mean": "image_mean", "std": "image_std", "size": "size"}
     return {

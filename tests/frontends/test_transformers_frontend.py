@@ -18,7 +18,7 @@ from edgec.frontends.torchvision_guard import prepare_torchvision  # noqa: E402
 prepare_torchvision()
 transformers = pytest.importorskip("transformers")
 
-from edgec.frontends.transformers import DEFAULT_TOKENS, _token_inputs  # noqa: E402
+from edgec.frontends.checkpoint_inputs import DEFAULT_TOKENS, token_inputs  # noqa: E402
 
 SIZES = {
     "hidden_size": 32,
@@ -183,11 +183,6 @@ class TestFoldersThatAreNone:
         (tmp_path / "config.json").write_text(json.dumps(config))
         assert "lacks 2 weights, 'classifier.bias' first" in self.refusal(tmp_path)
 
-    def test_an_encoder_decoder(self, tmp_path):
-        (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "is_encoder_decoder": True}))
-        (tmp_path / "model.safetensors").touch()
-        assert "an encoder-decoder, and edgec takes encoders" in self.refusal(tmp_path)
-
 
 def test_the_class_that_the_checkpoint_names_is_taken(tmp_path):
     torch.manual_seed(0)
@@ -224,7 +219,7 @@ def test_a_model_of_text_and_pictures_takes_both(tmp_path):
 
 def test_a_limit_of_minus_one_is_none():
     config = transformers.XLNetConfig(vocab_size=50, d_model=16, n_layer=1, n_head=2, d_inner=16)
-    tensors, _ = _token_inputs(transformers.XLNetModel(config))
+    tensors, _ = token_inputs(transformers.XLNetModel(config))
     assert tensors["input_ids"].shape == (1, DEFAULT_TOKENS)
 
 
