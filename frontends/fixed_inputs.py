@@ -47,6 +47,22 @@ def fixes_value(text: str) -> bool:
     return _FIXED.fullmatch(text) is not None
 
 
+def no_such_input(name: str, names: Sequence[str], where: str) -> RequestError:
+    """What to say where an option names an input that the model has not.
+
+    Args:
+        name: what was named.
+        names: the inputs that there are.
+        where: the option as it was written.
+    """
+    near = difflib.get_close_matches(name, names, n=1)
+    return RequestError(
+        f"the model has no input {name!r}",
+        where=where,
+        fix=f"did you mean {near[0]}?" if near else f"its inputs are {', '.join(names)}",
+    )
+
+
 class FixedFile:
     """A model whose inputs are fixed, as a file of its own.
 
@@ -64,12 +80,7 @@ class FixedFile:
         inputs = {value.name or "": value for value in model.graph.inputs}
         for name, text in values.items():
             if name not in inputs:
-                near = difflib.get_close_matches(name, inputs, n=1)
-                raise RequestError(
-                    f"the model has no input {name!r}",
-                    where=f"--input {name}={text}",
-                    fix=f"did you mean {near[0]}?" if near else f"its inputs are {', '.join(inputs)}",
-                )
+                raise no_such_input(name, list(inputs), f"--input {name}={text}")
             value = inputs[name]
             tensor = ir.tensor(_array(value, text), name=name)
             model.graph.inputs.remove(value)

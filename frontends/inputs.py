@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from edgec.core.errors import RequestError
 from edgec.core.graph import OpenSize, TensorSpec
-from edgec.frontends.fixed_inputs import fixes_value
+from edgec.frontends.fixed_inputs import fixes_value, no_such_input
 
 DTYPES = (
     "float16",
@@ -211,12 +211,7 @@ def apply_requests(
     names = [spec.name for spec in specs]
     for name, request in requests.items():
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            raise RequestError(
-                f"the model has no input {name!r}",
-                where=f"--input {request}",
-                fix=f"did you mean {near[0]}?" if near else f"its inputs are {', '.join(names)}",
-            )
+            raise no_such_input(name, names, f"--input {request}")
     if batch is not None and batch < 1:
         raise RequestError(
             f"a batch of {batch} is not possible", where=f"--batch {batch}", fix="give 1 or more"

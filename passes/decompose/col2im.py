@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
-from edgec.passes.decompose.parts import STAYS_KEY, Parts, fixed
-from edgec.passes.editing import Editor, attribute, constant
+from edgec.passes.decompose.parts import Parts, fixed, write_in_parts
+from edgec.passes.editing import attribute, constant
 from edgec.passes.infra import MatchLog, Pass, Refusal, register
 
 
@@ -30,19 +30,7 @@ class DecomposeCol2Im(Pass):
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Rewrite every `Col2Im` of fixed sizes."""
-        editor = Editor(model, self.name, log)
-        for node in list(model.graph):
-            if not is_op(node, "Col2Im"):
-                continue
-            try:
-                _write(Parts(editor, node))
-            except Refusal as refusal:
-                log.missed(node, refusal)
-                node.metadata_props[STAYS_KEY] = refusal.reason
-                continue
-            log.matched(node)
-            editor.prune(node)
-        editor.remove_dead()
+        write_in_parts(model, self.name, log, lambda node: _write if is_op(node, "Col2Im") else None)
 
 
 def _write(parts: Parts) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,39 @@ class Parts:
     def become(self, value: ir.Value, output: int = 0) -> None:
         """Let everyone read the value in the place of the node's output."""
         self.editor.replace(self.node.outputs[output], value)
+
+
+Write = Callable[[Parts], None]
+"""Writes one node in parts.
+
+Raises:
+    Refusal: it cannot; nobody reads what it wrote until then.
+"""
+
+
+def write_in_parts(model: ir.Model, name: str, log: MatchLog, of: Callable[[ir.Node], Write | None]) -> None:
+    """Write nodes of a model in other ops, in place; one that is refused stays and knows why.
+
+    Args:
+        model: the model.
+        name: the pass.
+        log: told of each node.
+        of: what writes a node; None for nodes that stay as they are.
+    """
+    editor = Editor(model, name, log)
+    for node in list(model.graph):
+        write = of(node)
+        if write is None:
+            continue
+        try:
+            write(Parts(editor, node))
+        except Refusal as refusal:
+            log.missed(node, refusal)
+            node.metadata_props[STAYS_KEY] = refusal.reason
+            continue
+        log.matched(node)
+        editor.prune(node)
+    editor.remove_dead()
 
 
 def fixed(value: ir.Value | None, what: str) -> tuple[int, ...]:

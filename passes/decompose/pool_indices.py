@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
-from edgec.passes.decompose.parts import STAYS_KEY, Parts, fixed
-from edgec.passes.editing import Editor, attribute, constant
+from edgec.passes.decompose.parts import Parts, Write, fixed, write_in_parts
+from edgec.passes.editing import attribute, constant
 from edgec.passes.infra import MatchLog, Pass, Refusal, register
 
 _WINDOW = 64
@@ -38,24 +38,15 @@ class DecomposePoolIndices(Pass):
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Rewrite in place."""
-        editor = Editor(model, self.name, log)
-        for node in list(model.graph):
-            indices = node.outputs[1] if is_op(node, "MaxPool") and len(node.outputs) > 1 else None
-            told = indices is not None and bool(indices.uses() or indices.is_graph_output())
-            if not told and not is_op(node, "MaxUnpool"):
-                continue
-            try:
-                (_places if told else _unpooled)(Parts(editor, node))
-            except Refusal as refusal:
-                log.missed(node, refusal)
-                node.metadata_props[STAYS_KEY] = refusal.reason
-                continue
-            log.matched(node)
-            if told:
-                node.resize_outputs(1)
-            else:
-                editor.prune(node)
-        editor.remove_dead()
+        write_in_parts(model, self.name, log, _writer)
+
+
+def _writer(node: ir.Node) -> Write | None:
+    if is_op(node, "MaxUnpool"):
+        return _unpooled
+    indices = node.outputs[1] if is_op(node, "MaxPool") and len(node.outputs) > 1 else None
+    is_told = indices is not None and bool(indices.uses() or indices.is_graph_output())
+    return _places if is_told else None
 
 
 def _places(parts: Parts) -> None:
@@ -98,6 +89,7 @@ def _places(parts: Parts) -> None:
         first = first + (start * rows[place]).reshape(-1, *[1] * (axes - place - 1))
     found = parts.op("Gather", np.array(steps), best, axis=0)
     parts.become(parts.op("Add", found, first), output=1)
+    node.resize_outputs(1)
 
 
 def _unpooled(parts: Parts) -> None:

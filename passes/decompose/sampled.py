@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
-from edgec.passes.decompose.parts import STAYS_KEY, Parts, fixed
-from edgec.passes.editing import Editor, attribute, constant
+from edgec.passes.decompose.parts import Parts, fixed, write_in_parts
+from edgec.passes.editing import attribute, constant
 from edgec.passes.infra import MatchLog, Pass, Refusal, register
 
 
@@ -41,19 +41,10 @@ class DecomposeSampled(Pass):
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Rewrite every node whose sizes are known."""
-        editor = Editor(model, self.name, log)
-        for node in list(model.graph):
-            if not is_op(node, *self.ops):
-                continue
-            try:
-                (_roi_align if node.op_type == "RoiAlign" else _deform_conv)(Parts(editor, node))
-            except Refusal as refusal:
-                log.missed(node, refusal)
-                node.metadata_props[STAYS_KEY] = refusal.reason
-                continue
-            log.matched(node)
-            editor.prune(node)
-        editor.remove_dead()
+        writers = {"RoiAlign": _roi_align, "DeformConv": _deform_conv}
+        write_in_parts(
+            model, self.name, log, lambda node: writers[node.op_type] if is_op(node, *self.ops) else None
+        )
 
 
 def _roi_align(parts: Parts) -> None:

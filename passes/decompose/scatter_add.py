@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
-from edgec.passes.decompose.parts import STAYS_KEY, Parts, fixed
-from edgec.passes.editing import Editor, attribute
+from edgec.passes.decompose.parts import Parts, fixed, write_in_parts
+from edgec.passes.editing import attribute
 from edgec.passes.infra import MatchLog, Pass, Refusal, register
 
 _MOST = 2**25
@@ -37,19 +37,17 @@ class DecomposeScatterAdd(Pass):
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Rewrite every scatter that adds and whose sizes are known."""
-        editor = Editor(model, self.name, log)
-        for node in list(model.graph):
-            if not is_op(node, "ScatterElements", "ScatterND") or attribute(node, "reduction") != "add":
-                continue
-            try:
-                (_elements if node.op_type == "ScatterElements" else _nd)(Parts(editor, node))
-            except Refusal as refusal:
-                log.missed(node, refusal)
-                node.metadata_props[STAYS_KEY] = refusal.reason
-                continue
-            log.matched(node)
-            editor.prune(node)
-        editor.remove_dead()
+        writers = {"ScatterElements": _elements, "ScatterND": _nd}
+        write_in_parts(
+            model,
+            self.name,
+            log,
+            lambda node: (
+                writers[node.op_type]
+                if is_op(node, *writers) and attribute(node, "reduction") == "add"
+                else None
+            ),
+        )
 
 
 def _operands(parts: Parts) -> tuple[ir.Value, ir.Value, ir.Value]:

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import is_op
-from edgec.passes.decompose.parts import STAYS_KEY, Parts, fixed
-from edgec.passes.editing import Editor, attribute, constant
+from edgec.passes.decompose.parts import Parts, fixed, write_in_parts
+from edgec.passes.editing import attribute, constant
 from edgec.passes.infra import MatchLog, Pass, Refusal, register
 
 _LONGEST = 2048
@@ -31,19 +31,10 @@ class DecomposeSpectrum(Pass):
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Rewrite every transform whose length is known."""
-        editor = Editor(model, self.name, log)
-        for node in list(model.graph):
-            if not is_op(node, "DFT", "STFT"):
-                continue
-            try:
-                (_dft if node.op_type == "DFT" else _stft)(Parts(editor, node))
-            except Refusal as refusal:
-                log.missed(node, refusal)
-                node.metadata_props[STAYS_KEY] = refusal.reason
-                continue
-            log.matched(node)
-            editor.prune(node)
-        editor.remove_dead()
+        writers = {"DFT": _dft, "STFT": _stft}
+        write_in_parts(
+            model, self.name, log, lambda node: writers[node.op_type] if is_op(node, *writers) else None
+        )
 
 
 def _waves(length: int, bins: int, inverse: bool) -> tuple[np.ndarray, np.ndarray]:
