@@ -142,7 +142,7 @@ def narrowed_logits(
     """Queries and keys with the entries that stay in front; the others' logits in theirs, if compensated."""
     held = {extent.value for extent in unit.activations}
     attention = next(n for n in graph.model.graph if is_op(n, "Attention") and n.inputs[0].name in held)
-    found = query_moments(graph.model, attention, unit, samples)
+    [found] = query_moments(graph.model, [(attention, unit)], samples)
     if found is None:
         return None
     turns = []

@@ -24,6 +24,9 @@ PROBING = 0.6
 BUILDS = 10
 """Plans to build beyond the probes, for each axis."""
 
+LEAST_BUILDS = 4
+"""Plans to build however late it is: what the probes cost is lost where nothing is offered."""
+
 
 class PlanBench(Probing, Protocol):
     """What the loop builds with."""
@@ -111,7 +114,7 @@ def search(
         bench: builds, measures and scores; closed at the end.
         goals: what is wanted; the builds are shared among them.
         builds: plans to build beyond the probes, for each axis.
-        deadline: when to stop; the plan that is being tried then is still finished.
+        deadline: when to stop; the plan that is being tried then is still finished, and `LEAST_BUILDS` are.
         progress: told each step.
 
     Raises:
@@ -126,7 +129,7 @@ def search(
         predictions = combined([axis.predictions() for axis in axes])
 
         def build(plan: Plan) -> Trial:
-            if deadline.past():
+            if deadline.past() and len(points) >= LEAST_BUILDS:
                 raise _TimeIsOver
             return bench.point(plan)
 

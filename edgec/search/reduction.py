@@ -91,11 +91,12 @@ def reduce_by_search(
 ) -> Reduction:
     """Search a plan, compile the best, judge it on the held-out data, and measure it beside the unreduced.
 
-    Plans are tried in an exact engine, so that what is seen is the plan's. Where the engine that ships may
-    lose something of its own, that is measured on the whole network first, and plans that leave room for it
-    are looked for too. Where held-out data refuses the best, the next that moves the outputs less is
-    compiled; where the last measurement does, because the engine is no faster than without reduction, the
-    next best, or the unreduced engine once the search's time is over. Every such look is in the report.
+    Plans are tried in the fastest engine that is not quantised: it is quick to build, and what is seen is
+    the plan's. Where the engine that ships may lose something of its own, that is measured on the whole
+    network first, and plans that leave room for it are looked for too. Where held-out data refuses the best,
+    the next that moves the outputs less is compiled; where the last measurement does, because the engine is
+    no faster than without reduction, the next best, or the unreduced engine once the search's time is over.
+    Every such look is in the report.
 
     Args:
         neutral: the neutral graph, gated against the source.
@@ -120,15 +121,15 @@ def reduce_by_search(
         whole = choose_whole(neutral, folder, deadline.until(CHOOSING), None)
     finally:
         shutil.rmtree(folder)
-    exact = _exact(whole)
-    lossy = _lossy(exact, whole.chosen)
+    plain = _unquantised(whole, goal)
+    lossy = _lossy(plain, whole.chosen)
     scale = lossy.gain if goal.milliseconds is not None else 1.0
     bench = Bench(target, neutral.examples[0], scratch, progress, budget.search)
-    trials = PlanTrials(bench, neutral, axes, exact.candidate, progress, scale)
+    trials = PlanTrials(bench, neutral, axes, plain.candidate, progress, scale)
     found = search(axes, trials, _goals(goal, lossy), deadline=deadline.until(SEARCHING), progress=progress)
     return Shipping(
         neutral, found, goal, lossy, whole, target, choose, budget, scratch, progress, deadline
-    ).first_that_holds(asked, exact.candidate)
+    ).first_that_holds(asked, plain.candidate)
 
 
 def _goals(goal: Goal, lossy: Lossy) -> list[Goal]:
@@ -138,19 +139,25 @@ def _goals(goal: Goal, lossy: Lossy) -> list[Goal]:
     return [goal, Goal(goal.max_drop - lossy.drop, goal.milliseconds)]
 
 
-def _exact(whole: Choice) -> Trial:
-    """The fastest engine that only rounds, in fp32 where one is; the chosen one where none is."""
-    measured = [trial for trial in whole.trials if trial.passed and trial.latency is not None]
-    exact = [trial for trial in measured if trial.candidate.exact == trial.candidate]
-    last = [trial for trial in exact if trial.beside_peers] or exact
+def _unquantised(whole: Choice, goal: Goal) -> Trial:
+    """The fastest engine that only rounds and keeps the goal's drop; the chosen one where there is none."""
+    measured = [
+        trial
+        for trial in whole.trials
+        if trial.passed and trial.latency is not None and not trial.candidate.is_lossy
+        # Which layers are kept of bf16 is known of the whole network only.
+        if not trial.candidate.kept
+        if goal.max_drop is None or trial.scores is None or trial.drop <= goal.max_drop
+    ]
+    last = [trial for trial in measured if trial.beside_peers] or measured
     return min(last, key=lambda trial: trial.latency.p50, default=whole.chosen)  # type: ignore[union-attr]
 
 
-def _lossy(exact: Trial, ships: Trial) -> Lossy:
-    if ships.candidate == exact.candidate or exact.latency is None or ships.latency is None:
+def _lossy(plain: Trial, ships: Trial) -> Lossy:
+    if ships.candidate == plain.candidate or plain.latency is None or ships.latency is None:
         return Lossy()
-    drop = 0.0 if ships.scores is None else max(0.0, ships.scores.drop)
-    return Lossy(ships.latency.p50 / exact.latency.p50, drop)
+    own, its = (0.0 if each.scores is None else max(0.0, each.scores.drop) for each in (plain, ships))
+    return Lossy(ships.latency.p50 / plain.latency.p50, max(0.0, its - own))
 
 
 def agreement(source: Graph, engine: Engine) -> dict[str, Any]:

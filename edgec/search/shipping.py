@@ -75,8 +75,8 @@ class Lossy:
     """What the engine axes give on their own.
 
     Attributes:
-        gain: the chosen engine's latency over that of the exact one.
-        drop: what it loses on the search's data.
+        gain: the chosen engine's latency over that of the one that plans are tried in.
+        drop: what it loses beyond that one on the search's data.
     """
 
     gain: float = 1.0
@@ -149,7 +149,7 @@ class Shipping:
         return Reduction(reduced, choice, sections)
 
     def _expected(self, point: Trial) -> float:
-        """The latency that a point's engine should reach, over that of the exact one of the whole network."""
+        """The latency that a point's engine should reach, over that of the whole network not quantised."""
         allowed = self.goal.max_drop
         assert point.scores is not None
         has_room = allowed is None or point.drop + point.scores.error + self.lossy.drop <= allowed
@@ -157,8 +157,7 @@ class Shipping:
 
     def _reached(self, point: Trial, choice: Choice) -> float:
         """The same of an engine that was chosen: it may lose nothing of its own after all."""
-        candidate = choice.chosen.candidate
-        return point.ratio * (1.0 if candidate.exact == candidate else self.lossy.gain)
+        return point.ratio * (self.lossy.gain if choice.chosen.candidate.is_lossy else 1.0)
 
     def _stepping(self) -> Iterator[Trial]:
         """The points to compile, best first; after one that failed, those that lie on its better side."""

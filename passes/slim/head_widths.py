@@ -18,6 +18,12 @@ from edgec.passes.slim.units import Unit
 DAMPING = 1e-6
 """Added to the diagonal of a second moment, a share of its mean: entries that are constant have none."""
 
+Columns = list[list[tuple[str, int]]]
+"""By head and entry the biased output of a linear layer and the column in it."""
+
+Widths = Sequence[tuple[ir.Node, Unit]]
+"""Attentions, each with the unit of its width: all are looked at while the network runs once."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
@@ -45,10 +51,8 @@ class Turned:
     turns: list[Turn]
 
 
-def turned_queries(
-    model: ir.Model, attention: ir.Node, unit: Unit, samples: Sequence[Arrays]
-) -> Turned | None:
-    """A basis of queries and keys for the `qk_width` of an attention.
+def turned_queries(model: ir.Model, widths: Widths, samples: Sequence[Arrays]) -> list[Turned | None]:
+    """A basis of queries and keys for the `qk_width` of each attention.
 
     Of the products of all queries with all keys, the nearest of a lower rank: with R_q and R_k the roots of
     the second moments of queries and of keys about their mean (a shift of all keys moves all logits of a
@@ -56,11 +60,16 @@ def turned_queries(
     the keys by R_k⁻¹ V √S (as A3 does, arXiv 2505.12942). All logits stay what they are until entries leave.
 
     Returns:
-        None where `query_moments` has none.
+        for each attention; None where `query_moments` has none.
     """
-    found = query_moments(model, attention, unit, samples)
-    if found is None:
-        return None
+    moments = query_moments(model, widths, samples)
+    return [
+        None if found is None else _turned_queries(found, unit)
+        for found, (_, unit) in zip(moments, widths, strict=True)
+    ]
+
+
+def _turned_queries(found: QueryMoments, unit: Unit) -> Turned:
     turns = []
     values = np.zeros(unit.size)
     for head in range(len(found.queries)):
@@ -78,65 +87,105 @@ class QueryMoments:
     """Queries and keys of an attention on calibration data, head by head.
 
     Attributes:
-        queries: by head and entry the biased output of a linear layer and the column in it.
+        queries: which columns of linear layers they are.
         keys: likewise.
         query_moments: (heads, width, width), mean of q qᵀ.
         key_moments: (heads, width, width), mean of k kᵀ about the mean of k.
     """
 
-    queries: list[list[tuple[str, int]]]
-    keys: list[list[tuple[str, int]]]
+    queries: Columns
+    keys: Columns
     query_moments: np.ndarray
     key_moments: np.ndarray
 
 
-def query_moments(
-    model: ir.Model, attention: ir.Node, unit: Unit, samples: Sequence[Arrays]
-) -> QueryMoments | None:
-    """What the queries and keys of an attention are like.
+def query_moments(model: ir.Model, widths: Widths, samples: Sequence[Arrays]) -> list[QueryMoments | None]:
+    """What the queries and keys of attentions are like.
 
     Returns:
-        None where a linear layer does not make queries and keys directly (positions turn them, a norm scales
-        them), or their heads are not one for one.
+        for each attention; None where a linear layer does not make queries and keys directly (positions turn
+        them, a norm scales them), or their heads are not one for one.
     """
-    heads = [_by_head(attention, index) for index in (0, 1)]
-    if heads[0] is None or heads[0] != heads[1]:
-        return None
-    count = heads[0]
-    names = [str(attention.inputs[index].name) for index in (0, 1)]  # type: ignore[union-attr]
-    makers = _makers(model, unit)
-    moments: list[list[np.ndarray]] = [[], []]
-    sums: list[list[np.ndarray]] = [[], []]
-    rows = [0, 0]
-    columns: list[list[list[tuple[str, int]]] | None] = [None, None]
+    seen = [_SeenQueries(model, attention, unit) for attention, unit in widths]
+    names = dict.fromkeys(name for each in seen for name in each.watched)
 
-    def look(index: int, values: Arrays) -> None:
-        for side in (0, 1):
-            each = _heads(values[names[side]], count)
-            if index == 0:
-                columns[side] = _columns(each, {name: values[name] for name in makers})
+    def look(_: int, values: Arrays) -> None:
+        for each in seen:
+            each.look(values)
+
+    if names:
+        observe(model, names, samples, look)
+    return [each.moments() for each in seen]
+
+
+class _SeenQueries:
+    """Queries and keys of one attention, sample by sample."""
+
+    def __init__(self, model: ir.Model, attention: ir.Node, unit: Unit) -> None:
+        heads = [_by_head(attention, index) for index in (0, 1)]
+        self._count = heads[0] if heads[0] == heads[1] else None
+        self._names = [str(attention.inputs[index].name) for index in (0, 1)]  # type: ignore[union-attr]
+        self._makers = _makers(model, unit)
+        self._columns: list[Columns | None] = []
+        self._moments: list[list[np.ndarray]] = [[], []]
+        self._sums: list[list[np.ndarray]] = [[], []]
+        self._rows = [0, 0]
+
+    @property
+    def watched(self) -> list[str]:
+        return [] if self._count is None else [*self._names, *self._makers]
+
+    def look(self, values: Arrays) -> None:
+        if self._count is None:
+            return
+        for side, name in enumerate(self._names):
+            each = _heads(values[name], self._count)
+            if len(self._columns) < 2:
+                self._columns.append(_columns(each, {maker: values[maker] for maker in self._makers}))
             wide = each.astype(np.float64)
-            moments[side].append(wide.transpose(0, 2, 1) @ wide)
-            sums[side].append(wide.sum(1))
-            rows[side] += wide.shape[1]
+            self._moments[side].append(wide.transpose(0, 2, 1) @ wide)
+            self._sums[side].append(wide.sum(1))
+            self._rows[side] += wide.shape[1]
 
-    observe(model, [*names, *makers], samples, look)
-    if columns[0] is None or columns[1] is None:
-        return None
-    mean = np.sum(sums[1], axis=0) / rows[1]
-    about = np.sum(moments[1], axis=0) / rows[1] - np.einsum("hd,he->hde", mean, mean)
-    return QueryMoments(columns[0], columns[1], np.sum(moments[0], axis=0) / rows[0], about)
+    def moments(self) -> QueryMoments | None:
+        if self._count is None:
+            return None
+        queries, keys = self._columns
+        if queries is None or keys is None:
+            return None
+        rows = self._rows
+        mean = np.sum(self._sums[1], axis=0) / rows[1]
+        about = np.sum(self._moments[1], axis=0) / rows[1] - np.einsum("hd,he->hde", mean, mean)
+        return QueryMoments(queries, keys, np.sum(self._moments[0], axis=0) / rows[0], about)
+
+
+def value_columns(model: ir.Model, widths: Widths, sample: Arrays) -> list[Columns | None]:
+    """Which columns of linear layers the values of attentions are.
+
+    Returns:
+        for each attention; None where a linear layer does not make the values directly.
+    """
+    found: list[Columns | None] = []
+    counts = [None if attention.inputs[2] is None else _by_head(attention, 2) for attention, _ in widths]
+    names = [str(attention.inputs[2].name) if attention.inputs[2] else "" for attention, _ in widths]
+    makers = [_makers(model, unit) for _, unit in widths]
+
+    def look(_: int, values: Arrays) -> None:
+        for name, made, count in zip(names, makers, counts, strict=True):
+            if count is None:
+                found.append(None)
+            else:
+                found.append(_columns(_heads(values[name], count), {each: values[each] for each in made}))
+
+    watched = dict.fromkeys(
+        each for name, made in zip(names, makers, strict=True) for each in (name, *made) if each
+    )
+    observe(model, watched, [sample], look)
+    return found
 
 
 def turned_values(
-    model: ir.Model,
-    attention: ir.Node,
-    unit: Unit,
-    samples: Sequence[Arrays],
-    *,
-    gram: np.ndarray,
-    weight: np.ndarray,
-    heads: np.ndarray,
+    columns: Columns, unit: Unit, *, gram: np.ndarray, weight: np.ndarray, heads: np.ndarray
 ) -> Turned | None:
     """A basis of the values for the `v_width` of an attention.
 
@@ -144,30 +193,16 @@ def turned_values(
     R W = U S Vᵀ; the values are multiplied by R⁻¹ U, and what the projection makes loses least.
 
     Args:
-        model: the neutral graph.
-        attention: the attention.
-        unit: its `v_width`.
-        samples: feeds.
+        columns: of the values.
+        unit: the attention's `v_width`.
         gram: (n, n), of what the projection reads.
         weight: (n, m), of the projection.
         heads: (n,) int, which head each of its inputs is of; the entries of a head in order.
 
     Returns:
-        None where a linear layer does not make the values directly.
+        None where heads of values and of the projection are not one for one.
     """
-    count = _by_head(attention, 2)
-    if count is None or attention.inputs[2] is None:
-        return None
-    name = str(attention.inputs[2].name)
-    makers = _makers(model, unit)
-    found: list[list[list[tuple[str, int]]] | None] = []
-
-    def look(_: int, values: Arrays) -> None:
-        found.append(_columns(_heads(values[name], count), {each: values[each] for each in makers}))
-
-    observe(model, [name, *makers], samples[:1], look)
-    columns = found[0]
-    if columns is None or len(columns) != int(heads.max()) + 1:
+    if len(columns) != int(heads.max()) + 1:
         return None
     turns, values = [], np.zeros(unit.size)
     for head, places in enumerate(columns):
@@ -226,7 +261,7 @@ def _heads(value: np.ndarray, heads: int) -> np.ndarray:
     return value.transpose(1, 0, 2, 3).reshape(value.shape[1], -1, value.shape[3])
 
 
-def _columns(heads: np.ndarray, made: Arrays) -> list[list[tuple[str, int]]] | None:
+def _columns(heads: np.ndarray, made: Arrays) -> Columns | None:
     """By head and entry the column of a linear layer that it is, bit for bit; None where it is none."""
     places: dict[bytes, tuple[str, int]] = {}
     for name, array in made.items():

@@ -142,7 +142,7 @@ class Slimmer:
     @functools.cached_property
     def _importance(self) -> Importance:
         return Importance(
-            self.graph.model, self._nodes, self._layers, self._lessons, self._samples, self._rows
+            self.graph.model, self.units, self._nodes, self._layers, self._lessons, self._samples, self._rows
         )
 
     def _find_layers(self) -> dict[str, LinearLayer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,7 +13,14 @@ from edgec.core.graph import Arrays
 from edgec.passes.editing import constant
 from edgec.passes.slim.elimination import Layer, Order, eliminate
 from edgec.passes.slim.factors import weight_matrix
-from edgec.passes.slim.head_widths import Turn, Turned, turned_queries, turned_values
+from edgec.passes.slim.head_widths import (
+    Columns,
+    Turn,
+    Turned,
+    turned_queries,
+    turned_values,
+    value_columns,
+)
 from edgec.passes.slim.least_squares import Gathering, Moments, ridge_map
 from edgec.passes.slim.linear_layers import LinearLayer, matrix, spread
 from edgec.passes.slim.teacher import Lessons, Rows, observe
@@ -27,6 +35,7 @@ class Importance:
 
     Args:
         model: the neutral graph.
+        units: all that can be cut of it.
         nodes: its nodes by name.
         layers: the linear layers that read members, by node.
         lessons: what the teacher computed.
@@ -37,6 +46,7 @@ class Importance:
     def __init__(
         self,
         model: ir.Model,
+        units: Sequence[Unit],
         nodes: Mapping[str, ir.Node],
         layers: Mapping[str, LinearLayer],
         lessons: Lessons,
@@ -44,6 +54,7 @@ class Importance:
         rows: Rows,
     ) -> None:
         self._model = model
+        self._units = units
         self._nodes = nodes
         self._layers = layers
         self._lessons = lessons
@@ -116,22 +127,11 @@ class Importance:
 
     def _turned(self, unit: Unit) -> Turned | None:
         """A basis for the width of an attention's heads, where its linear layers can take it up."""
-        held = {extent.value for extent in unit.activations}
-        index = 0 if unit.kind == "qk_width" else 2
-        attentions = [
-            node
-            for node in self._nodes.values()
-            if is_op(node, "Attention")
-            and (operand := node.inputs[index]) is not None
-            and str(operand.name) in held
-        ]
-        if len(attentions) != 1:
-            return None
-        attention = attentions[0]
         if unit.kind == "qk_width":
-            return turned_queries(self._model, attention, unit, self._samples[:32])
+            return self._turned_queries.get(unit.name)
+        columns = self._value_columns.get(unit.name)
         layers = self._read_by(unit)
-        if len(layers) != 1:
+        if columns is None or len(layers) != 1:
             return None
         layer = layers[0]
         node = self._nodes[layer.node]
@@ -143,15 +143,37 @@ class Importance:
         for entry in range(unit.size):
             places = np.flatnonzero(entries == entry)
             heads[places] = np.arange(len(places))
-        return turned_values(
-            self._model,
-            attention,
-            unit,
-            self._samples,
-            gram=self._gram(layer),
-            weight=matrix(node),
-            heads=heads,
-        )
+        return turned_values(columns, unit, gram=self._gram(layer), weight=matrix(node), heads=heads)
+
+    @functools.cached_property
+    def _turned_queries(self) -> dict[str, Turned | None]:
+        """By unit. The network runs once for all of them, and once more for all values."""
+        widths = self._widths("qk_width")
+        found = turned_queries(self._model, widths, self._samples[:32])
+        return {unit.name: turned for (_, unit), turned in zip(widths, found, strict=True)}
+
+    @functools.cached_property
+    def _value_columns(self) -> dict[str, Columns | None]:
+        widths = self._widths("v_width")
+        found = value_columns(self._model, widths, self._samples[0])
+        return {unit.name: columns for (_, unit), columns in zip(widths, found, strict=True)}
+
+    def _widths(self, kind: str) -> list[tuple[ir.Node, Unit]]:
+        """The units of a kind of width, each with its attention, where it is of one alone."""
+        index = 0 if kind == "qk_width" else 2
+        found = []
+        for unit in self._units:
+            held = {extent.value for extent in unit.activations}
+            attentions = [
+                node
+                for node in self._nodes.values()
+                if is_op(node, "Attention")
+                and (operand := node.inputs[index]) is not None
+                and str(operand.name) in held
+            ]
+            if unit.kind == kind and len(attentions) == 1:
+                found.append((attentions[0], unit))
+        return found
 
     def _order_of_branches(self, unit: Unit) -> Order:
         """Whole branches leave from the last member on; a linear map stands for those that left."""

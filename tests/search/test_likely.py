@@ -5,6 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
+
+from edgec.core.numerics import GATES, compare
+from edgec.core.timing import Latency
+from edgec.judging.gates import GateResult
 from edgec.search.likely import likely
 from edgec.search.trials import Choice, Trial
 from edgec.targets.base import Candidate, Offer
@@ -24,6 +29,12 @@ def _choice(last: list[Candidate], others: list[Candidate]) -> Choice:
 
 def _found(offered: list[Candidate], whole: Choice | None) -> list[Candidate]:
     return [offer.candidate for offer in likely([Offer(each) for each in offered], whole)]
+
+
+def _gate(*, passes: bool) -> GateResult:
+    found = np.arange(4.0)
+    difference = compare([{"y": found}], [{"y": found if passes else -found}])
+    return GateResult("it", difference, GATES["fp32"], 1)
 
 
 def test_all_are_tried_where_nothing_is_known_of_a_whole_network() -> None:
@@ -48,3 +59,14 @@ def test_high_precision_layers_are_tried_again_in_the_same_form_only() -> None:
 
 def test_where_all_lost_all_are_tried() -> None:
     assert _found([SLOW, HALF], _choice([INT8], [SLOW, HALF])) == [SLOW, HALF]
+
+
+def test_where_the_nearest_variants_are_offered_no_more_the_fastest_of_the_others_stands_for_them() -> None:
+    whole = _choice([EXACT, INT8], [SLOW, FUSED, HALF])
+    for trial, milliseconds in zip(whole.trials, (1.0, 0.5, 4.0, 3.0, 2.0), strict=True):
+        trial.latency = Latency((milliseconds,), (milliseconds,))
+        trial.gates = [_gate(passes=True)]
+    offers = [Offer(EXACT, "it computes what was taken away"), Offer(SLOW), Offer(FUSED), Offer(HALF)]
+    assert [offer.candidate for offer in likely(offers, whole)] == [FUSED]
+    whole.trials[3].gates = [_gate(passes=False)]
+    assert [offer.candidate for offer in likely(offers, whole)] == [SLOW]

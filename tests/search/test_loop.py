@@ -259,7 +259,10 @@ def test_a_graph_without_sites_is_refused() -> None:
         tokens.sites_of(Graph(model, Source("m", "onnx", "m", "0"), (), [], []))
 
 
-def test_a_search_keeps_to_its_seconds_and_offers_what_it_has(clock: Clock) -> None:
+def test_a_search_keeps_to_its_seconds_and_offers_what_it_has(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LEAST_BUILDS", 1)
     deadline = Deadline(8 * BUILD_SECONDS)
     trials = Timed(clock)
     search = _search(trials, Goal(max_drop=0.02), deadline)
@@ -271,12 +274,21 @@ def test_a_search_keeps_to_its_seconds_and_offers_what_it_has(clock: Clock) -> N
     assert not trials.is_open
 
 
-def test_a_search_without_time_offers_the_unreduced_engine_alone(clock: Clock) -> None:
+def test_a_search_without_time_builds_a_few_plans_all_the_same(clock: Clock) -> None:
     trials = Timed(clock)
     search = _search(trials, Goal(max_drop=0.02), Deadline(0.0))
-    assert search.stopped == "the search's 0 s were over"
-    assert [point.plan.name for point in search.wanted(Goal(max_drop=0.02))] == ["none"]
+    assert 0 < len(search.points) <= loop.LEAST_BUILDS
+    assert search.wanted(Goal(max_drop=0.02))[0] in search.points
     assert not trials.is_open
+
+
+@pytest.mark.parametrize("least", [3, 4])
+def test_however_late_it_is_after_the_probes_a_few_plans_are_built(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, least: int
+) -> None:
+    monkeypatch.setattr(loop, "LEAST_BUILDS", least)
+    search = _search(Timed(clock), Goal(max_drop=0.02), Deadline(6 * BUILD_SECONDS))
+    assert len(search.points) == least
 
 
 def test_a_search_with_time_enough_was_not_stopped(found: tuple[Search, Formula]) -> None:
