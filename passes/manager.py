@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import onnx_ir as ir
 
-from edgec.core.errors import EdgecError, JobError, RequestError
+from edgec.core.errors import EdgecError, RequestError, UnforeseenError
 from edgec.passes.infra import MatchLog, NearMiss, Pass, PassResult, registered
 
 
@@ -112,7 +112,7 @@ class Pipeline:
             after_pass: given each pass's name and the model it left; used by the bisection.
 
         Raises:
-            JobError: a pass failed; names it and how to leave it out.
+            UnforeseenError: a pass failed; names it and how to leave it out.
         """
         reports = []
         for step in self.passes:
@@ -125,8 +125,8 @@ class Pipeline:
             except EdgecError:
                 raise
             except Exception as error:
-                raise JobError(
-                    f"pass {step.name} failed: {type(error).__name__}: {error}",
+                raise UnforeseenError(
+                    f"this is a bug of edgec: pass {step.name} failed: {type(error).__name__}: {error}",
                     fix=f"leave it out with --passes -{step.name}",
                 ) from error
             seconds = time.perf_counter() - start

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from edgec.core import alone, appearing
-from edgec.core.errors import EdgecError, NumericsError, Terminated
+from edgec.core.errors import EdgecError, NumericsError, Terminated, UnforeseenError
 from edgec.core.quoting import printable
 from edgec.version import __version__
 
@@ -112,7 +112,7 @@ def run(arguments: list[str], debug: bool) -> int:
     except EdgecError as error:
         if debug:
             raise
-        _say(error, as_json)
+        _say(_reported(error, arguments), as_json)
         return error.exit_status
     except Terminated:
         return 128 + signal.SIGTERM
@@ -145,10 +145,17 @@ def _unexpected(error: Exception, arguments: list[str], as_json: bool) -> int:
     if isinstance(error, MemoryError):
         _say(EdgecError("there is not enough memory", fix="give it more, or take a smaller model"), as_json)
         return 1
+    _say(_reported(error, arguments), as_json)
+    return 1
+
+
+def _reported(error: Exception, arguments: list[str]) -> EdgecError:
+    """The error to show; what is edgec's own fault leaves a file for who reports it."""
+    if isinstance(error, EdgecError) and not isinstance(error, UnforeseenError):
+        return error
     from edgec.cli.failure import explained
 
-    _say(explained(error, arguments), as_json)
-    return 1
+    return explained(error, arguments)
 
 
 def _say(error: EdgecError, as_json: bool, status: int | None = None) -> None:

@@ -43,6 +43,13 @@ class JobError(EdgecError):
     """The request was fine and the job could not be done."""
 
 
+class UnforeseenError(JobError):
+    """A part of edgec met what nobody foresaw: a bug of edgec, though a way around it may be known.
+
+    Raised from the exception that it met, whose traceback a report of it needs.
+    """
+
+
 class UnsupportedError(JobError):
     """A target cannot take the graph. Lists every reason at once, with the source layers.
 

@@ -46,6 +46,48 @@ def test_a_bug_is_told_as_one_with_a_file_that_holds_no_weights(
     assert report.stat().st_size < 60_000
     floats = [held for held in onnx.load(model_file).graph.initializer if len(held.dims) == 2]
     assert all(held.raw_data[:8].hex() not in report.read_text() for held in floats)
+    assert "attach" in done.json["error"]["fix"]
+
+
+def test_the_file_of_a_bug_has_no_folder_of_its_user_and_no_values(
+    edgec: Command, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planted(*_: object, **__: object) -> None:
+        raise IndexError(f"{tmp_path}/secret of {Path.home()} " + "0.125, " * 9000)
+
+    model = block_model()
+    held = onnx.helper.make_node("Constant", [], ["held"], value_floats=[0.78125, 2.0])
+    added = onnx.helper.make_node("Add", [model.graph.output[0].name, "apart"], ["last"])
+    apart = onnx.helper.make_node("ReduceSum", ["held"], ["apart"], keepdims=0)
+    model.graph.node.extend([held, apart, added])
+    model.graph.output[0].name = "last"
+    onnx.save(model, "m.onnx")
+    monkeypatch.setattr("edgec.passes.manager.Pipeline.run", planted)
+    assert edgec("compile", tmp_path / "m.onnx", "--target", "x86:ort", "-o", "b.edgec").status == 1
+    text = next((cache / "edgec" / "failures").iterdir()).read_text()
+    fields = json.loads(text)
+    assert fields["command"][1] == "./m.onnx"
+    assert "<edgec>/edgec/compiler.py" in "".join(fields["traceback"])
+    assert not [folder for folder in (tmp_path, Path.home()) if str(folder) in text]
+    assert "78125" not in text
+    assert len(text) < 90_000
+
+
+def test_a_pass_that_fails_is_a_bug_with_a_way_around_it(
+    edgec: Command, model_file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planted(*_: object) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr("edgec.passes.fuse.gelu.Gelu.apply", planted)
+    done = edgec("compile", model_file, "--target", "x86:ort", "-o", "b.edgec", "--json")
+    report = next((cache / "edgec" / "failures").iterdir())
+    assert done.json["error"]["what"].startswith("this is a bug of edgec: pass fuse.gelu failed")
+    assert "--passes -fuse.gelu" in done.json["error"]["fix"]
+    assert str(report) in done.json["error"]["fix"]
+    fields = json.loads(report.read_text())
+    assert "RuntimeError: planted" in "".join(fields["traceback"])
+    assert fields["graph"]["nodes"]
 
 
 def test_what_the_system_refuses_is_no_bug(edgec: Command, monkeypatch: pytest.MonkeyPatch) -> None:
