@@ -438,6 +438,7 @@ def _reduce(
         request.target,
         _engine_choice(request, budget, progress, held_out),
         _engine_choice(request, budget, progress, unjudged),
+        held_out.holds,
         budget,
         scratch,
         progress,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from edgec.search.plan import Plan
 from edgec.search.plans import PlanTrials, apply, with_references
 from edgec.search.shipping import (
     Choose,
+    Holds,
     Lossy,
     Reduction,
     Shipping,
@@ -84,6 +84,7 @@ def reduce_by_search(
     target: Target,
     choose: Choose,
     choose_whole: Choose,
+    holds: Holds,
     budget: Budget,
     scratch: Path,
     progress: Progress,
@@ -106,6 +107,7 @@ def reduce_by_search(
         target: the target; it must run here.
         choose: chooses the engine that ships.
         choose_whole: the same for the whole network, which held-out data does not judge.
+        holds: judges an engine on the held-out data.
         budget: the data to search on and the data held out.
         scratch: an existing folder.
         progress: told each step.
@@ -115,12 +117,9 @@ def reduce_by_search(
         JobError: nothing can be taken away, or no plan reaches the goal; says how near the nearest came.
         NumericsError: none of those that reach it in the search does so on the held-out data.
     """
-    folder = scratch / "whole"
+    folder = scratch / "attempt-whole"
     folder.mkdir()
-    try:
-        whole = choose_whole(neutral, folder, deadline.until(CHOOSING), None)
-    finally:
-        shutil.rmtree(folder)
+    whole = choose_whole(neutral, folder, deadline.until(CHOOSING), None)
     plain = _unquantised(whole, goal)
     lossy = _lossy(plain, whole.chosen)
     scale = lossy.gain if goal.milliseconds is not None else 1.0
@@ -128,7 +127,7 @@ def reduce_by_search(
     trials = PlanTrials(bench, neutral, axes, plain.candidate, progress, scale)
     found = search(axes, trials, _goals(goal, lossy), deadline=deadline.until(SEARCHING), progress=progress)
     return Shipping(
-        neutral, found, goal, lossy, whole, target, choose, budget, scratch, progress, deadline
+        neutral, found, goal, lossy, whole, target, choose, holds, budget, scratch, progress, deadline
     ).first_that_holds(asked, plain.candidate)
 
 

@@ -27,6 +27,9 @@ Choose = Callable[[Graph, Path, Deadline, Choice | None], Choice]
 """The choice among a graph's engines, in a new folder, until a deadline; held-out data has judged what ships.
 Where something was taken of the graph, the choice for the whole network says what is worth building."""
 
+Holds = Callable[[Trial], bool]
+"""Whether held-out data lets an engine ship."""
+
 BETTER = 0.97
 """Another plan is compiled where its engine should take at most this much of the time of the best so far."""
 
@@ -92,9 +95,10 @@ class Shipping:
         found: the search.
         goal: what is wanted.
         lossy: what the engine gains and loses on its own.
-        whole: the choice for the whole network.
+        whole: the choice for the whole network; its engine is still there.
         target: the target; it must run here.
         choose: chooses the engine that ships.
+        holds: judges an engine on the held-out data.
         budget: the data that was searched on and the data held out.
         scratch: an existing folder.
         progress: told each step.
@@ -109,6 +113,7 @@ class Shipping:
     whole: Choice
     target: Target
     choose: Choose
+    holds: Holds
     budget: Budget
     scratch: Path
     progress: Progress
@@ -192,7 +197,10 @@ class Shipping:
         attempt = self.scratch / f"attempt-{len(self.checks)}"
         attempt.mkdir()
         try:
-            choice = self.choose(reduced.graph, attempt, self.deadline, self.whole)
+            if not point.plan and self.holds(self.whole.chosen):
+                choice = self.whole
+            else:
+                choice = self.choose(reduced.graph, attempt, self.deadline, self.whole)
         except RefusedError as error:
             least = min(trial.held_out.drop for trial in error.trials if trial.held_out is not None)
             self.checks.append(HeldOutCheck(point.plan.name, least, kept=False))

@@ -317,7 +317,8 @@ def _searched(
     judge = Judge(graph, EvaluationData("drawn", {"patches": drawn}, None))
     budget, goal = budget or Budget(0.01, judge, judge), Goal(max_drop=0.01)
     whole = target.choose(HeldOut(None, target, notes, is_gated=False))  # type: ignore[arg-type]
-    judged = target.choose(HeldOut(budget, target, notes, is_gated=True))  # type: ignore[arg-type]
+    held_out = HeldOut(budget, target, notes, is_gated=True)  # type: ignore[arg-type]
+    judged = target.choose(held_out)
     return reduce_by_search(
         graph,
         [Tokens(graph, notes)],
@@ -326,6 +327,7 @@ def _searched(
         target,  # type: ignore[arg-type]
         judged,
         whole,
+        held_out.holds,
         budget,
         scratch,
         notes,
