@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import edgec
+import edgec.runtime.session
 from edgec.cli.main import app
 from edgec.core.errors import JobError, NumericsError, RequestError
 from edgec.core.graph import Graph
@@ -110,7 +111,23 @@ def test_on_the_command_line(bundle, tmp_path):
     refused = run(app, [*words, "--stop", "60"])
     assert isinstance(refused.exception, RequestError)
     assert "there is no stop token 60" in str(refused.exception)
-    assert run(app, ["verify", str(bundle.path)]).exit_code == 0
+    verified = json.loads(run(app, ["verify", str(bundle.path), "--json"]).stdout)
+    assert verified["greedy"]["equal"] == verified["greedy"]["steps"] == 51
+    assert verified["greedy"]["alone"] == verified["greedy"]["generations"] == 3
+
+
+def test_verify_refuses_generations_that_leave_the_source_s(bundle, monkeypatch):
+    generate = edgec.runtime.session.Session.generate
+
+    def other(session, ids, most, **options):
+        tokens = generate(session, ids, most, **options)
+        tokens[-1] = (tokens[-1] + 1) % VOCABULARY
+        return tokens
+
+    monkeypatch.setattr(edgec.runtime.session.Session, "generate", other)
+    found = CliRunner().invoke(app, ["verify", str(bundle.path)])
+    assert isinstance(found.exception, NumericsError)
+    assert "51 of 51 greedy tokens as the source's; 0 of 3 generations by themselves" in str(found.exception)
 
 
 def test_the_page_s_commands(bundle, monkeypatch, capsys):

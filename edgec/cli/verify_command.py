@@ -44,12 +44,13 @@ def command(bundle: options.BundlePath, key: options.Key = None, as_json: option
         "rms": difference.rms,
         "near_ties": difference.near_ties,
         "output": difference.output,
+        **({} if found.greedy is None else {"greedy": found.greedy.to_json()}),
         "gate": {"scaled": gate.scaled, "rms": gate.rms, "unequal": gate.unequal},
         "passed": passed,
     }
     if broken:
         raise NumericsError(
-            f"output {difference.output!r} is {broken}; {fields['kind']}: {fields['ran']}",
+            f"{broken}; {fields['kind']}: {fields['ran']}",
             details=[fields],
             where=str(opened.path),
             fix="compile the model again on this machine",
@@ -71,6 +72,8 @@ def command(bundle: options.BundlePath, key: options.Key = None, as_json: option
             f"numerics  {found.samples} samples, off by {difference.max_abs:.1e} at most, "
             f"{difference.scaled:.1e} of the output's spread: within the {precision} gate, {fields['kind']}"
         )
+        if found.greedy is not None:
+            print(f"tokens    {found.greedy}, {fields['kind']}")
         if elsewhere:
             print(f"not run   {', '.join(not_run) or 'the engine on its device'}: {elsewhere.why}")
     if not passed:

@@ -23,6 +23,8 @@ class Greedy:
         equal: those that are the source's.
         near_ties: others, of which the source's own score is lower by no more than the tolerance.
         first: where the first token differs that is no near tie; empty where none does.
+        alone: generations that are the source's to the last token, or up to a near tie, when the engine is
+            told nothing but the prompt; None where none was run so.
     """
 
     generations: int
@@ -30,6 +32,7 @@ class Greedy:
     equal: int
     near_ties: int
     first: str = ""
+    alone: int | None = None
 
     @property
     def others(self) -> int:
@@ -43,7 +46,10 @@ class Greedy:
     def __str__(self) -> str:
         ties = f", {self.near_ties} nearly tied in the source" if self.near_ties else ""
         first = f", {self.others} others (first {self.first})" if self.others else ""
-        return f"{self.equal} of {self.steps} greedy tokens as the source's{ties}{first}"
+        alone = (
+            "" if self.alone is None else f"; {self.alone} of {self.generations} generations by themselves"
+        )
+        return f"{self.equal} of {self.steps} greedy tokens as the source's{ties}{first}{alone}"
 
 
 def compare_greedy(
@@ -67,8 +73,38 @@ def compare_greedy(
             steps += 1
             if chosen == best:
                 equal += 1
-            elif float(wanted[best]) - float(wanted[chosen]) <= 2.0 * tolerance * float(np.std(wanted)):
+            elif is_near_tie(wanted, chosen, tolerance):
                 near += 1
             elif not first:
                 first = f"in generation {index + 1} at step {step + 1}: {chosen}, not {best}"
     return Greedy(len(references), steps, equal, near, first)
+
+
+def is_near_tie(scores: np.ndarray, chosen: int, tolerance: float) -> bool:
+    """Whether a token may have won by rounding alone.
+
+    Args:
+        scores: the source's, (vocabulary,).
+        chosen: the token.
+        tolerance: as `compare_greedy` takes it.
+    """
+    return float(scores.max()) - float(scores[chosen]) <= 2.0 * tolerance * float(np.std(scores))
+
+
+def follows(reference: Mapping[str, np.ndarray], tokens: Sequence[int], tolerance: float) -> bool:
+    """Whether a generation that was told its prompt alone is the source's, to its end or up to a near tie.
+
+    Behind a near tie the two read other texts, and there is nothing to compare.
+
+    Args:
+        reference: the source's scores, (1, steps, vocabulary) under `logits`.
+        tokens: what the engine generated, one a step.
+        tolerance: as `compare_greedy` takes it.
+    """
+    scores = reference[LOGITS][0]
+    if len(tokens) != len(scores):
+        return False
+    for wanted, chosen in zip(scores, tokens, strict=True):
+        if chosen != int(np.argmax(wanted)):
+            return is_near_tie(wanted, chosen, tolerance)
+    return True

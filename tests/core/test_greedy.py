@@ -3,7 +3,7 @@
 import numpy as np
 
 from edgec.core.decoder import LOGITS
-from edgec.core.greedy import compare_greedy
+from edgec.core.greedy import compare_greedy, follows
 
 
 def generation(*rows):
@@ -23,3 +23,12 @@ def test_tokens_are_equal_near_or_others():
         "4 of 6 greedy tokens as the source's, 1 nearly tied in the source, "
         "1 others (first in generation 2 at step 3: 2, not 0)"
     )
+
+
+def test_a_generation_by_itself_may_leave_at_a_near_tie_only():
+    source = generation([1.0, -1.0, 0.5, -1.0], [1.01, -1.0, 1.0, -1.0], [1.0, -1.0, 0.5, -1.0])
+    assert follows(source, [0, 0, 0], 0.01)
+    # What follows a near tie is another text.
+    assert follows(source, [0, 2, 3], 0.01)
+    assert not follows(source, [2, 0, 0], 0.01)
+    assert not follows(source, [0, 0], 0.01)

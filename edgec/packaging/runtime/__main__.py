@@ -49,7 +49,7 @@ def _verify(options: argparse.Namespace) -> None:
         found = verify(session)
     if found.broken:
         raise NumericsError(
-            f"output {found.difference.output!r} is {found.broken}",
+            found.broken,
             where=str(options.bundle),
             fix="compile the model again on this machine",
         )
@@ -57,6 +57,8 @@ def _verify(options: argparse.Namespace) -> None:
         f"{found.samples} samples, off by {found.difference.max_abs:.1e} at most, "
         f"{found.difference.scaled:.1e} of the output's spread: within the gate"
     )
+    if found.greedy is not None:
+        print(found.greedy)
 
 
 def _run(options: argparse.Namespace) -> None:
