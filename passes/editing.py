@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN, EDGEC_OPSET, PASS_KEY, SOURCE_KEY, is_op, source_layer
+from edgec.passes.bodies import NAMES_KEY
 from edgec.passes.infra import MatchLog
 
 Shape = Sequence[int | str | ir.SymbolicDim]
@@ -102,7 +103,7 @@ class Editor:
         self.log = MatchLog() if log is None else log
         self.graph: ir.Graph = model.graph
         self.pass_name = pass_name
-        self._names = set(_names_in(model.graph))
+        self._names = {*_names_in(model.graph), *model.meta.get(NAMES_KEY, ())}
 
     def fresh_name(self, stem: str) -> str:
         """A name that no value and no node of the graph or of a body inside it has."""

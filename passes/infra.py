@@ -9,6 +9,7 @@ from typing import ClassVar, TypeVar
 import onnx_ir as ir
 
 from edgec.core.dialect import source_layer
+from edgec.passes import bodies
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a failure
@@ -84,12 +85,14 @@ class Pass(ir.passes.InPlacePass):
         after: passes that must come earlier where they are in the pipeline at all.
         before: passes that must come later where they are in the pipeline at all.
         exact: whether it keeps the outputs up to rounding; a lossy pass is gated on the user's budget.
+        enters: whether it works in the bodies of `If` and `Loop` too, each as a model of its own.
     """
 
     name: ClassVar[str]
     after: ClassVar[tuple[str, ...]] = ()
     before: ClassVar[tuple[str, ...]] = ()
     exact: ClassVar[bool] = True
+    enters: ClassVar[bool] = False
 
     @abc.abstractmethod
     def apply(self, model: ir.Model, log: MatchLog) -> None:
@@ -99,6 +102,10 @@ class Pass(ir.passes.InPlacePass):
         """Run `apply`; a pass that logs no match has changed nothing."""
         log = MatchLog()
         self.apply(model, log)
+        if self.enters:
+            for body in list(model.graph.subgraphs()):
+                with bodies.alone(body, model) as inner:
+                    self.apply(inner, log)
         return PassResult(model, bool(log.matches), log)
 
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from edgec.core.dialect import SOURCE_KEY, is_op, source_layer
 from edgec.core.op_traits import CREATION, DRAWS, QUANTIZATION
+from edgec.passes.bodies import NAMES_KEY
 from edgec.passes.canonicalize.evaluate import evaluate
 from edgec.passes.canonicalize.shapes import infer_node
 from edgec.passes.canonicalize.written_out import WritingOut
@@ -50,6 +51,7 @@ class Constants(Pass):
     """
 
     name = "canonicalize.constants"
+    enters = True
     after = ("canonicalize.functions",)
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
@@ -106,6 +108,9 @@ class _Folding:
         return self._compute(node)
 
     def _write_out(self, node: ir.Node) -> bool:
+        if NAMES_KEY in self.editor.model.meta:
+            # A body that does not run for these sizes may hold what cannot be: its sides stay as they are.
+            return False
         try:
             return self.writing.write_out(node, self._visit)
         except Refusal as refusal:

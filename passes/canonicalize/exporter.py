@@ -33,6 +33,7 @@ class Exporter(Pass):
     """
 
     name = "canonicalize.exporter"
+    enters = True
     after = ("canonicalize.constants", "canonicalize.identity")
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:

@@ -28,6 +28,7 @@ class Identity(Pass):
     """
 
     name = "canonicalize.identity"
+    enters = True
     after = ("canonicalize.constants",)
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:

@@ -35,6 +35,7 @@ class Layout(Pass):
     """
 
     name = "canonicalize.layout"
+    enters = True
     after = ("canonicalize.shapes", "canonicalize.identity", "canonicalize.exporter")
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:

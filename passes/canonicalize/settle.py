@@ -28,6 +28,7 @@ class Settle(Pass):
     """
 
     name = "canonicalize.settle"
+    enters = True
     after = (
         "canonicalize.layout",
         "canonicalize.sink_slice",

@@ -43,6 +43,7 @@ class DecomposeAttention(Pass):
     """
 
     name = "decompose.attention"
+    enters = True
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Rewrite every `Attention` whose head size is known."""

@@ -26,6 +26,7 @@ class DecomposeGelu(Pass):
     """
 
     name = "decompose.gelu"
+    enters = True
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Rewrite every `Gelu`."""

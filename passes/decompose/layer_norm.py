@@ -25,6 +25,7 @@ class DecomposeLayerNorm(Pass):
     """
 
     name = "decompose.layer_norm"
+    enters = True
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Rewrite every `LayerNormalization` of known rank whose mean and deviation nobody reads."""

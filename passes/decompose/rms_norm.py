@@ -25,6 +25,7 @@ class DecomposeRmsNorm(Pass):
     """
 
     name = "decompose.rms_norm"
+    enters = True
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Rewrite every `RMSNormalization` of known rank."""

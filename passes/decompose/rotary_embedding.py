@@ -30,6 +30,7 @@ class DecomposeRotaryEmbedding(Pass):
     """
 
     name = "decompose.rotary_embedding"
+    enters = True
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
         """Rewrite every `RotaryEmbedding` whose head size is known."""

@@ -71,6 +71,7 @@ class FuseAttention(Pass):
     """
 
     name = "fuse.attention"
+    enters = True
     after = (
         "canonicalize.constants",
         "canonicalize.shapes",

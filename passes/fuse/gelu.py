@@ -46,6 +46,7 @@ class Gelu(Pass):
     """
 
     name = "fuse.gelu"
+    enters = True
     after = ("canonicalize.constants", "canonicalize.identity", "canonicalize.exporter")
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:

@@ -38,6 +38,7 @@ class LayerNorm(Pass):
     """
 
     name = "fuse.layer_norm"
+    enters = True
     after = ("canonicalize.constants", "canonicalize.identity", "canonicalize.exporter")
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:

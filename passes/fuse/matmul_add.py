@@ -27,6 +27,7 @@ class MatMulAdd(Pass):
     """
 
     name = "fuse.matmul_add"
+    enters = True
     after = (
         "canonicalize.constants",
         "canonicalize.identity",

@@ -32,6 +32,7 @@ class RmsNorm(Pass):
     """
 
     name = "fuse.rms_norm"
+    enters = True
     after = ("canonicalize.constants", "canonicalize.identity", "canonicalize.exporter", "fuse.layer_norm")
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:

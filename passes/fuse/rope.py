@@ -64,6 +64,7 @@ class FuseRope(Pass):
     """
 
     name = "fuse.rope"
+    enters = True
     after = (
         "canonicalize.constants",
         "canonicalize.shapes",

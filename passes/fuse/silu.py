@@ -26,6 +26,7 @@ class Silu(Pass):
     """
 
     name = "fuse.silu"
+    enters = True
     after = ("canonicalize.identity", "canonicalize.exporter", "fuse.gelu")
 
     def apply(self, model: ir.Model, log: MatchLog) -> None:
