@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -99,12 +99,17 @@ class Interpreter:
             if name not in feeds:
                 raise JobError(f"input {name!r} is missing")
             values[name] = np.asarray(feeds[name]).astype(_dtype(kind.tensorType))
-        remaining = _last_uses(self._block)
-        for position, operation in enumerate(self._block.operations):
+        results = self._run_block(self._block, values, watch)
+        return dict(zip(self._block.outputs, results, strict=True))
+
+    def _run_block(self, block: Any, values: dict[str, Any], watch: Watch | None) -> list[Any]:
+        """What a block gives; its values are added to those it can read, and dropped after their last use."""
+        remaining = _last_uses(block)
+        for position, operation in enumerate(block.operations):
             self._step(operation, values, watch)
             for name in remaining.get(position, ()):
                 values.pop(name, None)
-        return {name: values[name] for name in self._block.outputs}
+        return [values[name] for name in block.outputs]
 
     def _step(self, operation: Any, values: dict[str, Any], watch: Watch | None) -> None:
         kind = operation.type
@@ -116,6 +121,11 @@ class Interpreter:
             return
         if kind in ("read_state", "write_state"):
             self._state(operation, values)
+            return
+        if kind in ("cond", "while_loop"):
+            results = self._controlled(operation, values, watch)
+            for declared, result in zip(operation.outputs, results, strict=True):
+                values[declared.name] = self._declared(operation, declared, result)
             return
         kernel = kernels().get(kind)
         if kernel is None:
@@ -138,6 +148,21 @@ class Interpreter:
                 self._constants[declared.name] = stored
             if watch is not None:
                 watch(kind, declared.name, stored)
+
+    def _controlled(self, operation: Any, values: dict[str, Any], watch: Watch | None) -> list[Any]:
+        """What a `cond` or a `while_loop` gives. Blocks leave nothing outside."""
+        bindings = self._bindings(operation, values)
+        if operation.type == "cond":
+            taken = operation.blocks[0 if bindings["pred"][0].reshape(()) else 1]
+            return self._run_block(taken, dict(values), watch)
+        condition, body = operation.blocks
+        carried = bindings["loop_vars"]
+        while True:
+            given = dict(zip([item.name for item in condition.inputs], carried, strict=True))
+            if not np.asarray(self._run_block(condition, {**values, **given}, watch)[0]).reshape(()):
+                return carried
+            given = dict(zip([item.name for item in body.inputs], carried, strict=True))
+            carried = self._run_block(body, {**values, **given}, watch)
 
     def _state(self, operation: Any, values: dict[str, Any]) -> None:
         state = operation.inputs["input"].arguments[0].name
@@ -196,15 +221,25 @@ def _last_uses(block: Any) -> dict[int, list[str]]:
     """Values by the position of the op that reads them last; outputs are kept."""
     last: dict[str, int] = {}
     for position, operation in enumerate(block.operations):
-        for argument in operation.inputs.values():
-            for binding in argument.arguments:
-                if binding.WhichOneof("binding") == "name":
-                    last[binding.name] = position
+        for name in _read(operation):
+            last[name] = position
     released: dict[int, list[str]] = {}
     for name, position in last.items():
         if name not in block.outputs:
             released.setdefault(position, []).append(name)
     return released
+
+
+def _read(operation: Any) -> Iterator[str]:
+    """The names that an operation reads, and those that its blocks do."""
+    for argument in operation.inputs.values():
+        for binding in argument.arguments:
+            if binding.WhichOneof("binding") == "name":
+                yield binding.name
+    for block in operation.blocks:
+        yield from block.outputs
+        for inner in block.operations:
+            yield from _read(inner)
 
 
 def _name(operation: Any) -> str:

@@ -18,6 +18,7 @@ from edgec.passes.decompose.parts import STAYS_KEY
 from edgec.targets.coreml.caches import Cache
 from edgec.targets.coreml.images import ImageInput, fold_factors
 from edgec.targets.coreml.lowering.classes import Classifier, classifier_of, probabilities
+from edgec.targets.coreml.lowering.control import Controls
 from edgec.targets.coreml.lowering.definitions import WHOLE_KEY, expanded
 from edgec.targets.coreml.lowering.features import Feature
 from edgec.targets.coreml.lowering.full import FULL_KEY, scoped
@@ -27,6 +28,9 @@ from edgec.targets.coreml.lowering.site import Operand, Refusal, Site, layer_of,
 from edgec.targets.coreml.lowering.states import State, entered, placeholder, state_of, update
 from edgec.targets.coreml.lowering.table import REFUSED, table
 from edgec.targets.coreml.versions import Release, coremltools
+
+_OWN = ("Constant", "If", "Loop")
+"""Ops that the walk takes itself."""
 
 MAX_RANK = 5
 MAX_BYTES = 2**31 - 1
@@ -156,6 +160,8 @@ class _Walk:
         self.layers: dict[str, str] = {}
         self.fixes: list[str] = []
         self.clampable = clampable(model.graph)
+        self.controls = Controls(Builder, self._body, self._bind)
+        self.count = 0
 
     def run(self) -> Lowered:
         """Build the program; collects reasons first and raises them all."""
@@ -165,7 +171,7 @@ class _Walk:
         pasts = {state.source for state in self.states}
         given = [value for value in graph.inputs if value.name not in pasts]
         inputs = self._features(given, "input")
-        self._initializers()
+        self._initializers(graph)
         if not graph.inputs:
             self.reasons.append("the graph has no inputs left, and a Core ML program needs one")
         if len(inputs) != len(given) or not inputs:
@@ -182,8 +188,8 @@ class _Walk:
                 inside = "fp16" if kind == ir.DataType.FLOAT16 else "fp32"
                 variable = function.inputs[state.name]
                 self.values[state.source] = entered(self.builder, variable, state, inside)
-            for index, node in enumerate(graph):
-                self._node(index, node)
+            for node in graph:
+                self._node(node)
             presents = {state.present for state in self.states}
             outputs = self._features(
                 [value for value in graph.outputs if value.name not in presents], "output"
@@ -210,7 +216,7 @@ class _Walk:
         for node in graph:
             if _domain(node) == "" and node.op_type in REFUSED:
                 self._refused(node, Refusal(*REFUSED[node.op_type]))
-            elif (_domain(node), node.op_type) not in table() and node.op_type != "Constant":
+            elif (_domain(node), node.op_type) not in table() and node.op_type not in _OWN:
                 stays = node.metadata_props.get(STAYS_KEY)
                 self._refused(
                     node, Refusal("there is no lowering for it" + (f", and {stays}" if stays else ""))
@@ -318,8 +324,27 @@ class _Walk:
 
     # Nodes
 
-    def _initializers(self) -> None:
-        for name, value in self.model.graph.initializers.items():
+    def _body(self, body: ir.Graph) -> list[Operand]:
+        """Lower a body's nodes where the builder stands; what its outputs are.
+
+        Raises:
+            Refusal: an output is not computed.
+        """
+        self._initializers(body)
+        for node in body:
+            self._node(node)
+        results = [self.values.get(value.name or "") for value in body.outputs]
+        for value, result in zip(body.outputs, results, strict=True):
+            if result is None:
+                raise Refusal(f"its result {value.name!r} is not computed by any node before it")
+        return results
+
+    def _bind(self, inputs: Sequence[ir.Value], operands: Sequence[Operand]) -> None:
+        """Say what a body's inputs are."""
+        self.values.update((value.name or "", one) for value, one in zip(inputs, operands, strict=True))
+
+    def _initializers(self, graph: ir.Graph) -> None:
+        for name, value in graph.initializers.items():
             if value.const_value is None:
                 self.reasons.append(f"initializer {name!r} has no data")
                 continue
@@ -329,11 +354,12 @@ class _Walk:
     def _clamped(self, value: ir.Value, array: np.ndarray) -> np.ndarray:
         return self.clampable.clamp(value, array)
 
-    def _node(self, index: int, node: ir.Node) -> None:
+    def _node(self, node: ir.Node) -> None:
         operands = [
             None if value is None or not value.name else self.values.get(value.name) for value in node.inputs
         ]
-        stem = f"{sanitized(layer_of(node))}_{index}"
+        stem = f"{sanitized(layer_of(node))}_{self.count}"
+        self.count += 1
         self.layers[stem] = layer_of(node)
         try:
             results = self._lowered(node, operands, stem)
@@ -364,7 +390,11 @@ class _Walk:
         if layer != node.name and f"{layer!r}" not in where:
             where = f"{where} (layer {layer})"
         inside = f"its definition needs {op_type}, and " if whole else ""
-        self.reasons.append(f"{where}: {inside}{refusal.reason}")
+        reason = f"{where}: {inside}{refusal.reason}"
+        if reason in self.reasons:
+            # coremltools makes the body of a loop again when it knows more of what is carried.
+            return
+        self.reasons.append(reason)
         self.fixes.append(refusal.fix)
 
     def _lowered(self, node: ir.Node, operands: list[Operand | None], stem: str) -> Any:
@@ -376,6 +406,8 @@ class _Walk:
                 raise Refusal(f"its input {value.name!r} is not computed by any node before it")
         if domain == "" and node.op_type in REFUSED:
             raise Refusal(*REFUSED[node.op_type])
+        if domain == "" and node.op_type in ("If", "Loop"):
+            return self.controls.lower(node, operands, stem)
         if all(operand is None or isinstance(operand, np.ndarray) for operand in operands):
             return self._folded(node, operands)
         rule = open_rule(node.op_type, operands) if domain == "" else None

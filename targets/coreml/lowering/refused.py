@@ -14,7 +14,7 @@ _RANDOM = ("it draws random numbers, so nothing can be verified", "export the mo
 _DATA = ("the size of its output depends on the data", "move it out of the model")
 _TRAINING = ("it is a training step", "export the model in evaluation mode")
 
-REFUSED.update(dict.fromkeys(("If", "Loop", "Scan"), _CONTROL))
+REFUSED["Scan"] = _CONTROL
 REFUSED.update(
     dict.fromkeys(
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,14 @@ def operations(folder: Path) -> list[Operation]:
     known: dict[str, Tensor] = {}
     for item in function.inputs:
         known[item.name] = _tensor(item, constant=False)
-    numbers: dict[str, Any] = {}
-    found: list[Operation] = []
     block = next(iter(function.block_specializations.values()))
+    return list(_operations(block, known, {}, description.layers))
+
+
+def _operations(
+    block: Any, known: dict[str, Tensor], numbers: dict[str, Any], layers: dict[str, str]
+) -> Iterator[Operation]:
+    """The operations of a block, and behind each those of its own blocks."""
     for operation in block.operations:
         constant = operation.type == "const" or operation.type.startswith("constexpr_")
         results = tuple(_tensor(item, constant=constant) for item in operation.outputs)
@@ -85,17 +91,17 @@ def operations(folder: Path) -> list[Operation]:
             numbers |= {result.name: _number(operation) for result in results}
             continue
         inputs, small = _inputs(operation, known, numbers)
-        found.append(
-            Operation(
-                results[0].name if results else operation.type,
-                operation.type,
-                _source(operation, results, description.layers),
-                tuple(inputs),
-                results,
-                small,
-            )
+        yield Operation(
+            results[0].name if results else operation.type,
+            operation.type,
+            _source(operation, results, layers),
+            tuple(inputs),
+            results,
+            small,
         )
-    return found
+        for inner in operation.blocks:
+            known |= {item.name: _tensor(item, constant=False) for item in inner.inputs}
+            yield from _operations(inner, known, numbers, layers)
 
 
 def _tensor(item: Any, *, constant: bool) -> Tensor:

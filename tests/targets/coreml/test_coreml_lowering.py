@@ -320,19 +320,6 @@ def test_a_constant_beyond_int32_is_named() -> None:
         lower(model, release("ios18"))
 
 
-def test_control_flow_is_refused() -> None:
-    branch = helper.make_graph(
-        [node("Identity", ["x"], ["b"])], "branch", [], [helper.make_tensor_value_info("b", 1, [2])]
-    )
-    model = make_model(
-        [node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)],
-        {"x": ("float32", (2,)), "c": ("bool", ())},
-        {"y": ("float32", (2,))},
-    )
-    with pytest.raises(UnsupportedError, match="control flow"):
-        lower(model, release("ios18"))
-
-
 def test_a_graph_whose_nodes_lead_to_nothing_known_is_refused() -> None:
     proto = helper.make_model(
         helper.make_graph(
