@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.core.dialect import EDGEC_DOMAIN
+from edgec.core.errors import EdgecError, NumericsError
 from edgec.core.evaluation import Evaluator
 from edgec.core.graph import Arrays, Graph
 from edgec.core.numerics import GATES, Difference, Gate, guarding
@@ -100,10 +101,14 @@ class GateResult:
 
 
 def check(graph: Graph, run: Run, *, stage: str, precision: str) -> GateResult:
-    """Run the graph's examples and compare with the source's own outputs at the precision's gate."""
-    found = [run(feeds) for feeds in graph.examples]
+    """Run the graph's examples and compare with the source's own outputs at the precision's gate.
+
+    Raises:
+        NumericsError: it does not run them, or an output has another shape than the source's.
+    """
+    found = _outputs(graph, run, stage)
     gate = graph.gates.get(precision, GATES[precision])
-    difference = graph.expected.difference(found, gate)
+    difference = _difference(graph, found, gate, stage)
     # Of a reduced graph rounding may choose another of two tokens that are nearly equal, in fp32 too.
     if (precision in ("fp16", "bf16") or graph.is_reduced) and not gate.accepts(difference):
         rounded = graph.expected_of_rounded(precision)
@@ -113,13 +118,34 @@ def check(graph: Graph, run: Run, *, stage: str, precision: str) -> GateResult:
 
 
 def observe(graph: Graph, run: Run, *, stage: str) -> GateResult:
-    """What a lossy engine does to the graph's examples, under bounds made from that very result."""
-    found = [run(feeds) for feeds in graph.examples]
+    """What a lossy engine does to the graph's examples, under bounds made from that very result.
+
+    Raises:
+        NumericsError: it does not run them, or an output has another shape than the source's.
+    """
+    found = _outputs(graph, run, stage)
     rest = GATES["bf16"]
-    difference = graph.expected.difference(found, rest)
+    difference = _difference(graph, found, rest, stage)
     if not np.isfinite(difference.scaled):
         return GateResult(stage, difference, rest, len(found))
     return GateResult(stage, difference, guarding(difference), len(found))
+
+
+def _outputs(graph: Graph, run: Run, stage: str) -> list[Arrays]:
+    try:
+        return [run(feeds) for feeds in graph.examples]
+    except EdgecError:
+        raise
+    except Exception as error:  # engines raise whatever they trip over
+        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise NumericsError(f"{stage} does not run the source's samples: {said.strip()[:300]}") from error
+
+
+def _difference(graph: Graph, found: list[Arrays], gate: Gate, stage: str) -> Difference:
+    try:
+        return graph.expected.difference(found, gate)
+    except ValueError as error:
+        raise NumericsError(f"{stage}: {error}") from error
 
 
 def check_neutral(graph: Graph) -> GateResult:

@@ -207,6 +207,17 @@ def test_a_number_nearly_whole_may_be_rounded_the_other_way(body: str, kind: str
         assert not gate.accepts(graph.expected.difference([two], gate))
 
 
+@pytest.mark.parametrize(("off", "allowed"), [(0.045, False), (0.015, True)])
+def test_a_rounded_quantity_that_is_off_everywhere_is_off(off: float, allowed: bool) -> None:
+    """Pixels in whole numbers: an error that fp16 allows at single ones is no near-tie of all of them."""
+    x = 60 * drawn(1, 400) + 128
+    graph = with_ties(graph_of("(float[1,400] x) => (uint8[1,400] y) { y = Cast<to = 2>(x) }", x=x))
+    gate = GATES["fp16"]
+    signs = np.sign(drawn(1, 400, seed=2))
+    moved = graph.references[0]["y"] + np.round(off * x.std() * signs)
+    assert gate.accepts(graph.expected.difference([{"y": moved.astype(np.uint8)}], gate)) is allowed
+
+
 def test_a_truncation_has_no_edge_at_zero() -> None:
     x = np.array([[1e-7, -1e-7, 0.9999999, -0.9999999, 0.5]], np.float32)
     margins = with_ties(graph_of("(float[1,5] x) => (int64[1,5] y) { y = Cast<to = 7>(x) }", x=x)).ties[0]

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgec.core.errors import NumericsError
 from edgec.core.graph import Graph, Source, TensorSpec
 from edgec.core.numerics import GATES
 from edgec.judging.gates import check, observe
@@ -53,6 +54,31 @@ def test_every_sample_runs_on_its_own_inputs(graph):
     assert [id(feeds) for feeds in seen] == [id(feeds) for feeds in graph.examples]
     assert result.passed
     assert result.samples == SAMPLES
+
+
+def of_another_shape(feeds):
+    return {"y": source(feeds)["y"][0]}
+
+
+def refusing(feeds):
+    raise RuntimeError("\nthe kernel cannot be run\nat line 3")
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        (of_another_shape, r"engine: output 'y': shape \(64,\), the source's is \(1, 64\)"),
+        (lambda feeds: {}, "engine: output 'y' is missing"),
+        (refusing, "engine does not run the source's samples: the kernel cannot be run$"),
+    ],
+)
+def test_an_engine_that_gives_other_outputs_or_none_is_told_in_a_sentence(graph, run, said):
+    for judge in (
+        lambda: check(graph, run, stage="engine", precision="fp32"),
+        lambda: observe(graph, run, stage="engine"),
+    ):
+        with pytest.raises(NumericsError, match=said):
+            judge()
 
 
 @pytest.mark.parametrize("wrong", range(SAMPLES))
