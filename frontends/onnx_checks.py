@@ -50,6 +50,14 @@ def _check_ops(model: ir.Model, where: str) -> None:
         opset = model.opset_imports.get(node.domain, model.opset_imports.get(domain))
         if domain == EDGEC_DOMAIN:
             continue
+        if domain == "com.microsoft" and node.op_type == "DynamicQuantizeLSTM":
+            raise RequestError(
+                f"node {label(node)} rounds its state to 8 bits at every step, by that step's own range: "
+                "only ONNX Runtime does so, and an LSTM in floats is no equal of it",
+                where=where,
+                fix="give the model as it was before it was quantised, or leave LSTM out of the "
+                "op_types_to_quantize of ONNX Runtime's quantize_dynamic",
+            )
         if domain == "com.microsoft":
             raise RequestError(
                 f"node {label(node)} is of the domain com.microsoft, which only ONNX Runtime knows",

@@ -54,6 +54,9 @@ be larger still."""
 _NOISE = 4.0 * float(np.finfo(np.float32).eps)
 """Of an output's size. What varies by less than this is constant up to the last places of its numbers."""
 
+_STEPS = 1e4
+"""Steps that a spread has at least where numbers come in steps: a part in ten thousand is one of them."""
+
 _EXACT = float(np.finfo(np.float32).tiny)
 """The unit of an output that is 0 everywhere. Bounds count roundings, of which a number has as many as it is
 large: a constant is held to a part of its size. Nothing rounds in 0, and whatever is no 0 is wrong."""
@@ -381,6 +384,8 @@ def compare_arrays(
     most, rms = float(error.max()), _rms(error, finite)
     rounding = 0.0 if own is None else _rms(own, finite)
     left = error
+    # A tenth of what the whole is held to: of slices a part in a thousand counts.
+    least = _STEPS / 10.0 * _step(reference)
     if moves is not None and moves.shape == error.shape:
         left = np.maximum(error - _moved(moves, finite, unit), 0.0)
         rounding = _rms(np.where(finite, moves, 0.0), finite)
@@ -394,8 +399,8 @@ def compare_arrays(
         beyond=max(0.0, float(np.max(left - _explained(own, last, unit)))) / unit,
         beyond_rms=max(0.0, _rms(left, finite) - _rms_explained(own, last, finite, unit)) / unit,
         slice_rms=max(
-            _worst_slice(expected, left, own, last, finite, unit),
-            _body(expected, left, own, last, finite, unit),
+            _worst_slice(expected, left, own, last, finite, unit, least=least),
+            _body(expected, left, own, last, finite, unit, least),
         ),
     )
 
@@ -532,7 +537,24 @@ def _unit(samples: Sequence[np.ndarray], index: int) -> float:
     # A sample on which the output is nearly the same everywhere is not held to less than its rounding.
     candidates = [max(within, 1e-3 * over), over] if own.size >= _FEW else [over, within]
     size = float(np.sqrt(np.mean(values**2))) if values.size else 0.0
-    return next((value for value in [*candidates, size] if value > _NOISE * size), size or _EXACT)
+    found = next((value for value in [*candidates, size] if value > _NOISE * size), size or _EXACT)
+    return max(found, _STEPS * _step(own))
+
+
+def _step(values: np.ndarray) -> float:
+    """The step that all of an output's numbers are multiples of, where they were computed beside 1; else 0.
+
+    A probability of 5e-7 that a kernel computes as a half and something has the last place of a half: 3e-8.
+    """
+    if values.dtype != np.float32:
+        return 0.0
+    bits = values[np.isfinite(values) & (values != 0)].view(np.int32)
+    if bits.size < _FEW:
+        return 0.0
+    mantissa = (bits & 0x7FFFFF) | 0x800000
+    lowest = np.ldexp((mantissa & -mantissa).astype(np.float64), ((bits >> 23) & 0xFF) - 150)
+    step = float(lowest.min())
+    return step if step <= float(np.finfo(np.float32).eps) else 0.0
 
 
 def _own_rounding(expected: np.ndarray, exact: np.ndarray | None, finite: np.ndarray) -> np.ndarray | None:
@@ -589,6 +611,7 @@ def _body(
     last: np.ndarray,
     finite: np.ndarray,
     unit: float,
+    least: float,
 ) -> float:
     """The root mean square error of an output's body, over the body's spread."""
     values = expected[finite]
@@ -599,7 +622,7 @@ def _body(
     spread, size = float(np.std(values[body])), float(np.sqrt(np.mean(values[body] ** 2)))
     if spread <= _NOISE * size:
         return 0.0
-    spread = max(spread, _LEAST_BODY[own is None] * unit)
+    spread = max(spread, _LEAST_BODY[own is None] * unit, least)
     places = last[finite][body]
     before = 0.0 if own is None else _inner(own[finite][body], places)
     inner = min(_REORDERING * float(np.sqrt(before)), _LARGEST_ROUNDING * spread)
@@ -618,11 +641,12 @@ def _worst_slice(
     unit: float,
     fewest: int = _FEWEST_IN_SLICE,
     smallest: float = 1e-4,
+    least: float = 0.0,
 ) -> float:
     """The largest root mean square error of a slice along one axis, over the slice's own size.
 
     Slices of fewer finite numbers than `fewest` are not judged, and none is taken for smaller than `smallest`
-    of the output's unit.
+    of the output's unit, nor than `least`.
     """
     worst = 0.0
     for axis in range(1, expected.ndim):
@@ -637,7 +661,9 @@ def _worst_slice(
         sizes = np.sqrt(mean(expected**2))
         along = [count if other == axis else 1 for other in range(expected.ndim)]
         centred = expected - mean(expected).reshape(along)
-        units = np.maximum.reduce([np.sqrt(mean(centred**2)), sizes / 4.0, np.full(count, smallest * unit)])
+        units = np.maximum.reduce(
+            [np.sqrt(mean(centred**2)), sizes / 4.0, np.full(count, max(smallest * unit, least))]
+        )
         rounding = mean(last**2) / 12.0 * _LAST_ROUNDING**2
         before = 0.0 if own is None else np.maximum(mean(own**2) - 2.0 * mean(last**2) / 12.0, 0.0)
         inner = np.minimum(_REORDERING * np.sqrt(before), _LARGEST_ROUNDING * units)

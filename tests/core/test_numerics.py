@@ -398,3 +398,20 @@ def test_a_source_that_moves_everywhere_excuses_a_tenth_of_a_spread(shape: tuple
     for part, excused in ((0.1, True), (0.25, False)):
         engine = rounded([array + part * np.std(exact) for array in exact])
         assert GATES["fp16"].accepts(compare(rounded(exact), engine, moves=moves)) is excused
+
+
+def test_probabilities_of_nothing_are_held_to_the_last_place_of_a_half() -> None:
+    """A detector's map on a picture without text: 5e-7 everywhere, in steps of a half's last place."""
+    random = np.random.default_rng(0)
+    true = [5e-7 + 1e-7 * random.normal(size=(1, 1, 64, 64)) for _ in range(3)]
+    rounded = [(np.float32(0.5) + array.astype(np.float32)) - np.float32(0.5) for array in true]
+    steps = [2**-24 * random.integers(-1, 2, array.shape).astype(np.float32) for array in rounded]
+    exact, references = [{"y": array} for array in true], [{"y": array} for array in rounded]
+    found = [{"y": array + step} for array, step in zip(rounded, steps, strict=True)]
+    assert FP32.accepts(compare(references, found, exact=exact))
+    wrong = [{"y": array + np.float32(1e-6)} for array in rounded]
+    assert not FP32.accepts(compare(references, wrong, exact=exact))
+    # Numbers as small that were computed beside small ones have no such steps.
+    fine = [{"y": array.astype(np.float32)} for array in true]
+    off = [{"y": sample["y"] + step} for sample, step in zip(fine, steps, strict=True)]
+    assert not FP32.accepts(compare(fine, off, exact=exact))

@@ -219,6 +219,12 @@ class TestGraphs:
         text = refusal(saved(tmp_path, [node], imports=[("", 17), ("com.microsoft", 1)]))
         assert "only ONNX Runtime knows" in text
 
+    def test_an_lstm_in_8_bits_says_what_it_is(self, tmp_path):
+        node = helper.make_node("DynamicQuantizeLSTM", ["x"], ["y"], domain="com.microsoft", name="rnn")
+        text = refusal(saved(tmp_path, [node], imports=[("", 17), ("com.microsoft", 1)]))
+        assert "'rnn' (DynamicQuantizeLSTM) rounds its state to 8 bits at every step" in text
+        assert "op_types_to_quantize" in text
+
     def test_future_opset(self, tmp_path):
         text = refusal(saved(tmp_path, [helper.make_node("Relu", ["x"], ["y"])], imports=[("", 99)]))
         assert "opset 99" in text
