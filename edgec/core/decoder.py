@@ -22,6 +22,12 @@ CONTINUATION = "continuation"
 ENCODER = "encoder"
 """The folder of an encoder's engine inside its decoder's."""
 
+DRAFT = "draft"
+"""The folder of the engine that guesses for a decoder's, inside its own."""
+
+SCORES_FROM = "scores_from"
+"""Where scores begin among the new tokens, counted from their end, (1,) int64: -1 for the last one alone."""
+
 LOGITS = "logits"
 """The scores of the next token: (1, 1, vocabulary) of a step, (1, 1 + steps, vocabulary) of a generation."""
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgec.core.decoder import CONTINUATION, ENCODER, IDS, Decoding
-from edgec.runtime.engine import EngineDescription, LayerTime
+from edgec.core.decoder import CONTINUATION, DRAFT, ENCODER, IDS, Decoding
+from edgec.runtime.engine import DESCRIPTION, EngineDescription, LayerTime
 from edgec.runtime.engine_openvino import OpenVinoEngine, sources
 from edgec.runtime.layer_times import summarize
 from edgec.runtime.openvino_states import State, States
@@ -28,6 +28,7 @@ class OpenVinoDecoder(OpenVinoEngine):
 
     Attributes:
         decoding: what may be generated.
+        draft: the same network in 8 bits, whose guesses this one checks; None where there is none.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
@@ -39,6 +40,8 @@ class OpenVinoDecoder(OpenVinoEngine):
         assert decoding is not None
         self.decoding: Decoding = decoding
         self._encoder = OpenVinoEngine(folder / ENCODER) if decoding.source else None
+        has_draft = (folder / DRAFT / DESCRIPTION).is_file()
+        self.draft: OpenVinoDecoder | None = OpenVinoDecoder(folder / DRAFT) if has_draft else None
         super().__init__(folder)
 
     def state(self, source: Mapping[str, np.ndarray]) -> contextlib.AbstractContextManager[State]:
@@ -57,6 +60,8 @@ class OpenVinoDecoder(OpenVinoEngine):
         super().close()
         if self._encoder is not None:
             self._encoder.close()
+        if self.draft is not None:
+            self.draft.close()
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 20) -> list[LayerTime]:
         """The layers' times in one step behind the prompt, by OpenVINO's own counters; in execution order."""

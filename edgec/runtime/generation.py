@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import threading
 from collections.abc import Generator, Iterator, Sequence
 
@@ -12,65 +11,11 @@ import numpy as np
 from edgec.core.decoder import Decoding
 from edgec.core.errors import RequestError
 from edgec.core.graph import Arrays, TensorSpec
+from edgec.runtime.drafting import drafted_steps, pays
 from edgec.runtime.engine_decoder import OpenVinoDecoder
 from edgec.runtime.feeds import described, fitted
 from edgec.runtime.openvino_states import State
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen from the scores.
-
-    Attributes:
-        temperature: what scores are divided by before a token is drawn; 0 takes the highest one (greedy).
-        top_k: among how many of the highest scores is drawn; 0 for all.
-        seed: of the draws.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    seed: int = 0
-
-    def checked(self, decoding: Decoding) -> Sampling:
-        """Itself.
-
-        Raises:
-            RequestError: a number is out of its range.
-        """
-        if not (np.isfinite(self.temperature) and self.temperature >= 0):
-            raise RequestError(
-                f"a temperature of {self.temperature} is not possible", fix="give 0 for greedy, or more"
-            )
-        _check_whole(self.top_k, "top_k", 0, decoding.vocabulary)
-        _check_whole(self.seed, "seed", 0, 2**32 - 1)
-        return self
-
-
-class Chooser:
-    """Chooses one token after another from their scores.
-
-    Args:
-        sampling: how.
-    """
-
-    def __init__(self, sampling: Sampling) -> None:
-        self._sampling = sampling
-        self._random = np.random.default_rng(sampling.seed)
-
-    def choose(self, scores: np.ndarray) -> int:
-        """The next token, of scores (vocabulary,)."""
-        if self._sampling.temperature == 0:
-            return int(np.argmax(scores))
-        scores = scores.astype(np.float64)
-        top_k = self._sampling.top_k
-        if top_k:
-            # Of equal scores at the edge all stay.
-            scores = np.where(scores >= np.partition(scores, -top_k)[-top_k], scores, -np.inf)
-        scaled = (scores - scores.max()) / self._sampling.temperature
-        likely = np.exp(scaled)
-        # By the cumulative sum: one uniform number a token, whatever the vocabulary.
-        reached = np.cumsum(likely)
-        return int(np.searchsorted(reached, self._random.random() * reached[-1], side="right"))
+from edgec.runtime.sampling import Chooser, Sampling, check_whole
 
 
 class Tokens(Iterator[int]):
@@ -96,7 +41,8 @@ class Tokens(Iterator[int]):
         sampling: Sampling,
         stops: frozenset[int],
     ) -> None:
-        self._steps = _steps(engine, source, prompt, most, Chooser(sampling), stops)
+        steps = drafted_steps if pays(engine, prompt, most) else _steps
+        self._steps = steps(engine, source, prompt, most, Chooser(sampling), stops)
         self._stepping = threading.Lock()
 
     def __next__(self) -> int:
@@ -163,7 +109,7 @@ def checked_prompt(ids: object, most: int, decoding: Decoding) -> np.ndarray:
             f"{array.shape[0]} prompts at once, and a state holds one",
             fix="call generate for each; threads may",
         )
-    _check_whole(most, "max_new_tokens", 1, 2**31 - 1)
+    check_whole(most, "max_new_tokens", 1, 2**31 - 1)
     _check_tokens(array.ravel().tolist(), "the prompt holds the token", decoding)
     given, room = array.size, decoding.positions
     if room and given > room:
@@ -222,12 +168,6 @@ def checked_stops(stops: Sequence[int] | None, decoding: Decoding) -> frozenset[
         raise RequestError("stop tokens are not whole numbers", fix="give token numbers, as [2]")
     _check_tokens(tokens.tolist(), "there is no stop token", decoding)
     return frozenset(tokens.tolist())
-
-
-def _check_whole(number: object, name: str, low: int, high: int) -> None:
-    is_whole = isinstance(number, (int, np.integer)) and not isinstance(number, bool)
-    if not is_whole or not low <= int(number) <= high:  # type: ignore[call-overload]
-        raise RequestError(f"{name} {number!r} is no whole number from {low} to {high}", fix=f"change {name}")
 
 
 def _check_tokens(tokens: list[int], what: str, decoding: Decoding) -> None:

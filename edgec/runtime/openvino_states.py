@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgec.core.decoder import CONTINUATION, IDS
+from edgec.core.decoder import CONTINUATION, IDS, SCORES_FROM
 from edgec.core.errors import JobError
 from edgec.runtime.engine import closed
 from edgec.runtime.openvino_core import said
@@ -26,8 +26,8 @@ class States:
     Args:
         core: what compiled the model.
         compiled: the compiled step.
-        inputs: names of its inputs, in its order: `input_ids` first, `beam_idx` last, what an encoder made of
-            its source between them.
+        inputs: names of its inputs, in its order: `input_ids` first, then what an encoder made of its source,
+            `beam_idx`, and `SCORES_FROM` where it has that.
         encode: of an encoder-decoder, runs the encoder.
     """
 
@@ -90,10 +90,16 @@ class State:
         core: what compiled the model.
         compiled: the compiled step.
         inputs: names of its inputs, in its order.
+
+    Attributes:
+        held: how many tokens the caches hold.
     """
 
     # Freed in this order: OpenVINO's objects do not all keep alive what they came from.
-    __slots__ = (*("_infer", "_request", "_tensors", "_ids", "_attended", "_inputs", "_compiled", "_core"),)
+    __slots__ = (
+        *("_infer", "_request", "_tensors", "_ids", "_from", "_attended", "_inputs", "held"),
+        *("_compiled", "_core"),
+    )
 
     def __init__(self, core: Any, compiled: Any, inputs: Sequence[str]) -> None:
         from openvino import Tensor
@@ -101,7 +107,11 @@ class State:
         self._core, self._compiled = core, compiled
         self._request, self._infer = compiled.create_infer_request(), plain_infer()
         # OpenVINO's kernel over a cache takes the order of beams, of which there is one.
-        self._tensors: dict[int, Any] = {len(inputs) - 1: Tensor(np.zeros(1, np.int32))}
+        self._tensors: dict[int, Any] = {inputs.index("beam_idx"): Tensor(np.zeros(1, np.int32))}
+        self._from = np.full(1, -1, np.int64)
+        if SCORES_FROM in inputs:
+            self._tensors[inputs.index(SCORES_FROM)] = Tensor(self._from, shared_memory=True)
+        self.held = 0
         self._ids = np.zeros((1, 0), np.int64)
         self._inputs = tuple(inputs)
         self._attended: list[np.ndarray] = []
@@ -109,6 +119,15 @@ class State:
     def empty(self) -> None:
         """Forget all tokens."""
         self._request.reset_state()
+        self.held = 0
+
+    def keep(self, tokens: int) -> None:
+        """Forget all but the first tokens; this copies what stays."""
+        from openvino import Tensor
+
+        for cache in self._request.query_state():
+            cache.state = Tensor(np.ascontiguousarray(cache.state.data[:, :, :tokens]))
+        self.held = tokens
 
     def attend(self, crosses: Mapping[str, np.ndarray]) -> None:
         """Let the steps read what an encoder made of a source, where it lies.
@@ -118,7 +137,7 @@ class State:
         """
         from openvino import Tensor
 
-        names = self._inputs[1:-1]
+        names = self._inputs[1 : self._inputs.index("beam_idx")]
         arrays = [np.ascontiguousarray(crosses[name]) for name in names]
         tensors = [Tensor(array, shared_memory=True) for array in arrays]
         self._tensors |= dict(enumerate(tensors, start=1))
@@ -136,19 +155,34 @@ class State:
         Raises:
             JobError: the engine fails, as where memory ends.
         """
+        return self.feed_rows(ids, 1)[0]
+
+    def feed_rows(self, ids: np.ndarray, rows: int) -> np.ndarray:
+        """`feed`, with scores behind each of the last tokens, (rows, vocabulary).
+
+        Args:
+            ids: as `feed` takes them.
+            rows: of how many; more than one only where the engine was built with `SCORES_FROM`.
+
+        Raises:
+            JobError: the engine fails, as where memory ends.
+        """
         from openvino import Tensor
 
         if self._ids.shape != ids.shape:
             self._ids = np.zeros(ids.shape, np.int64)
             self._tensors[0] = Tensor(self._ids, shared_memory=True)
         np.copyto(self._ids, ids)
+        self._from[0] = -rows
         try:
             results = self._infer(self._request, self._tensors, share_outputs=True, decode_strings=True)
         except RuntimeError as error:
             raise JobError(
                 f"OpenVINO stopped in a step ({said(error)[-1]})", fix="generate less, or free some memory"
             ) from error
-        return np.array(next(iter(results.values()))).reshape(-1)
+        self.held += ids.shape[1]
+        scores = np.array(next(iter(results.values())))
+        return scores.reshape(rows, -1)
 
     def counters(self) -> list[Any]:
         """OpenVINO's counters of the layers that the last step executed, of a model compiled with them."""

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from edgec.core.decoder import LOGITS
+from edgec.core.decoder import DRAFT, LOGITS, SCORES_FROM
 from edgec.core.errors import JobError
 from edgec.core.evaluation import save_model
 from edgec.core.graph import Graph
@@ -17,7 +17,7 @@ from edgec.runtime.openvino_core import import_openvino, new_core, said
 from edgec.targets.base import Candidate
 from edgec.targets.x86 import openvino_steps
 from edgec.targets.x86.bf16 import in_bf16, kernels_in_bf16, stays_full
-from edgec.targets.x86.decoders import STATEFUL, settings
+from edgec.targets.x86.decoders import DRAFTED, STEPS, draft_of, settings
 from edgec.targets.x86.forms import kernel_ops
 from edgec.targets.x86.layers import LayerNames
 from edgec.targets.x86.quantize_openvino import quantised
@@ -57,13 +57,18 @@ def build(graph: Graph, candidate: Candidate, folder: Path, library: Path | None
         with tempfile.TemporaryDirectory(prefix="edgec-openvino-") as scratch:
             path = Path(scratch) / "model.onnx"
             save_model(graph.model, path)
-            if candidate.form == STATEFUL:
+            if candidate.form in STEPS:
                 core.add_extension(openvino_steps.attention_extension())
             model = core.read_model(str(path))
-            if candidate.form == STATEFUL:
+            if candidate.form in STEPS:
                 assert graph.decoder is not None
                 openvino_steps.keep_caches(model, graph.decoder.caches)
                 inputs, outputs = openvino_steps.inputs_of_steps(graph.decoder.crosses), (LOGITS,)
+            is_drafted = candidate.form == DRAFTED and openvino_steps.open_scores(model)
+            if is_drafted:
+                inputs = (*inputs, SCORES_FROM)
+                (folder / DRAFT).mkdir()
+                build(graph, draft_of(), folder / DRAFT, library)
             names = LayerNames(graph.model)
             _rename(model, names)
             layers = _layers(model, names)
@@ -94,7 +99,7 @@ def build(graph: Graph, candidate: Candidate, folder: Path, library: Path | None
         outputs=outputs,
         extensions=extensions,
         rest="fp32" if full else candidate.rest,
-        settings=settings(candidate) if candidate.form == STATEFUL else {},
+        settings=settings(candidate) if candidate.form in STEPS else {},
         decoder={} if graph.decoder is None else graph.decoder.decoding.to_json(),
     ).write(folder)
 

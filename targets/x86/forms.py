@@ -13,7 +13,7 @@ from edgec.plugins.bindings import openvino as extension
 from edgec.targets.base import Candidate
 from edgec.targets.x86.blocked_attention import LONG, longest
 from edgec.targets.x86.blocked_linear import linear_layers
-from edgec.targets.x86.decoders import STATEFUL
+from edgec.targets.x86.decoders import DRAFTED, STATEFUL
 from edgec.targets.x86.layers import LayerNames
 from edgec.targets.x86.pack_tokens import packable
 from edgec.targets.x86.separate_projections import packed_projections
@@ -65,6 +65,7 @@ _PIPELINES: dict[tuple[str, str], tuple[str, ...]] = {
     ("openvino", PADDING_FREE): ("x86.pack_tokens", *_OPENVINO),
     ("openvino", BLOCKED_ATTENTION): ("x86.blocked_attention", *_OPENVINO),
     ("openvino", STATEFUL): ("decompose.plugins", "decompose.quantised", "x86.cached_attention"),
+    ("openvino", DRAFTED): ("decompose.plugins", "decompose.quantised", "x86.cached_attention"),
     ("openvino", PACKED): tuple(name for name in _OPENVINO if name != "x86.separate_projections"),
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgec.core.decoder import IDS, Cache
+from edgec.core.decoder import IDS, SCORES_FROM, Cache
 from edgec.targets.x86.cached_attention import DOMAIN, OP
 
 BEAMS = "beam_idx"
@@ -90,6 +90,63 @@ def keep_caches(model: Any, caches: Sequence[Cache]) -> None:
         model.remove_result(present)
         model.remove_parameter(past)
     model.validate_nodes_and_infer_types()
+
+
+_BEHIND = ("MatMul", "Reshape", "Add", "Multiply", "Transpose", "Convert", "Gather", "Squeeze", "Unsqueeze")
+"""What may stand between the last tokens and their scores."""
+
+
+def open_scores(model: Any) -> bool:
+    """Let the caller say for how many of the new tokens scores are given.
+
+    ::
+
+        hidden ── Slice(-1) ── MatMul ── logits    ⇒    hidden ── Slice(scores_from) ── MatMul ── logits
+
+    Args:
+        model: a step; changed where it has that form.
+
+    Returns:
+        whether it has.
+    """
+    from openvino import Type
+    from openvino import opset13 as ops
+
+    (result,) = model.get_results()
+    node = result.input_value(0).get_node()
+    while node.get_type_name() in _BEHIND:
+        computed = [value for value in node.input_values() if not _is_constant(value.get_node())]
+        if not computed:
+            return False
+        node = computed[0].get_node()
+    if node.get_type_name() != "Slice" or not _is_last(node):
+        return False
+    begin = ops.parameter([1], Type.i64, name=SCORES_FROM)
+    begin.output(0).get_tensor().set_names({SCORES_FROM})
+    before = node.input_value(1)
+    node.input(1).replace_source_output(begin.output(0))
+    model.add_parameters([begin])
+    model.validate_nodes_and_infer_types()
+    if result.get_output_partial_shape(0)[1].is_dynamic:
+        return True
+    node.input(1).replace_source_output(before)
+    model.remove_parameter(begin)
+    model.validate_nodes_and_infer_types()
+    return False
+
+
+def _is_constant(node: Any) -> bool:
+    while node.get_type_name() in ("Convert", "Reshape", "Multiply", "Transpose") and node.get_input_size():
+        node = node.input_value(0).get_node()
+    return bool(node.get_type_name() == "Constant")
+
+
+def _is_last(node: Any) -> bool:
+    numbers = [node.input_value(place).get_node() for place in (1, 4)]
+    if any(number.get_type_name() != "Constant" for number in numbers):
+        return False
+    begin, axis = (np.ravel(number.data).tolist() for number in numbers)
+    return begin == [-1] and axis in ([1], [-2])
 
 
 def inputs_of_steps(crosses: Sequence[Cache]) -> tuple[str, ...]:

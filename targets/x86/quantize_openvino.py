@@ -31,6 +31,10 @@ PLAIN = "nncf default"
 WEIGHTS = "weights"
 """Weights in int8 only; activations and sums stay as they are."""
 
+ROUNDED = "weights, sums of 8 bits"
+"""As `WEIGHTS`, and what a product reads is rounded to 8 bits as it comes, 64 numbers to a scale: integers
+are multiplied as they lie."""
+
 WEIGHTS4 = "weights of 4 bits"
 """Weights in int4, in groups of rows, where a layer is large enough; else int8."""
 
@@ -117,7 +121,7 @@ def _quantised(nncf: Any, model: Any, graph: Graph, candidate: Candidate, layers
     if is_plain:
         return plainly(model, samples, ignored)
     scope = nncf.IgnoredScope(names=ignored, validate=False)
-    if candidate.scheme == WEIGHTS:
+    if candidate.scheme in (WEIGHTS, ROUNDED):
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=scope)
     if candidate.scheme == WEIGHTS4:
         # Rows that 64 does not divide take the largest power of two that does.

@@ -10,11 +10,14 @@ import pytest
 from step_graph import POSITIONS, STOP, VOCABULARY, decoder_graph, greedy, scores, weights
 
 from edgec.core.bundle import InputsOutputs
-from edgec.core.decoder import CONTINUATION, IDS, LOGITS
+from edgec.core.decoder import CONTINUATION, IDS, LOGITS, SCORES_FROM
 from edgec.core.errors import IntegrityError, RequestError
 from edgec.runtime.engine import EngineDescription
 from edgec.runtime.engines import open_engine
+from edgec.runtime.openvino_states import State
 from edgec.runtime.session import Session
+from edgec.targets.base import Candidate
+from edgec.targets.x86.decoders import DRAFTED
 from edgec.targets.x86.target import X86
 
 pytest.importorskip("openvino")
@@ -37,6 +40,19 @@ def session(folder):
     decoder = decoder_graph(CONSTANTS).decoder
     bundle = SimpleNamespace(path=folder, io=InputsOutputs(decoder.inputs, decoder.outputs, {}, ()))
     with Session(bundle, open_engine(folder)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def drafted(tmp_path_factory):
+    """The same decoder with its own 8 bits as the draft."""
+    graph, target = decoder_graph(CONSTANTS), X86()
+    path = tmp_path_factory.mktemp("drafted") / "engine"
+    path.mkdir()
+    candidate = Candidate("openvino", "fp32", DRAFTED)
+    target.build(target.lower(graph, candidate), candidate, path)
+    bundle = SimpleNamespace(path=path, io=InputsOutputs(graph.inputs, graph.outputs, {}, ()))
+    with Session(bundle, open_engine(path)) as opened:
         yield opened
 
 
@@ -69,6 +85,43 @@ def test_greedy_tokens(session):
         found = session.generate(prompt, steps, stop_tokens=[])
         assert found.dtype == np.int64
         assert found.tolist() == greedy(CONSTANTS, prompt, steps)
+
+
+def test_a_draft_changes_no_token(session, drafted, monkeypatch):
+    checked, feed_rows = [], State.feed_rows
+    monkeypatch.setattr(
+        State, "feed_rows", lambda state, ids, rows: checked.append(rows) or feed_rows(state, ids, rows)
+    )
+    for prompt in ([3, 1, 4], [0], [9, 9]):
+        steps = POSITIONS - len(prompt) + 1
+        assert drafted.generate(prompt, steps, stop_tokens=[]).tolist() == greedy(CONSTANTS, prompt, steps)
+        drawn = {"temperature": 0.7, "top_k": 9, "seed": 5}
+        expected = session.generate(prompt, steps, stop_tokens=[], **drawn).tolist()
+        assert drafted.generate(prompt, steps, stop_tokens=[], **drawn).tolist() == expected
+    assert max(checked) > 2
+    stop = greedy(CONSTANTS, [3, 1, 4], 20)[4]
+    found = drafted.generate([3, 1, 4], 20, stop_tokens=[stop]).tolist()
+    assert found == session.generate([3, 1, 4], 20, stop_tokens=[stop]).tolist()
+
+
+@pytest.mark.parametrize("wrong", [1, 2, 3])
+def test_a_draft_that_guesses_wrong_changes_no_token(drafted, monkeypatch, wrong):
+    """Every so many guesses one is another token: what was read of it is forgotten."""
+    count, feed = [0], State.feed
+
+    def feeds(state, ids):
+        scores = feed(state, ids)
+        if SCORES_FROM not in state._inputs:
+            count[0] += 1
+            if count[0] % wrong == 0:
+                return np.roll(scores, 1)
+        return scores
+
+    monkeypatch.setattr(State, "feed", feeds)
+    for prompt in ([3, 1, 4], [7]):
+        found = drafted.generate(prompt, 20, stop_tokens=[]).tolist()
+        assert found == greedy(CONSTANTS, prompt, 20)
+    assert count[0] > 10
 
 
 def test_a_generation_ends_with_its_stop_token(session):

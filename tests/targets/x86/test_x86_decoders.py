@@ -66,6 +66,7 @@ class Step:
 
     def __init__(self):
         self.model = attention()
+        self.decoder = None
 
 
 def test_what_is_not_to_be_had():
