@@ -136,6 +136,9 @@ class Transformers:
     """The source, stepped through its own cache."""
 
     def __init__(self, folder: Path) -> None:
+        from edgec.frontends.torchvision_guard import prepare_torchvision
+
+        prepare_torchvision()
         import torch
         import transformers
 
