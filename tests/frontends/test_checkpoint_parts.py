@@ -102,3 +102,37 @@ def test_boxes_on_a_page_have_their_corners_in_order(tmp_path):
     assert (boxes.min(), boxes.max()) == (0, 1000)
     run = opened(graph)
     assert GATES["fp32"].accepts(compare(graph.references, [run(feed) for feed in graph.examples]))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["depth_anything", "zoedepth"])
+def test_depth_of_a_backbone_s_four_taps(tmp_path, kind):
+    torch.manual_seed(0)
+    taps = {"out_indices": [1, 2, 3, 4], "reshape_hidden_states": False}
+    sizes = {**SIZES, "num_hidden_layers": 4}
+    neck = {
+        "neck_hidden_sizes": [8, 8, 16, 16],
+        "fusion_hidden_size": 16,
+        "reassemble_factors": [4, 2, 1, 0.5],
+    }
+    if kind == "depth_anything":
+        backbone = transformers.Dinov2Config(image_size=28, patch_size=7, **sizes, **taps)
+        config = transformers.DepthAnythingConfig(
+            backbone_config=backbone, patch_size=7, reassemble_hidden_size=16, head_hidden_size=8, **neck
+        )
+        model = transformers.DepthAnythingForDepthEstimation(config)
+    else:
+        backbone = transformers.BeitConfig(
+            image_size=64, use_relative_position_bias=True, use_absolute_position_embeddings=False,
+            **sizes, **taps,
+        )  # fmt: skip
+        config = transformers.ZoeDepthConfig(
+            backbone_config=backbone, bottleneck_features=16, num_relative_features=16, bin_embedding_dim=16,
+            num_attractors=[2, 2, 2, 1], patch_transformer_hidden_size=16, **neck,
+        )  # fmt: skip
+        model = transformers.ZoeDepthForDepthEstimation(config)
+    model.eval().save_pretrained(tmp_path)
+    graph = load(f"hf:{tmp_path}")
+    run = opened(graph)
+    found = graph.expected.difference([run(feed) for feed in graph.examples], GATES["fp32"])
+    assert GATES["fp32"].accepts(found)
