@@ -21,6 +21,7 @@ _INDEX_INPUTS = {
     "GatherElements": 1,
     "GatherND": 1,
     "OneHot": 0,
+    "RoiAlign": 2,
     "ScatterElements": 1,
     "ScatterND": 1,
     "RotaryEmbedding": 3,

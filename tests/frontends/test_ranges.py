@@ -204,3 +204,10 @@ def test_sizes_in_floats_are_whole_numbers():
         "y = Mul (a, scale_factor)", inputs="float[4, 2] a, float[1, 2] scale_factor", name="scale_factor"
     )
     assert (found.low, found.high, found.uniform) == (0.5, 2.0, True)
+
+
+def test_boxes_name_pictures_that_there_are():
+    body = "y = RoiAlign (x, boxes, batch)"
+    inputs = "float[2, 4, 8, 8] x, float[3, 4] boxes, int64[3] batch"
+    found = drawing(body, inputs=inputs, name="batch")
+    assert (found.kind, found.low, found.high) == ("values", 0, 2)

@@ -102,7 +102,8 @@ def _source_coordinate(
     if transform == "pytorch_half_pixel":
         return (at + 0.5) / scale - 0.5 if target > 1 else np.zeros(1)
     if transform == "align_corners":
-        return at * (size - 1) / (length - 1) if length != 1 else np.zeros(target)
+        # Of the size that came out, as torch, ONNX Runtime and OpenVINO have it: the corners meet.
+        return at * (size - 1) / (target - 1) if target != 1 else np.zeros(target)
     if transform == "asymmetric":
         return at / scale
     if transform == "tf_crop_and_resize":

@@ -186,6 +186,33 @@ CASES = {
         {"s": np.array([1, 1, 2, 2], np.float32)},
         (1, 2, 4, 6),
     ),
+    "resize nearest, corners aligned, to no whole size": (
+        [
+            node(
+                "Resize",
+                ["x", "", "s"],
+                ["y"],
+                mode="nearest",
+                coordinate_transformation_mode="align_corners",
+                nearest_mode="round_prefer_ceil",
+            )
+        ],
+        {"s": np.array([1, 1, 1.7, 2.3], np.float32)},
+        (1, 2, 7, 9),
+    ),
+    "resize linear, corners aligned, to no whole size": (
+        [
+            node(
+                "Resize",
+                ["x", "", "s"],
+                ["y"],
+                mode="linear",
+                coordinate_transformation_mode="align_corners",
+            )
+        ],
+        {"s": np.array([1, 1, 1.7, 2.3], np.float32)},
+        (1, 2, 7, 9),
+    ),
     "slice backwards": (
         [node("Slice", ["x", "s", "e", "a", "t"], ["y"])],
         {
