@@ -55,6 +55,7 @@ _OPENVINO = (
     "x86.separate_projections",
     "x86.axis_linear",
     "x86.flat_linear",
+    "x86.factor_by_place",
 )
 
 _PIPELINES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -120,6 +121,7 @@ def lowered(graph: Graph, candidate: Candidate, kernels: frozenset[str]) -> Grap
         axis_linear,
         blocked_attention,
         cached_attention,
+        factor_by_place,
         flat_linear,
         flat_norm,
         gathered_rows,
