@@ -52,6 +52,9 @@ WORKERS = 6
 """Engines built at once. A build keeps one to two cores busy, and times its kernels beside the others'; those
 of convolutional networks, which time the most, wait for each other on the GPU."""
 
+NAMES = ("free_source", "free", "flag", "kept", "plain")
+"""Variants of a plan that are built for every fp16 row."""
+
 TACTICS = """
     // cuBLAS, cuBLASLt, the edge mask and JIT convolutions; from 8.6 on the last two.
     config->setTacticSources(NV_TENSORRT_MINOR < 6 ? 27U : 24U);
@@ -261,7 +264,7 @@ def compile_row(work: Work, row: Row) -> None:
     if bundle.exists():
         return
     made = bundle.with_name(f"{row.name}.partial")
-    words = [row.model, row.precision, row.batch, row.tokens, made]
+    words = [row.model, row.precision, row.batch, row.tokens, work.release.rpartition(".")[0], made]
     try:
         work.run([sys.executable, "-c", code, *words], f"compile_{row.name}")
     except RuntimeError:
@@ -273,12 +276,16 @@ def compile_row(work: Work, row: Row) -> None:
     made.rename(bundle)
 
 
-def compile_here(model: str, precision: str, batch: str, tokens: str, bundle: str) -> None:
+def compile_here(model: str, precision: str, batch: str, tokens: str, release: str, bundle: str) -> None:
     """Compile in this process, without a preview: it takes tensorrt-rtx, which the machine need not have."""
     import edgec
     import edgec.targets.jetson.target as jetson
+    from edgec.targets.jetson.devices import device
     from edgec.targets.jetson.preview import Preview
+    from edgec.targets.jetson.versions import dialect
 
+    had = device(DEVICE.partition(":")[2])
+    jetson.device = lambda _: dataclasses.replace(had, tensorrt=release, dialect=dialect(release))
     jetson.preview = lambda *_, **__: Preview("none: no tensorrt-rtx on this machine", b"", 0, 0.0)
     edgec.compile(model, target=DEVICE, output=bundle, precision=precision, batch=int(batch), tokens=tokens)
 
@@ -508,6 +515,7 @@ def main() -> None:
     parser.add_argument("--headers", type=Path)
     parser.add_argument("--workers", type=int, default=WORKERS)
     parser.add_argument("--edits", action="store_true", help="build also the variants with an edited graph")
+    parser.add_argument("--variants", nargs="+", default=NAMES, help="those to build of the fp16 rows")
     parser.add_argument("--beside", type=Path, action="append", default=[])
     options = parser.parse_args()
     work = Work(options.work)
@@ -527,9 +535,9 @@ def main() -> None:
         exports = {id(row) for row in _exports([row for row in rows if row.precision == "fp16"])}
         steps = []
         for row in rows:
-            names = ("kept", "flag", "plain") if row.precision == "fp16" else ("",)
-            steps += [(functools.partial(build_variant, name=name), row) for name in names]
             steps += [(build_export, row)] * (id(row) in exports)
+            names = options.variants if row.precision == "fp16" else ("",)
+            steps += [(functools.partial(build_variant, name=name), row) for name in names]
         if options.edits:
             edited = [f"{types}_one_row" for types in ("flag", "plain", "kept")]
             steps += [(functools.partial(build_variant, name=name), row) for row in rows for name in edited]

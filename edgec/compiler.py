@@ -355,7 +355,7 @@ def to_neutral(graph: Graph, pipeline: Pipeline, progress: Progress) -> Neutral:
     Raises:
         NumericsError: the result is not what the source computed; names the first pass and layer.
     """
-    neutral = graph.clone()
+    neutral = dataclasses.replace(graph.clone(), imported=graph.model)
     reports = pipeline.run(neutral.model, on_pass=lambda name: progress.step(f"pass {name}"))
     progress.step("verifying the neutral graph")
     gate = check_neutral(neutral)

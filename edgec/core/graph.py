@@ -168,6 +168,7 @@ class Graph:
         run_exact: runs it in float64; None where it cannot, or where the references are not its own.
         run_reduced: runs what the references are of, where something was taken away; else None.
         exported: path of the exporter's own, untouched ONNX file; the baseline of benchmarks.
+        imported: the model as its frontend gave it, before any pass; None where no pass has run.
         is_reduced: whether something was taken away, so that `exported` computes more and is no form of it.
         preprocessing: how raw data becomes an input, per input name (`mean`, `std`, `size`, …).
         labels: class names where the source has them.
@@ -193,6 +194,7 @@ class Graph:
     run_exact: ExactSource | None = None
     run_reduced: Callable[[Mapping[str, np.ndarray]], Arrays] | None = None
     exported: str | None = None
+    imported: ir.Model | None = None
     is_reduced: bool = False
     preprocessing: dict[str, dict[str, object]] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()

@@ -98,7 +98,7 @@ class Variant:
     Attributes:
         name: short, for folders and options.
         what: what is different, in words.
-        precision: what decides its types, `kept`, `flag` or `plain`; variants of the same differ by an edit.
+        precision: what decides its types, `kept`, `flag`, `free` or `plain`; variants of the same differ by an edit.
         edit: how its graph is another one; empty where it is not.
         model: its model's file.
         model_sha256: of that file.
@@ -128,7 +128,8 @@ class Plan:
         device: name of the device's profile.
         model_sha256: of the model file.
         strongly_typed: whether the network is created strongly typed; precision is then in the graph alone.
-        flags: builder flags of a weakly typed build: `fp16`, `int8`, `obey_precision_constraints`.
+        flags: builder flags of a weakly typed build: `fp16`, `int8`, `obey_precision_constraints`,
+            and `tf32`, which is off without it.
         layer_precisions: per node name, the precision that a weakly typed build must keep it in.
         profiles: one a shape bucket.
         workspace_bytes: limit of the workspace memory pool.

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from edgec.core.bundle import file_sha256
 from edgec.core.dialect import is_op
+from edgec.core.errors import UnsupportedError
 from edgec.core.graph import Graph
 from edgec.passes.editing import constant
 from edgec.passes.infra import registered
@@ -35,19 +36,22 @@ from edgec.targets.jetson.precise import (
     write_decided,
 )
 from edgec.targets.jetson.versions import Dialect
-from edgec.targets.jetson.writing import OBEY, finish
+from edgec.targets.jetson.writing import OBEY, TF32, finish
 
-KEPT, FLAG, PLAIN = "kept", "flag", "plain"
+KEPT, FLAG, FREE, PLAIN = "kept", "flag", "free", "plain"
 """How types are decided: layers kept in fp32 as edgec decided; the same graph with the builder free to choose
-(weakly typed releases only); every layer in fp16 whose numbers fp16 holds."""
+(weakly typed releases only); the graph in fp32 without a Cast, the builder free to choose (likewise); every
+layer in fp16 whose numbers fp16 holds."""
 
 _SAYS = {
     KEPT: "layers kept in fp32",
     FLAG: "the builder chooses the types",
+    FREE: "the graph is fp32, the builder chooses the types",
     PLAIN: "norms and softmax in fp16, kept is only what fp16 cannot hold",
 }
 _EDITS = {
     "": "",
+    "source": "the graph as it was exported, without edgec's passes",
     "one_row": "the last block computes only the rows that are read",
     "parts": "attention as products and softmax",
 }
@@ -98,7 +102,23 @@ def half_variants(
             found[KEPT, edit] = _written(model, decided.keep, decided)
         if never is not None and never.keys() != decided.keep.keys():
             found[PLAIN, edit] = _written(model, never, decided)
+    if not dialect.strongly_typed:
+        # Before anything of the graph is typed: these are what a user's own build would be given.
+        found[FREE, ""] = lower(graph.model, dialect, native_attention=False, keep=keep)
+        source = _source(graph, dialect)
+        if source is not None:
+            found[FREE, "source"] = source
     return found
+
+
+def _source(graph: Graph, dialect: Dialect) -> ir.Model | None:
+    """The graph as its frontend gave it, in the dialect; None where it computes more or has no form there."""
+    if graph.imported is None or graph.is_reduced:
+        return None
+    try:
+        return lower(graph.imported, dialect, native_attention=False)
+    except UnsupportedError:
+        return None
 
 
 def _written(model: ir.Model, keep: Mapping[str, str], decided: Half) -> ir.Model:
@@ -161,7 +181,7 @@ def write_variants(graph: Graph, folder: Path, flags: tuple[str, ...], *, typed:
         return ()
     if len(forms) > 1:
         _write_together({files[key]: model for key, model in forms.items()}, folder)
-    order = sorted(files, key=lambda key: (key[1], (KEPT, FLAG, PLAIN).index(key[0])))
+    order = sorted(files, key=lambda key: (list(_EDITS).index(key[1]), list(_SAYS).index(key[0])))
     return tuple(_described(key, files[key], forms, folder, flags) for key in order)
 
 
@@ -173,7 +193,8 @@ def _described(
     flags: tuple[str, ...],
 ) -> Variant:
     precision, edit = key
-    kept = kept_nodes(forms[key]) if precision != FLAG else {}
+    kept = kept_nodes(forms[key]) if precision not in (FLAG, FREE) else {}
+    own = flags if kept else tuple(flag for flag in flags if flag != OBEY)
     return Variant(
         name=_name(key),
         what="; ".join(filter(None, (_SAYS[precision], _EDITS[edit]))),
@@ -181,7 +202,8 @@ def _described(
         edit=edit,
         model=file,
         model_sha256=file_sha256(folder / file),
-        flags=flags if kept else tuple(flag for flag in flags if flag != OBEY),
+        # As coarse as fp16, which the builder may take as well.
+        flags=(*own, TF32) if precision == FREE else own,
         layer_precisions={} if not kept else dict.fromkeys(sorted(kept), "fp32"),
     )
 

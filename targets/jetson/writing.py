@@ -31,6 +31,7 @@ from edgec.targets.jetson.sites import attention_sites
 PREVIEW = "preview.json"
 
 OBEY = "obey_precision_constraints"
+TF32 = "tf32"
 
 _PROTOBUF_BYTES = 1_900_000_000
 """A protobuf ends at 2 GB; larger weights go to a file beside the model."""

@@ -115,6 +115,8 @@ void set_precision(nvinfer1::INetworkDefinition &network, nvinfer1::IBuilderConf
             config.setFlag(nvinfer1::BuilderFlag::kFP16);
         } else if (flag == "int8") {
             config.setFlag(nvinfer1::BuilderFlag::kINT8);
+        } else if (flag == "tf32") {
+            config.setFlag(nvinfer1::BuilderFlag::kTF32);
         } else if (flag == "obey_precision_constraints") {
             config.setFlag(nvinfer1::BuilderFlag::kOBEY_PRECISION_CONSTRAINTS);
         } else {
