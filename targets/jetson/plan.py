@@ -98,7 +98,8 @@ class Variant:
     Attributes:
         name: short, for folders and options.
         what: what is different, in words.
-        precision: what decides its types, `kept`, `flag`, `free` or `plain`; variants of the same differ by an edit.
+        precision: what decides its types, `kept`, `flag`, `free` or `plain`; variants of the same differ by
+            an edit.
         edit: how its graph is another one; empty where it is not.
         model: its model's file.
         model_sha256: of that file.
