@@ -11,11 +11,11 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
+from edgec.cli.interrupts import interruptible
 from edgec.core import alone, appearing
 from edgec.core.errors import EdgecError, NumericsError, Terminated, UnforeseenError
 from edgec.core.quoting import printable
@@ -96,7 +96,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    with _interruptible(), _own_temporary_folder(), _quiet(debug), alone.working():
+    with interruptible(), _own_temporary_folder(), _quiet(debug), alone.working():
         status = run(arguments, debug)
     if status in STOPPED:
         print(f"edgec: {STOPPED[status]}; nothing half written is left", file=sys.stderr)
@@ -194,22 +194,6 @@ def _own_temporary_folder() -> Iterator[None]:
         with contextlib.suppress(OSError):
             stack.enter_context(appearing.temporary_room("edgec-process-"))
         yield
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let a polite kill unwind like Ctrl-C, so that nothing half written stays."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        # `timeout` sends the signal twice: the second must not cut the unwinding short.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":
