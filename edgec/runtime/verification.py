@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from edgec.core.bundle import Bundle
 from edgec.core.decoder import CONTINUATION, IDS, Decoding
@@ -75,7 +77,7 @@ def _greedy(
     session: Session,
     decoding: Decoding,
     feeds: Sequence[Arrays],
-    references: Sequence[Arrays],
+    references: Sequence[Mapping[str, np.ndarray]],
     results: Sequence[Arrays],
 ) -> Greedy:
     """Whose tokens a decoder chooses: told the source's at every step, and told its prompt alone."""

@@ -55,6 +55,7 @@ class FactorByPlace(Pass):
 def _flatten(
     editor: Editor, node: ir.Node, index: int, factor: np.ndarray, shape: tuple[int | None, ...]
 ) -> None:
+    declared = [ir.SymbolicDim(None) if size is None else size for size in shape]
     places = [int(size) for size in shape[2:] if size is not None]
     lead = factor.shape[: max(0, factor.ndim - len(places))]
     flat = np.ascontiguousarray(np.broadcast_to(factor, (*lead, *places))).reshape(*lead, -1)
@@ -65,16 +66,16 @@ def _flatten(
         editor.initializer(np.array([0, 0, *numbers], np.int64), f"{stem}/shape")
         for numbers in ([count], places)
     )
-    row = editor.node("Reshape", [whole, there], like=node, shape=[*shape[:2], count], dtype=whole.dtype)
+    row = editor.node("Reshape", [whole, there], like=node, shape=[*declared[:2], count], dtype=whole.dtype)
     pair = [row, editor.initializer(flat, f"{stem}/factor")]
     made = editor.node(
         node.op_type,
         pair if index == 1 else pair[::-1],
         like=node,
-        shape=[*shape[:2], count],
+        shape=[*declared[:2], count],
         dtype=whole.dtype,
     )
     editor.replace(
-        node.outputs[0], editor.node("Reshape", [made, back], like=node, shape=list(shape), dtype=whole.dtype)
+        node.outputs[0], editor.node("Reshape", [made, back], like=node, shape=declared, dtype=whole.dtype)
     )
     editor.prune(node)
