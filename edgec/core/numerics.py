@@ -545,6 +545,7 @@ def _step(values: np.ndarray) -> float:
     """The step that all of an output's numbers are multiples of, where they were computed beside 1; else 0.
 
     A probability of 5e-7 that a kernel computes as a half and something has the last place of a half: 3e-8.
+    Numbers that are as large as their step says have it by themselves: their last places are known.
     """
     if values.dtype != np.float32:
         return 0.0
@@ -554,7 +555,8 @@ def _step(values: np.ndarray) -> float:
     mantissa = (bits & 0x7FFFFF) | 0x800000
     lowest = np.ldexp((mantissa & -mantissa).astype(np.float64), ((bits >> 23) & 0xFF) - 150)
     step = float(lowest.min())
-    return step if step <= float(np.finfo(np.float32).eps) else 0.0
+    largest = float(np.max(np.abs(values[np.isfinite(values)])))
+    return step if 2.0 * np.spacing(np.float32(largest)) <= step <= float(np.finfo(np.float32).eps) else 0.0
 
 
 def _own_rounding(expected: np.ndarray, exact: np.ndarray | None, finite: np.ndarray) -> np.ndarray | None:

@@ -415,3 +415,11 @@ def test_probabilities_of_nothing_are_held_to_the_last_place_of_a_half() -> None
     fine = [{"y": array.astype(np.float32)} for array in true]
     off = [{"y": sample["y"] + step} for sample, step in zip(fine, steps, strict=True)]
     assert not FP32.accepts(compare(fine, off, exact=exact))
+
+
+@pytest.mark.parametrize("spread", [1e-4, 1e-3])
+def test_numbers_around_one_are_held_to_their_spread_though_they_come_in_steps(spread: float) -> None:
+    random = np.random.default_rng(3)
+    drawn = [(1.0 + spread * random.standard_normal((1, 4096))).astype(np.float32) for _ in range(3)]
+    found = [{"y": array + np.float32(0.08 * spread)} for array in drawn]
+    assert GATES["fp16"].broken(compare([{"y": array} for array in drawn], found))
