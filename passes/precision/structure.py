@@ -102,6 +102,10 @@ RULES = (
 )  # fmt: skip
 """What asks for fp32 by its op. What asks by the shape of the graph is in `stays_full`."""
 
+_LEAST = 2.0**-24
+"""fp16's smallest number: less than half of it is 0."""
+
+_FLOOR = "a floor that fp16 rounds to 0 keeps nothing from being divided by it"
 _SUM = "a sum over many numbers passes fp16's end"
 _NUMBER = "counts, places and sums: fp16 holds whole numbers up to 2,048 only"
 _SQUARE = "a square leaves fp16's range from 256 on"
@@ -122,7 +126,8 @@ def stays_full(model: ir.Model, fused: Collection[str] = ()) -> dict[str, str]:
        of audio), the products in front of it and the first one behind it as well.
     3. Sums over `LONG` numbers or an unknown count of them, with arithmetic in front that reads the graph's
        inputs itself; a product that is such a sum and is divided by its count.
-    4. Arithmetic on numbers that come from integers of more than 8 bits, running sums and long sums alone.
+    4. What is divided by something with a floor under it that fp16 rounds to 0.
+    5. Arithmetic on numbers that come from integers of more than 8 bits, running sums and long sums alone.
 
     Nodes in bodies of control flow are not looked at: they stay as they are.
 
@@ -148,6 +153,7 @@ class _Structure:
                         self._apply(rule, node)
                 self._squares(node)
                 self._long_sums(node)
+                self._floors(node)
         known = numbers(node for node in self._nodes if _is_number(node))
         for node in self._nodes:
             if any(value in known for value in node.outputs):
@@ -200,6 +206,23 @@ class _Structure:
             if reads_inputs_alone(found):
                 for maker in found:
                     self._mark(maker, _SUM)
+
+    def _floors(self, node: ir.Node) -> None:
+        """A floor under what divides, with all that leads to the division."""
+        if not is_op(node, "Add", "Clip", "Max") or not any(
+            0.0 < (scalar(value) or 0.0) < _LEAST for value in node.inputs if value is not None
+        ):
+            return
+        pending = [node]
+        while pending:
+            one = pending.pop()
+            for use in one.outputs[0].uses():
+                divides = is_op(use.node, "Reciprocal") or (is_op(use.node, "Div") and use.idx == 1)
+                if divides or moves(use.node) or is_op(use.node, "Sqrt"):
+                    self._mark(one, _FLOOR)
+                    self._mark(use.node, _FLOOR)
+                if not divides and (moves(use.node) or is_op(use.node, "Sqrt")):
+                    pending.append(use.node)
 
     def _divided_sums(self, node: ir.Node, known: Collection[ir.Value]) -> None:
         """A product over a long axis that a count divides: it is a mean, written as a product."""

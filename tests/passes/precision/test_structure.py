@@ -29,9 +29,12 @@ CONSTANTS = {
     "wide": drawn(64, 20, seed=3, scale=0.125),
     "two": np.float32(2),
     "third": np.float32(0.3),
+    "tiny": np.float32(1e-9),
+    "small": np.float32(1e-3),
     "zero": np.float32(0),
     "k": np.asarray([3]),
     "axis1": np.asarray([1]),
+    "same": np.asarray([4, 64]),
     "axis": np.int64(1),
     "last": np.asarray([-1]),
     "freq": (100 ** -(np.arange(16) / 16)).astype(np.float32).reshape(1, 16),
@@ -225,6 +228,14 @@ CASES = {
         "g h",
         "m y",
     ),
+    "a floor that fp16 has not, and what is divided by it": (
+        X, "m = MatMul (x, w) n = Add (m, tiny) r = Sqrt (n) u = Reshape (r, same) y = Div (x, u)",
+        Y, "n r u y", "m",
+    ),
+    "a floor that fp16 has": (
+        X, "m = MatMul (x, w) n = Add (m, small) r = Sqrt (n) y = Div (x, r)",
+        Y, "", "m n r y",
+    ),
     "no counts in bytes": (
         "uint8[1, 8] i", "f = Cast <to = 1> (i) g = Sub (f, two) y = Mul (g, third)",
         "float[1, 8] y", "", "g y",
@@ -280,6 +291,13 @@ WIDE = {
         " n = ReduceSum <keepdims = 0> (f, axis1) y = Div (s, n)",
         "float[1, 8] y",
         lambda far: {"x": drawn(1, 3000, 8) + np.float32(100 * far), "m": np.ones((1, 3000), np.int64)},
+    ),
+    "a mean over few frames of which all are hidden": (
+        "float[2, 16, 8] x, float[2, 16, 1] m",
+        "a = Mul (x, m) s = ReduceSum <keepdims = 0> (a, axis1) n = ReduceSum <keepdims = 0> (m, axis1)"
+        " c = Clip (n, tiny) y = Div (s, c)",
+        "float[2, 8] y",
+        lambda far: {"x": drawn(2, 16, 8), "m": np.float32([[[1]], [[not far]]]) * np.ones((1, 16, 1), "f")},
     ),
     "distances of far places": (
         "int64[1, 8] i, int64[1, 8] j, float[1, 8] x",
