@@ -366,7 +366,21 @@ def to_neutral(graph: Graph, pipeline: Pipeline, progress: Progress) -> Neutral:
         said = "" if blame else "; no single pass breaks it"
         fix = blame.fix if blame is not None and blame.fix else None
         raise NumericsError(f"{gate}{said}", fix=fix, details=[gate.to_json()])
+    for name in _never_filled(neutral):
+        progress.note(
+            f"output {name!r} is empty on every sample drawn: nothing of it is verified; give inputs "
+            "that fill it with --example F.npz"
+        )
     return Neutral(neutral, reports, gate)
+
+
+def _never_filled(graph: Graph) -> list[str]:
+    """The outputs of which no sample has a number: where nothing is found, a wrong engine finds as little."""
+    return [
+        spec.name
+        for spec in graph.outputs
+        if graph.references and all(reference[spec.name].size == 0 for reference in graph.references)
+    ]
 
 
 def _engine_choice(
