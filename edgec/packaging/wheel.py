@@ -201,7 +201,7 @@ def _write(
             entry = zipfile.ZipInfo(member)  # without a date: the same bytes each time
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, data)
+            archive.writestr(entry, data, compresslevel=9)
     return path
 
 

@@ -94,7 +94,7 @@ def test_a_missing_engine_is_said_with_its_package(x86_bundle: Path, tmp_path: P
 
 def test_the_runtime_is_small_and_whole(tmp_path: Path) -> None:
     path = write_runtime_wheel(tmp_path)
-    assert path.stat().st_size <= 112_000
+    assert path.stat().st_size <= 116_000
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if name.endswith(".py"):

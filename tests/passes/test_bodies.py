@@ -12,7 +12,9 @@ from pass_graphs import build, check, f32
 
 from edgec.core.dialect import SOURCE_KEY
 from edgec.passes.bodies import alone
+from edgec.passes.editing import Editor
 from edgec.passes.fuse.gelu import Gelu
+from edgec.passes.infra import MatchLog
 from edgec.passes.pipeline import default_pipeline
 
 PASSES = [step.name for step in default_pipeline().passes if step.name != "canonicalize.shapes"]
@@ -130,6 +132,15 @@ def test_a_name_of_the_graph_around_is_not_taken_again() -> None:
     names = [value.name for inner in model.graphs() for node in inner for value in node.outputs if value.name]
     assert len(names) == len(set(names))
     onnx.checker.check_model(ir.to_proto(model))
+
+
+def test_a_new_value_of_a_body_has_no_name_of_the_graph_around() -> None:
+    model = in_branches()
+    [outside] = model.graph.outputs
+    with alone(next(iter(model.graph.subgraphs())), model) as inner:
+        made = Editor(inner, "test", MatchLog()).initializer(np.zeros(1, np.float32), outside.name or "")
+        assert made.name != outside.name
+        del inner.graph.initializers[made.name or ""]
 
 
 @pytest.mark.parametrize("make", [in_branches, in_a_loop])
